@@ -1,0 +1,65 @@
+# Everything here starts from a machine that has only Python >= 3.11 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BACKENDS := jax tensorflow torch
+DEMO_BACKEND ?= jax
+
+# Pinned: other or unpinned builds of torch can bring gigabytes of CUDA libraries along.
+TORCH ?= torch==2.13.0
+# The same TensorFlow without its GPU libraries; `make TENSORFLOW=tensorflow` where there is none.
+TENSORFLOW ?= tensorflow-cpu>=2.18
+
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+WITH_jax := -e '.[jax]'
+WITH_tensorflow := '$(TENSORFLOW)' -e .
+WITH_torch := '$(TORCH)' -e .
+WITH_lint := 'ruff>=0.12'
+WITH_docs := -e '.[docs]'
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test test-jax test-tensorflow test-torch check-long check-long-jax \
+	check-long-tensorflow check-long-torch lint bench docs
+.NOTPARALLEL:
+
+$(VENV)/.created:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# One stamp for each backend and each tool set, so that each target installs no more than it uses.
+$(VENV)/.installed-%: pyproject.toml $(VENV)/.created
+	$(PIP_INSTALL) $(WITH_$*)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(BACKENDS:%=$(VENV)/.installed-%)
+	$(PIP_INSTALL) -e '.[test]'
+	@touch $@
+
+demo: $(VENV)/.installed-$(DEMO_BACKEND)
+	$(BIN)/keras-meanflow train digits --backend $(DEMO_BACKEND)
+	@ls runs/digits/*.png | sed 's/^/picture: /'
+
+PYTEST = $(BIN)/python -m pytest --durations=15
+
+test: $(VENV)/.installed
+	$(MAKE) --keep-going $(BACKENDS:%=test-%)
+
+test-jax test-tensorflow test-torch: test-%: $(VENV)/.installed
+	KERAS_BACKEND=$* $(PYTEST) -m "not long"
+
+check-long: $(VENV)/.installed
+	$(MAKE) --keep-going $(BACKENDS:%=check-long-%)
+
+check-long-jax check-long-tensorflow check-long-torch: check-long-%: $(VENV)/.installed
+	KERAS_BACKEND=$* $(PYTEST) -m long
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+
+bench: $(VENV)/.installed
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict

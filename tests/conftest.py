@@ -1,0 +1,34 @@
+"""What every test gets: a backend chosen before Keras is imported, seeded draws, the real data."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+BACKENDS = ("jax", "tensorflow", "torch")
+THREADS = str(min(4, os.cpu_count() or 1))
+
+os.environ.setdefault("KERAS_BACKEND", next(filter(find_spec, BACKENDS), "jax"))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("OMP_NUM_THREADS", THREADS)
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", THREADS)
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same draws, whichever ran before it."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real files: `$KMF_DATA`, or `../shared/data` beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("KMF_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"needs the real files of KMF_DATA or ../shared/data, but {path} is absent")
+    return path
