@@ -1,0 +1,70 @@
+"""A number with its standard error, from leave-one-block-out values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number and how far it would move under other samples: `value +- 1.96 standard_error`.
+
+    Args:
+        value: The estimate from all samples.
+        standard_error: Its standard error; `nan` where it is not known.
+
+    Example:
+        >>> Estimate(3.0, 0.5).interval
+        (2.02, 3.98)
+    """
+
+    value: float
+    standard_error: float = float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of a normal estimate."""
+        return (self.value - 1.96 * self.standard_error, self.value + 1.96 * self.standard_error)
+
+    def to_dict(self) -> dict:
+        return {
+            "value": self.value,
+            "standard_error": self.standard_error,
+            "interval": list(self.interval),
+        }
+
+
+def jackknife(value: float, without_one: Sequence[float]) -> Estimate:
+    """The jackknife standard error, `sqrt((g-1)/g sum_j (theta_j - mean)^2)`.
+
+    Args:
+        value: The estimate from all g blocks.
+        without_one: The g estimates, each leaving out one block of equal size.
+
+    Returns:
+        The value as it came, not corrected for bias, with its standard error.
+
+    Example:
+        >>> jackknife(2.0, [1.5, 2.0, 2.5]).standard_error
+        0.5773502691896257
+
+    References:
+        Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982.
+    """
+    theta = np.asarray(without_one, np.float64)
+    g = len(theta)
+    variance = (g - 1) / g * np.sum((theta - theta.mean()) ** 2)
+    return Estimate(float(value), float(np.sqrt(variance)))
+
+
+def dealt(window: int, blocks: int, rows_per_block: int) -> np.ndarray:
+    """The block of each of `blocks * rows_per_block` rows: each group of `blocks` rows is shuffled.
+
+    Equal blocks, whatever the period of the rows' labels. Another window is another shuffle.
+    """
+    rng = np.random.Generator(np.random.Philox(key=window))
+    groups = np.tile(np.arange(blocks), (rows_per_block, 1))
+    return rng.permuted(groups, axis=1).ravel()

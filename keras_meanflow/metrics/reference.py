@@ -1,0 +1,137 @@
+"""Reference statistics on disk: reads what others publish, writes its own with its protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+
+KEYS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Mean and covariance of the features of a reference set, and how they were made.
+
+    Args:
+        mean: (D,), float64.
+        covariance: (D, D), float64.
+        count: Number of samples; None where the file does not say.
+        protocol: What `Protocol.to_dict` wrote; None for files of others.
+
+    Raises:
+        ValueError: When shapes disagree or a value is not finite.
+
+    Example:
+        >>> reference = Reference(np.zeros(2), np.eye(2), count=100)
+        >>> reference.save("reference.npz")
+        >>> Reference.load("reference.npz").count
+        100
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    count: int | None = None
+    protocol: dict | None = None
+
+    def __post_init__(self):
+        mean, covariance = check_moments(self.mean, self.covariance)
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "covariance", covariance)
+
+    @classmethod
+    def of(cls, statistics, protocol: dict | None = None) -> Reference:
+        """The reference that a `Statistics` amounts to."""
+        total = statistics.total()
+        return cls(total.mean, total.covariance, total.count, protocol)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Reference:
+        """Reads our own files, `mu/sigma` (pytorch-fid, ADM) and `ref_mu/ref_sigma` (MeanFlow).
+
+        Raises:
+            ValueError: When the file holds neither pair of keys; names what it holds.
+        """
+        with np.load(path, allow_pickle=False) as file:
+            names = next((pair for pair in KEYS if set(pair) <= set(file.files)), None)
+            if names is None:
+                raise ValueError(
+                    "Reference statistics need the arrays mu/sigma or ref_mu/ref_sigma. "
+                    f"{path} holds {file.files}; images (arr_0) are read by `npz_images`."
+                )
+            count = int(file["count"]) if "count" in file else None
+            protocol = json.loads(str(file["protocol"])) if "protocol" in file else None
+            return cls(file[names[0]], file[names[1]], count, protocol)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes `mu`, `sigma`, and `count` and `protocol` (JSON) where known, to an `.npz`."""
+        extra = {}
+        if self.count is not None:
+            extra["count"] = np.int64(self.count)
+        if self.protocol is not None:
+            extra["protocol"] = json.dumps(self.protocol, sort_keys=True)
+        np.savez(path, mu=self.mean, sigma=self.covariance, **extra)
+
+
+def check_moments(mean, covariance) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance as float64, refused where shapes disagree or a value is not finite."""
+    mean = np.atleast_1d(np.asarray(mean, np.float64))
+    covariance = np.atleast_2d(np.asarray(covariance, np.float64))
+    if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
+        raise ValueError(
+            "A mean of width D goes with a covariance of shape (D, D). "
+            f"Received mean {mean.shape}, covariance {covariance.shape}."
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError("A mean and a covariance must be finite. Received NaN or infinity.")
+    return mean, covariance
+
+
+def npz_images(
+    path: str | os.PathLike, batch_size: int = 64, *, name: str = "arr_0"
+) -> Iterator[np.ndarray]:
+    """Yields the uint8 images of an ADM batch file (`arr_0`, (N, H, W, 3)) a batch at a time.
+
+    Args:
+        path: An `.npz` file, compressed or not.
+        batch_size: Images per batch.
+        name: The array to read.
+
+    Raises:
+        ValueError: When the array is absent, or is not uint8 of rank 4.
+
+    Example:
+        >>> np.savez("samples.npz", np.zeros((5, 8, 8, 3), "uint8"))
+        >>> [len(batch) for batch in npz_images("samples.npz", 2)]
+        [2, 2, 1]
+    """
+    with zipfile.ZipFile(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            raise ValueError(f"{path} has no array {name!r}. It holds {archive.namelist()}.")
+        with archive.open(f"{name}.npy") as stream:
+            shape, dtype = _npy_header(stream)
+            if len(shape) != 4 or dtype != np.uint8:
+                raise ValueError(
+                    f"Images must be uint8 (N, H, W, C). {path}:{name} is {dtype} {shape}."
+                )
+            size = int(np.prod(shape[1:]))
+            for start in range(0, shape[0], batch_size):
+                rows = min(batch_size, shape[0] - start)
+                pixels = stream.read(rows * size)
+                yield np.frombuffer(pixels, np.uint8).reshape(rows, *shape[1:])
+
+
+def _npy_header(stream):
+    version = np.lib.format.read_magic(stream)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    shape, fortran_order, dtype = read[version](stream)
+    if fortran_order:
+        raise ValueError("Images must be stored in C order. Received Fortran order.")
+    return shape, dtype
