@@ -13,11 +13,11 @@ PACKAGE = "keras_meanflow"
 BACKENDS = {"jax", "jaxlib", "tensorflow", "torch", "orbax"}
 
 LAYERS = (
-    "backend",
+    "backend configurable",
     "paths couplings times guidance weightings schedules "
     "networks samplers codecs metrics data optimizers",
     "objectives",
-    "flow_map",
+    "flow_map generation horizon",
     "callbacks runs weights",
     "recipe cli",
     "recipes",

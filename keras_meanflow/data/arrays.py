@@ -1,0 +1,171 @@
+"""Images held in memory: NumPy arrays and `.npz` files."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+NPZ_ERRORS = (AttributeError, EOFError, OSError, TypeError, ValueError)
+NPZ_ERRORS += (zipfile.BadZipFile, zlib.error)
+PIXEL_RANGE = 100  # floats from 0 to beyond this are pixels that nobody scaled
+
+
+def scale_pixels(x: np.ndarray) -> np.ndarray:
+    """Returns 8-bit pixels as float32 in [-1, 1]: `x / 127.5 - 1`."""
+    return x.astype("float32") / np.float32(127.5) - np.float32(1)
+
+
+class ArraySource:
+    """A data source over arrays in memory.
+
+    8-bit pixels stay 8-bit in memory, and each batch of them is scaled to [-1, 1].
+
+    Args:
+        x: `(n, ...)`, uint8 pixels, or floats as the network takes them.
+        y: `(n,)` integer labels, or `(n, ...)` conditions, or None.
+
+    Raises:
+        ValueError: for other types, for values that are not finite, for another number of
+            conditions than of items.
+
+    Example:
+
+    >>> source = ArraySource(np.zeros((10, 8, 8, 1), "uint8"), np.arange(10))
+    >>> x, y = source.take([3, 1])
+    >>> x.min(), y
+    (np.float32(-1.0), array([3, 1], dtype=int32))
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray | None = None):
+        self.x = check_values(np.asarray(x), "x")
+        self.y = None if y is None else check_conditions(np.asarray(y), len(self.x), "y")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one item, without the batch axis."""
+        return self.x.shape[1:]
+
+    @property
+    def num_classes(self) -> int | None:
+        """One more than the highest label; None where there are no labels."""
+        return int(self.y.max()) + 1 if self.y is not None and self.y.ndim == 1 else None
+
+    def take(self, indices) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the items at `indices`, float32, and their labels or conditions or None."""
+        x = self.x[indices]
+        x = scale_pixels(x) if x.dtype == np.uint8 else x
+        return x, None if self.y is None else self.y[indices]
+
+
+def load_arrays(path: str | Path, split: str = "train") -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the images of an `.npz` file, scaled to [-1, 1], and their labels.
+
+    Args:
+        path: a file with `x_train`, `y_train`, `x_test`, `y_test`, or with `x` and `y`, which
+            count as `split="train"`. Labels may be absent. Images are `(n, height, width)` or
+            `(n, height, width, channels)`, either uint8 or floats that are scaled already.
+        split: which of the arrays, `"train"` or `"test"` or any other name after `x_`.
+
+    Returns:
+        `x`, float32 `(n, height, width, channels)`, and `y`, int32 `(n,)` or None.
+
+    Raises:
+        ValueError: for a file without such arrays, and for arrays that are no such images and
+            labels; the message says which array of which file.
+
+    Example:
+
+    >>> np.savez("images.npz", x=np.full((4, 8, 8), 255, "uint8"), y=[0, 1, 2, 3])
+    >>> x, y = load_arrays("images.npz")
+    >>> x.shape, x.max()
+    ((4, 8, 8, 1), np.float32(1.0))
+    """
+    x, y, suffix = _read_npz(Path(path), split)
+    x = check_images(x, f"x{suffix} of {path}")
+    x = scale_pixels(x) if x.dtype == np.uint8 else x
+    return x, None if y is None else check_labels(y, len(x), f"y{suffix} of {path}")
+
+
+def check_images(x: np.ndarray, name: str) -> np.ndarray:
+    """Returns `(n, height, width, channels)` images, uint8 or float32; refuses what is none."""
+    if x.ndim not in (3, 4):
+        raise ValueError(
+            f"{name} must have the shape (n, height, width) or (n, height, width, channels). "
+            f"Received {x.shape}."
+        )
+    return check_values(x if x.ndim == 4 else x[..., None], name)
+
+
+def check_values(x: np.ndarray, name: str) -> np.ndarray:
+    """Returns `x` as uint8 or float32; refuses other types, emptiness, NaN and unscaled floats."""
+    if x.ndim < 2 or not x.size:
+        raise ValueError(f"{name} must hold at least one item, as (n, ...). Received {x.shape}.")
+    if x.dtype == np.uint8:
+        return x
+    if not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"{name} must be uint8 (0 to 255) or floating point. Received {x.dtype}.")
+    _check_finite(x, name)
+    low, high = x.min(), x.max()
+    if low >= 0 and high > PIXEL_RANGE:
+        raise ValueError(
+            f"{name} must be scaled to about [-1, 1] where it is floating point. Received values "
+            f"from {low:g} to {high:g}: store such pixels as uint8, they are scaled on reading."
+        )
+    return x.astype("float32", copy=False)
+
+
+def check_conditions(y: np.ndarray, count: int, name: str) -> np.ndarray:
+    """Returns labels as int32, or arrays of conditions as float32, one for each of `count`."""
+    if y.ndim <= 1 or np.issubdtype(y.dtype, np.integer):
+        return check_labels(y, count, name)
+    _check_count(y, count, name)
+    return check_values(y, name)
+
+
+def check_labels(y: np.ndarray, count: int, name: str) -> np.ndarray:
+    """Returns `count` labels as int32 `(count,)`; refuses what are no labels."""
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim != 1:
+        raise ValueError(f"{name} must hold one label an image, as (n,). Received {y.shape}.")
+    if not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, 0 and up. Received {y.dtype}.")
+    _check_count(y, count, name)
+    if y.min() < 0:
+        raise ValueError(f"{name} must be integers, 0 and up. Received {y.min()}.")
+    return y.astype("int32", copy=False)
+
+
+def _check_count(y, count, name):
+    if len(y) != count:
+        raise ValueError(f"{name} must have one entry an item: {count}. Received {len(y)}.")
+
+
+def _check_finite(x, name):
+    finite = np.isfinite(x)
+    if not finite.all():
+        first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), x.shape))
+        raise ValueError(
+            f"{name} must be finite. Received {finite.size - finite.sum()} NaN or infinite values, "
+            f"the first at index {first}."
+        )
+
+
+def _read_npz(path, split):
+    """The images, the labels or None, and what follows `x` and `y` in the names of both."""
+    if not path.is_file():
+        raise ValueError(f"data must be an existing .npz file or folder. There is none at {path}.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            suffix = "" if split == "train" and "x_train" not in stored else f"_{split}"
+            names = sorted(stored.files)
+            arrays = {name: stored[name] for name in (f"x{suffix}", f"y{suffix}") if name in names}
+    except NPZ_ERRORS as error:
+        raise ValueError(f"{path} must be an .npz file of arrays. Received: {error}") from error
+    if f"x{suffix}" not in arrays:
+        wanted = "x_train or x" if split == "train" else f"x_{split}"
+        raise ValueError(f"{path} must hold {wanted}. It holds {', '.join(names) or 'nothing'}.")
+    return arrays[f"x{suffix}"], arrays.get(f"y{suffix}"), suffix

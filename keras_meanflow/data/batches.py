@@ -1,0 +1,96 @@
+"""The endless stream of batches that training reads."""
+
+import keras
+import numpy as np
+
+MAX_SEED = 2**64 - 1
+FLIPS = (0, 0, 0, 1)  # a Philox counter that the permutations never reach
+
+
+class Batches(keras.utils.PyDataset):
+    """An endless, shuffled stream of full batches, each a pure function of (seed, step).
+
+    Position `step * batch_size + row` of the stream is an item of epoch `position // n`, which
+    has a permutation of its own; so every item comes once an epoch, and a batch may run over the
+    border of two. A stream that starts at `first_step` goes on exactly where one that stopped
+    before it left off. It has no end: pass `steps_per_epoch` to `fit`.
+
+    Args:
+        source: has `len(source)` and `take(indices) -> (x, y)`, with y None where there is none.
+        batch_size: rows in each batch.
+        seed: of the permutations and the flips, 0 to 2**64 - 1.
+        first_step: the step of the first batch.
+        flip: mirror each image from left to right with probability 1/2.
+
+    Raises:
+        ValueError: for a batch_size or first_step out of range, an empty source, or flips of what
+            are no images.
+
+    Example:
+
+    >>> from keras_meanflow.data import ArraySource
+    >>> batches = Batches(ArraySource(np.eye(6), np.arange(6)), 4, seed=0)
+    >>> x, y = batches[0]
+    >>> resumed = Batches(batches.source, 4, seed=0, first_step=2)
+    >>> np.array_equal(resumed[0][1], batches[2][1])
+    True
+    """
+
+    def __init__(
+        self,
+        source,
+        batch_size: int,
+        seed: int,
+        *,
+        first_step: int = 0,
+        flip: bool = False,
+    ):
+        super().__init__()
+        _check_at_least("batch_size", batch_size, 1)
+        _check_at_least("first_step", first_step, 0)
+        _check_at_least("len(source)", len(source), 1)
+        if not 0 <= seed <= MAX_SEED:
+            raise ValueError(f"seed must be from 0 to {MAX_SEED}. Received {seed}.")
+        if flip and source.take(np.zeros(1, "int64"))[0].ndim != 4:
+            raise ValueError("flip needs images (height, width, channels). Pass flip=False.")
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.first_step, self.flip = first_step, flip
+        self._permutations = {}
+
+    @property
+    def num_batches(self) -> None:
+        """None, by which Keras knows that the stream is endless."""
+        return None
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        """Returns `(x, y)`, or `(x,)` without y: the batch of step `first_step + index`."""
+        step = self.first_step + index
+        x, y = self.source.take(self.indices(step))
+        if self.flip:
+            mirrored = self._generator(step, FLIPS).random(len(x)) < 0.5
+            x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
+        return (x,) if y is None else (x, y)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns which items of the source the batch of `step` holds, in order."""
+        positions = step * self.batch_size + np.arange(self.batch_size)
+        epochs, offsets = np.divmod(positions, len(self.source))
+        parts = (self._permutation(int(e))[offsets[epochs == e]] for e in np.unique(epochs))
+        return np.concatenate(list(parts))
+
+    def _permutation(self, epoch):
+        """The order of an epoch; the last two are kept, for the batch on their border."""
+        if epoch not in self._permutations:
+            self._permutations[epoch] = self._generator(epoch).permutation(len(self.source))
+            while len(self._permutations) > 2:
+                self._permutations.pop(next(iter(self._permutations)))
+        return self._permutations[epoch]
+
+    def _generator(self, number, counter=0):
+        key = np.array([self.seed, number], "uint64")
+        return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def _check_at_least(name, value, low):
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}. Received {value}.")

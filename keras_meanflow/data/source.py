@@ -1,0 +1,65 @@
+"""One way in for every kind of image data."""
+
+from pathlib import Path
+
+import numpy as np
+
+from keras_meanflow.data.arrays import ArraySource, check_images, load_arrays
+from keras_meanflow.data.folder import ImageFolder
+
+
+def open_source(
+    data,
+    image_size: int | None = None,
+    channels: int | None = None,
+    *,
+    on_error: str = "raise",
+):
+    """Returns a data source, `len(source)` and `source.take(indices) -> (x, y)`, over `data`.
+
+    Args:
+        data: the path of an `.npz` file or of a folder of images, an array of images, a pair
+            of arrays `(x, y)`, or a data source already.
+        image_size: side of the images in pixels. A folder's images are cropped to it, and need it;
+            arrays must have it.
+        channels: number of channels. A folder's images are converted to it (default 3); arrays
+            must have it.
+        on_error: `"raise"` or `"skip"`, for images of a folder that cannot be read.
+
+    Raises:
+        ValueError: for data of no such kind, or of another size or number of channels.
+
+    Example:
+
+    >>> source = open_source((np.zeros((10, 28, 28), "uint8"), np.arange(10)), image_size=28)
+    >>> source.shape, len(source)
+    ((28, 28, 1), 10)
+    """
+    if hasattr(data, "take") and not isinstance(data, np.ndarray):
+        return data
+    if isinstance(data, str | Path) and Path(data).is_dir():
+        if image_size is None:
+            raise ValueError(f"image_size must be given for the folder {data}. Received None.")
+        return ImageFolder(data, image_size, channels=channels or 3, on_error=on_error)
+    return _check_shape(_open_arrays(data), image_size, channels)
+
+
+def _open_arrays(data):
+    if isinstance(data, str | Path):
+        return ArraySource(*load_arrays(data))
+    x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    if not hasattr(x, "__array__"):
+        raise ValueError(
+            "data must be the path of an .npz file or of a folder, an array, a pair of arrays or "
+            f"a data source. Received {type(data).__name__}."
+        )
+    return ArraySource(check_images(np.asarray(x), "x"), y)
+
+
+def _check_shape(source, image_size, channels):
+    height, width, depth = source.shape
+    if image_size not in (None, height) or image_size not in (None, width):
+        raise ValueError(f"Images must be {image_size} pixels square. Received {height} x {width}.")
+    if channels not in (None, depth):
+        raise ValueError(f"Images must have {channels} channels. Received {depth}.")
+    return source
