@@ -1,3 +1,40 @@
 """MeanFlow-family generative models for Keras 3: one network, one step, three backends."""
 
+import importlib
+
 __version__ = "0.1.0"
+
+# Public names, in the order in which a user meets them, and the module each comes from.
+_NAMES = {
+    "FlowMap": "flow_map",
+    "DiT": "networks",
+    "MLP": "networks",
+    "Network": "networks",
+    "MeanFlow": "objectives",
+    "FlowMatching": "objectives",
+    "Objective": "objectives",
+    "Guidance": "guidance",
+    "LogitNormal": "times",
+    "Uniform": "times",
+    "MaskedThenClamped": "times",
+    "AdaptiveLoss": "weightings",
+    "SquaredError": "weightings",
+    "Line": "schedules",
+    "Linear": "paths",
+    "Independent": "couplings",
+    "StoredPairs": "couplings",
+    "Jump": "samplers",
+    "Euler": "samplers",
+    "Heun": "samplers",
+}
+__all__ = [*_NAMES, "__version__"]
+
+
+def __getattr__(name):
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+
+
+def __dir__():
+    return __all__

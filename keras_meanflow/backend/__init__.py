@@ -1,0 +1,30 @@
+"""What differs between backends, under the same names: the only folder that imports one.
+
+`jvp`, `Trainer` (the train and test steps), `compiled`, `first_row`, `lerp`, and the
+counter-based draws of `backend.random`, which are the same bits everywhere.
+"""
+
+import keras
+
+BACKEND = keras.config.backend()
+
+if BACKEND == "jax":
+    from keras_meanflow.backend.jax import Trainer, compiled, first_row, global_norm, jvp, lerp
+elif BACKEND == "tensorflow":
+    from keras_meanflow.backend.tensorflow import (
+        Trainer,
+        compiled,
+        first_row,
+        global_norm,
+        jvp,
+        lerp,
+    )
+elif BACKEND == "torch":
+    from keras_meanflow.backend.torch import Trainer, compiled, first_row, global_norm, jvp, lerp
+else:
+    raise ImportError(
+        "keras_meanflow needs forward-mode differentiation: KERAS_BACKEND must be jax, tensorflow "
+        f"or torch. Received: {BACKEND!r}."
+    )
+
+__all__ = ["BACKEND", "Trainer", "compiled", "first_row", "global_norm", "jvp", "lerp"]

@@ -1,0 +1,106 @@
+"""JAX: forward-mode products, the train and test steps, compiled calls."""
+
+import contextlib
+
+import jax
+import keras
+
+from keras_meanflow.backend.recording import recorded_gradients
+
+
+@contextlib.contextmanager
+def _without_flash_attention():
+    """Flash attention is a custom_vjp, which rejects forward mode (jax-ml/jax#32430)."""
+    enabled = keras.config.is_flash_attention_enabled()
+    keras.config.disable_flash_attention()
+    try:
+        yield
+    finally:
+        if enabled:
+            keras.config.enable_flash_attention()
+
+
+def jvp(fn, primals, tangents):
+    """`fn(*primals)` and its directional derivative along `tangents`."""
+    with _without_flash_attention():
+        return jax.jvp(fn, tuple(primals), tuple(tangents))
+
+
+def first_row(rows):
+    """Global index of this replica's first row: JAX programs see the global batch."""
+    del rows
+    return 0
+
+
+def lerp(targets, sources, amount):
+    """Move each target variable by `amount` of the way to its source."""
+    for target, source in zip(targets, sources, strict=True):
+        target.assign(target.value + amount * (source.value - target.value))
+
+
+def global_norm(arrays):
+    """Euclidean norm of all arrays together; None counts as zero."""
+    return jax.numpy.sqrt(
+        sum(jax.numpy.sum(a.astype("float32") ** 2) for a in arrays if a is not None)
+    )
+
+
+def compiled(fn, variables, jit=True):
+    """`call(values, *args)`: `fn(*args)` with `variables` at `values`, compiled if `jit`."""
+
+    def call(values, *args):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return fn(*args)
+
+    return jax.jit(call) if jit else call
+
+
+class Trainer:
+    """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
+
+    def train_step(self, state, data):
+        """One optimizer step; `state` holds trainable, other, optimizer and metric values."""
+        trainable, other, _, _ = state
+        with keras.StatelessScope(self._mapping(trainable, other)):
+            problem = self.build_problem(data, training=True)
+        with recorded_gradients(self.optimizer, "stateless_apply", position=1) as gradients:
+            _, state = super().train_step(state, problem.as_data())
+        trainable, other, optimizer, metrics = state
+
+        def finish():
+            self.finish_train_step(problem, gradients)
+            return self.get_metrics_result()
+
+        logs, other, metrics = self._finish(finish, trainable, other, metrics)
+        return logs, (trainable, other, optimizer, metrics)
+
+    def test_step(self, state, data):
+        """One evaluation step, with the chosen average in the weights' place."""
+        trainable, other, metrics = state
+        scope = self._mapping(trainable, other)
+        weights = dict((id(variable), value) for variable, value in scope)
+        evaluated = [weights[id(variable)] for variable in self.chosen_weights]
+        with keras.StatelessScope(self._mapping(evaluated, other)):
+            problem = self.build_problem(data, training=False)
+        _, (_, other, metrics) = super().test_step((evaluated, other, metrics), problem.as_data())
+
+        def finish():
+            self.finish_test_step(problem)
+            return self.test_logs()
+
+        logs, other, metrics = self._finish(finish, trainable, other, metrics)
+        return logs, (trainable, other, metrics)
+
+    def _mapping(self, trainable, other):
+        variables = self.trainable_variables + self.non_trainable_variables
+        return list(zip(variables, [*trainable, *other], strict=True))
+
+    def _finish(self, step, trainable, other, metrics):
+        """Run the stateful end of a step; returns its logs, other variables and metric values."""
+        mapping = self._mapping(trainable, other)
+        mapping += zip(self.metrics_variables, metrics, strict=True)
+        with keras.StatelessScope(mapping) as scope:
+            logs = step()
+        other = [scope.get_current_value(v) for v in self.non_trainable_variables]
+        metrics = [scope.get_current_value(v) for v in self.metrics_variables]
+        return logs, other, metrics

@@ -1,0 +1,66 @@
+"""TensorFlow: forward-mode products, the train and test steps, compiled calls."""
+
+import keras
+import tensorflow as tf
+
+from keras_meanflow.backend.recording import recorded_gradients
+
+
+def jvp(fn, primals, tangents):
+    """`fn(*primals)` and its directional derivative along `tangents`.
+
+    `ForwardAccumulator` refuses the same tensor twice, hence the identities, and gives None for
+    an output that does not depend on its inputs, hence the zeros.
+    """
+    primals = [tf.identity(primal) for primal in primals]
+    tangents = [tf.cast(t, p.dtype) for t, p in zip(tangents, primals, strict=True)]
+    with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator:
+        out = fn(*primals)
+    return out, accumulator.jvp(out, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+
+def first_row(rows):
+    """Global index of this replica's first row."""
+    context = tf.distribute.get_replica_context()
+    return 0 if context is None else context.replica_id_in_sync_group * rows
+
+
+def lerp(targets, sources, amount):
+    """Move each target variable by `amount` of the way to its source."""
+    for target, source in zip(targets, sources, strict=True):
+        target.assign(target.value + amount * (source.value - target.value))
+
+
+def global_norm(arrays):
+    """Euclidean norm of all arrays together; None counts as zero."""
+    return tf.linalg.global_norm([tf.convert_to_tensor(a) for a in arrays if a is not None])
+
+
+def compiled(fn, variables, jit=True):
+    """`call(values, *args)`: `fn(*args)` with `variables` at `values`, compiled if `jit`."""
+
+    def call(values, *args):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return fn(*args)
+
+    return tf.function(call, jit_compile=True, reduce_retracing=True) if jit else call
+
+
+class Trainer:
+    """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
+
+    def train_step(self, data):
+        """One optimizer step."""
+        problem = self.build_problem(data, training=True)
+        with recorded_gradients(self.optimizer, "apply_gradients", position=0) as pairs:
+            super().train_step(problem.as_data())
+        self.finish_train_step(problem, [gradient for gradient, _ in pairs])
+        return self.get_metrics_result()
+
+    def test_step(self, data):
+        """One evaluation step, with the chosen average in the weights' place."""
+        with self.using_chosen_weights():
+            problem = self.build_problem(data, training=False)
+            super().test_step(problem.as_data())
+        self.finish_test_step(problem)
+        return self.test_logs()

@@ -1,0 +1,129 @@
+"""PyTorch: forward-mode products at the price of two forwards, the train and test steps."""
+
+import keras
+import torch
+import torch.nn.functional as F
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+_BILINEAR = {
+    torch.matmul,
+    torch.Tensor.matmul,
+    torch.Tensor.__matmul__,
+    torch.Tensor.__rmatmul__,
+    torch.bmm,
+    torch.mm,
+    F.linear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+}
+
+
+class _SkipZeroTangents(TorchFunctionMode):
+    """Products of a dual tensor and a plain weight: two products, not three.
+
+    PyTorch's own rule also multiplies by the weight's tangent, which is a matrix of zeros.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func not in _BILINEAR:
+            return func(*args, **kwargs)
+        left, tangent = forward_ad.unpack_dual(args[0])
+        right = args[1]
+        if tangent is None or forward_ad.unpack_dual(right).tangent is not None:
+            return func(*args, **kwargs)
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        if bias is not None and forward_ad.unpack_dual(bias).tangent is not None:
+            return func(*args, **kwargs)
+        without_bias = {k: v for k, v in kwargs.items() if k != "bias"}
+        rest = (None, *args[3:]) if len(args) > 2 else ()
+        return forward_ad.make_dual(
+            func(left, right, *args[2:], **kwargs), func(tangent, right, *rest, **without_bias)
+        )
+
+
+def jvp(fn, primals, tangents):
+    """`fn(*primals)` and its directional derivative along `tangents`, without gradient.
+
+    Fused attention has no forward-mode rule (pytorch/pytorch#128971): the math kernel runs here.
+    """
+    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+        duals = [
+            forward_ad.make_dual(primal, tangent.to(primal.dtype))
+            for primal, tangent in zip(primals, tangents, strict=True)
+        ]
+        with _SkipZeroTangents():
+            out = fn(*duals)
+        primal, tangent = forward_ad.unpack_dual(out)
+        return primal.clone(), torch.zeros_like(primal) if tangent is None else tangent.clone()
+
+
+def first_row(rows):
+    """Global index of this process' first row."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() * rows
+    return 0
+
+
+@torch.no_grad()
+def lerp(targets, sources, amount):
+    """Move each target variable by `amount` of the way to its source."""
+    targets = [target.value.data for target in targets]
+    moves = torch._foreach_sub([source.value.data for source in sources], targets)
+    torch._foreach_mul_(moves, amount)
+    torch._foreach_add_(targets, moves)
+
+
+def global_norm(arrays):
+    """Euclidean norm of all arrays together; None counts as zero."""
+    return torch.nn.utils.get_total_norm([a for a in arrays if a is not None])
+
+
+def compiled(fn, variables, jit=True):
+    """`call(values, *args)`: `fn(*args)` with `variables` at `values`, compiled if `jit`."""
+    fn = torch.compile(fn) if jit else fn
+
+    def call(values, *args):
+        with (
+            torch.no_grad(),
+            keras.StatelessScope(list(zip(variables, values, strict=True))),
+        ):
+            return fn(*args)
+
+    return call
+
+
+class Trainer:
+    """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
+
+    def train_step(self, data):
+        """One optimizer step."""
+        problem = self._problem(data, training=True)
+        super().train_step(problem.as_data())
+        self._finish(problem)
+        return self.get_metrics_result()
+
+    def test_step(self, data):
+        """One evaluation step, with the chosen average in the weights' place."""
+        with self.using_chosen_weights():
+            problem = self._problem(data, training=False)
+            super().test_step(problem.as_data())
+        self.finish_test_step(problem)
+        return self.test_logs()
+
+    # Forward mode does not go through torch.compile; the gradient step does.
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _problem(self, data, training):
+        return self.build_problem(data, training=training)
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _finish(self, problem):
+        self.finish_train_step(problem, [v.value.grad for v in self.trainable_variables])

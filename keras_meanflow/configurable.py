@@ -1,0 +1,28 @@
+"""Small immutable parts (paths, samplers, objectives) that save and load with the model."""
+
+import dataclasses
+
+import keras
+
+register = keras.saving.register_keras_serializable("keras_meanflow")
+
+
+def part(cls):
+    """A frozen keyword-only dataclass that Keras can save: the form of every part of a method."""
+    return register(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
+
+
+class Configurable:
+    """`get_config` and `from_config` for a dataclass whose fields may be parts themselves."""
+
+    def get_config(self):
+        """The fields by name, serialised by Keras."""
+        return {
+            field.name: keras.saving.serialize_keras_object(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The object with these fields."""
+        return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})

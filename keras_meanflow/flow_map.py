@@ -1,0 +1,327 @@
+"""FlowMap: a network, an objective and their averages as a `keras.Model`."""
+
+import contextlib
+import types
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_meanflow.backend import Trainer, first_row, global_norm, lerp
+from keras_meanflow.backend.random import Keys
+from keras_meanflow.configurable import register
+from keras_meanflow.generation import Generation
+from keras_meanflow.horizon import Horizon
+from keras_meanflow.objectives import MeanFlow
+from keras_meanflow.objectives.base import inputs_of
+from keras_meanflow.paths import per_row
+from keras_meanflow.weightings import squared_norm
+
+_EVALUATION_SEED = 0x5EED
+
+
+@register
+class FlowMap(Trainer, Generation, keras.Model):
+    """A generative model `x = e - u(e, 0, 1)` that trains with `fit(x, y)`.
+
+    The objective turns each batch into a regression problem without gradient; Keras' own train
+    step solves it. `fit` takes data x (or {"x", "e"}, stored pairs) and the condition y; sample
+    weights multiply the objective's. Logged: `loss`, the unnormalised squared errors `v_error` of
+    rows with r = t and `u_error` of rows with r < t, `gradient_norm`, and what the objective adds.
+
+    Args:
+        network: a `Network`.
+        objective: an `Objective`; `MeanFlow()` by default.
+        averages: decays of the weight averages that are kept beside the raw weights, with warm-up
+            `min(decay, (1 + n) / (10 + n))` after n updates. Generating, evaluating and exporting
+            use `average`, at first the first of them.
+        horizon: number of optimizer steps over which schedules run, or None to take it from `fit`.
+        seed: seed of all draws of training.
+
+    Raises:
+        ValueError: for a decay outside [0, 1).
+
+    Example:
+        >>> flow_map = FlowMap(DiT.from_size("S/4", image_size=32, channels=3, num_classes=10))
+        >>> flow_map.compile(keras.optimizers.Adam(1e-4))
+        >>> flow_map.fit(images, labels, batch_size=64, epochs=1)
+        >>> samples = flow_map.generate(labels=[0, 1, 2], seed=0)
+
+    References:
+        Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
+    """
+
+    def __init__(
+        self, network, objective=None, *, averages=(0.9999,), horizon=None, seed=0, **kwargs
+    ):
+        super().__init__(autocast=False, **kwargs)
+        if any(not 0.0 <= decay < 1.0 for decay in averages):
+            raise ValueError(f"averages are decays in [0, 1). Received: {tuple(averages)}.")
+        self.network = network
+        self.objective = MeanFlow() if objective is None else objective
+        self.averages, self.seed = tuple(averages), int(seed)
+        self.average = self.averages[0] if self.averages else None
+        self.fixed_horizon = horizon
+        self.step = self._counter("step")
+        self.start = self._counter("start")
+        self.horizon = self._counter("horizon")
+        self.evaluation_step = self._counter("evaluation_step")
+        if horizon is not None:
+            self.horizon.assign(horizon)
+        # Kept from Keras' tracking, which has the variables already.
+        self._untracked = types.SimpleNamespace(
+            averages={decay: self._copies() for decay in self.averages}, calls_use=None, steps={}
+        )
+        names = ("gradient_norm", *self.objective.logs)
+        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self.built = True
+
+    def _counter(self, name):
+        return self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            name=name,
+            aggregation="only_first_replica",
+        )
+
+    def _copies(self):
+        copies = []
+        for weight in self.network.trainable_variables:
+            copy = self.add_weight(
+                shape=weight.shape,
+                initializer="zeros",
+                dtype=weight.dtype,
+                trainable=False,
+                name="average_" + weight.path.replace("/", "_"),
+                aggregation="only_first_replica",
+            )
+            copy.assign(ops.copy(weight.value))  # JAX donates buffers: never share one
+            copies.append(copy)
+        return copies
+
+    def call(self, inputs):
+        """The network's prediction for a dict of `z`, `r`, `t` and, if any, `condition`."""
+        arguments = inputs["z"], inputs["r"], inputs["t"], inputs.get("condition")
+        if self._untracked.calls_use is None:
+            return self.network(*arguments)
+        with keras.StatelessScope(self._untracked.calls_use):
+            return self.network(*arguments)
+
+    # Compiling and fitting
+
+    def compile(self, optimizer="adam", *, loss=None, metrics=None, **kwargs):
+        """Configure training; arguments as in `keras.Model.compile`, but for the loss and metrics.
+
+        Raises:
+            ValueError: if `loss` or `metrics` is given.
+        """
+        for name, value in (("loss", loss), ("metrics", metrics)):
+            if value is not None:
+                raise ValueError(
+                    f"compile({name}=...) has no meaning for a FlowMap: the target is made inside "
+                    "the step. The loss belongs to the objective: MeanFlow(loss=...). "
+                    f"Received: {name}={value!r}."
+                )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config):
+        """Compile from a saved configuration, ready to load the optimizer's state."""
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**{k: v for k, v in config.items() if k not in ("loss", "metrics")})
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, *args, callbacks=None, **kwargs):
+        """Train as `keras.Model.fit` does; see its arguments.
+
+        Raises:
+            ValueError: for integer data, data of another shape than the network's, NaN, unknown
+                labels, a batch too small for the share of rows with r < t, or scheduled values
+                and neither a known length nor `horizon`.
+        """
+        if isinstance(x, (np.ndarray, dict)):
+            self.check_data(x, y)
+        self._check_batch_size(x, args[0] if args else kwargs.get("batch_size"))
+        callbacks = list(keras.tree.flatten(callbacks)) if callbacks is not None else []
+        return super().fit(x, y, *args, callbacks=[Horizon(), *callbacks], **kwargs)
+
+    def _check_batch_size(self, x, batch_size):
+        if isinstance(x, (np.ndarray, dict)):
+            batch_size = min(batch_size or 32, len(next(iter(keras.tree.flatten(x)))))
+        batch_size = batch_size or getattr(x, "batch_size", None)
+        if batch_size is not None:
+            self.objective.check_batch(int(batch_size))
+
+    def check_data(self, x, y=None):
+        """Raise a ValueError if arrays cannot be trained on."""
+        for name, array in (x if isinstance(x, dict) else {"x": x}).items():
+            self._check_batch(name, array)
+            bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+            if bad.any():
+                raise ValueError(
+                    f"Data must be finite. {bad.sum()} rows of {name} hold NaN or infinity, the "
+                    f"first at index {int(np.argmax(bad))}."
+                )
+        self.network.check_condition(y)
+
+    def _check_batch(self, name, array):
+        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(array.dtype)):
+            raise ValueError(
+                f"Data must be floats, images scaled to [-1, 1]. Received: {name} of {array.dtype}."
+            )
+        if tuple(array.shape[1:]) != self.network.data_shape:
+            raise ValueError(
+                f"Data must have the network's shape (batch, *{self.network.data_shape}). "
+                f"Received: {name} of shape {tuple(array.shape)}."
+            )
+
+    # One step
+
+    @property
+    def accumulation(self):
+        """Batches an optimizer step."""
+        optimizer = getattr(self, "optimizer", None)
+        return getattr(optimizer, "gradient_accumulation_steps", None) or 1
+
+    @property
+    def progress(self):
+        """Training progress p in [0, 1], float32; 1 before any horizon is known."""
+        done = ops.cast(self.step.value // self.accumulation - self.start.value, "float32")
+        horizon = ops.cast(self.horizon.value, "float32")
+        p = ops.clip(done / ops.maximum(horizon, 1.0), 0.0, 1.0)
+        return ops.where(horizon > 0.0, p, 1.0)
+
+    def build_problem(self, data, *, training):
+        """The regression problem of a batch; called by the train and test steps."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = keras.tree.map_structure(
+            lambda a: a if a is None else ops.convert_to_tensor(a), (x, y, sample_weight)
+        )
+        for name, array in (x if isinstance(x, dict) else {"x": x}).items():
+            self._check_batch(name, array)
+        x = keras.tree.map_structure(lambda a: ops.cast(a, "float32"), x)
+        rows = ops.shape(next(iter(keras.tree.flatten(x))))[0]
+        draws = self.objective.draw(self.keys(rows, training=training), x, y)
+        problem = self.objective(_Field(self), x, y, draws)
+        return problem.weighted(sample_weight)
+
+    def keys(self, rows, *, training=True):
+        """The draws of the present step for a replica's batch of `rows`."""
+        if training:
+            return Keys(self.seed, self.step.value, first_row(rows), self.progress)
+        return Keys(_EVALUATION_SEED, self.evaluation_step.value, first_row(rows), 1.0)
+
+    def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+        """The objective's loss of a problem, and the network's own losses."""
+        del x, training
+        loss = self.objective.loss(_full_target(y, y_pred), y_pred, sample_weight=sample_weight)
+        return loss + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Track the unnormalised squared errors on and off the diagonal."""
+        error = squared_norm(ops.cast(y_pred, "float32") - _full_target(y, y_pred))
+        below = ops.cast(x["r"] < x["t"], "float32")
+        self._trackers["v_error"].update_state(error, sample_weight=1.0 - below)
+        if "u_error" in self._trackers:
+            self._trackers["u_error"].update_state(error, sample_weight=below)
+        return self.get_metrics_result()
+
+    def finish_train_step(self, problem, gradients):
+        """After the optimizer: logs, averages, and the count of batches."""
+        self._trackers["gradient_norm"].update_state(global_norm(gradients))
+        self._log(problem)
+        # An accumulation's last batch moves the weights, and only then the averages.
+        updates = self.step.value // self.accumulation
+        moved = ops.equal((self.step.value + 1) % self.accumulation, 0)
+        n = ops.cast(updates, "float32")
+        for decay, averaged in self._untracked.averages.items():
+            amount = 1.0 - ops.minimum(decay, (1.0 + n) / (10.0 + n))
+            amount = ops.where(moved, amount, 0.0)
+            lerp(averaged, self.network.trainable_variables, amount)
+        self.step.assign(self.step.value + 1)
+
+    def finish_test_step(self, problem):
+        """After an evaluation batch: logs and the count of evaluation batches."""
+        self._log(problem)
+        self.evaluation_step.assign(self.evaluation_step.value + 1)
+
+    def test_logs(self):
+        """The metrics of an evaluation."""
+        return {k: v for k, v in self.get_metrics_result().items() if k != "gradient_norm"}
+
+    def _log(self, problem):
+        for name, (values, weights) in problem.logs.items():
+            self._trackers[name].update_state(values, sample_weight=weights)
+
+    def reset_metrics(self):
+        """Reset the metrics and the count of evaluation batches."""
+        super().reset_metrics()
+        self.evaluation_step.assign(0)
+
+    # Averages
+
+    @property
+    def chosen_weights(self):
+        """The variables that generate and evaluate: those of `average`, or the raw weights."""
+        return self.weights_of(self.average)
+
+    def weights_of(self, average):
+        """The variables of an average by its decay, or the raw weights for None."""
+        if average is None:
+            return self.network.trainable_variables
+        if average not in self._untracked.averages:
+            raise ValueError(
+                f"average is one of {self.averages} or None, the raw weights. Received: {average}."
+            )
+        return self._untracked.averages[average]
+
+    @contextlib.contextmanager
+    def using_chosen_weights(self):
+        """Within, calls of the model use `chosen_weights`."""
+        pairs = zip(self.network.trainable_variables, self.chosen_weights, strict=True)
+        self._untracked.calls_use = list(pairs)
+        try:
+            yield
+        finally:
+            self._untracked.calls_use = None
+
+    # Saving
+
+    def get_config(self):
+        """The arguments."""
+        return {
+            **super().get_config(),
+            "network": keras.saving.serialize_keras_object(self.network),
+            "objective": keras.saving.serialize_keras_object(self.objective),
+            "averages": list(self.averages),
+            "horizon": self.fixed_horizon,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The model of these arguments."""
+        config = dict(config)
+        for name in ("network", "objective"):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
+
+
+class _Field:
+    """The network as objectives see it: a callable that also knows the null condition."""
+
+    def __init__(self, flow_map):
+        self._flow_map = flow_map
+        self.drop = flow_map.network.drop_condition
+
+    def __call__(self, z, r, t, condition=None):
+        return self._flow_map.call(inputs_of(z, r, t, condition))
+
+
+def _full_target(y, y_pred):
+    """The target with the prediction's own share in it; no gradient flows into either."""
+    if "self_share" not in y:
+        return y["target"]
+    share = per_row(y["self_share"], y_pred)
+    return y["target"] + share * ops.stop_gradient(ops.cast(y_pred, "float32"))

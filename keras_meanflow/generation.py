@@ -1,0 +1,199 @@
+"""What a trained FlowMap is for: samples, and a sampler exported for others to run."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_meanflow.backend import BACKEND, compiled
+from keras_meanflow.samplers import Jump
+
+_FORMATS = {"jax": "tf_saved_model", "tensorflow": "tf_saved_model", "torch": "torch"}
+
+
+def philox_noise(seed, indices, shape):
+    """Noise of the images `indices` of `seed`, float32 (n, *shape): the same bits everywhere.
+
+    Image i starts from NumPy's Philox keyed by (seed, i), whatever the backend, batch or device.
+    """
+    draws = [
+        np.random.Generator(np.random.Philox(key=[seed, int(i)])).standard_normal(shape, "float32")
+        for i in indices
+    ]
+    return np.stack(draws) if draws else np.zeros((0, *shape), "float32")
+
+
+class Generation:
+    """`generate` and `export` of a FlowMap."""
+
+    def generate(
+        self,
+        labels,
+        *,
+        steps=None,
+        sampler=None,
+        seed=0,
+        first=0,
+        batch_size=256,
+        guidance_scale=None,
+        verbose="auto",
+    ):
+        """Samples from noise, float32 NumPy of shape (n, ...), with the weights of `average`.
+
+        Args:
+            labels: integers (n,), or what condition the network takes; for an unconditional
+                network the number of samples.
+            steps: number of jumps of the flow map; 1 by default.
+            sampler: a `Sampler` instead: `Jump(times=...)`, `Euler(steps=50)`, `Heun(steps=25)`.
+            seed: image i of seed s is the same whatever the batch size, backend or devices.
+            first: number of the first image.
+            batch_size: largest batch that runs at once; the last one is padded to it.
+            guidance_scale: s of `u(null) + s (u(c) - u(null))`, for a model trained with label
+                dropout and without guidance in the target.
+            verbose: 0 for no progress bar; "auto" shows one over several batches.
+
+        Raises:
+            ValueError: for unknown labels, steps < 1, both `steps` and `sampler`, or a guidance
+                scale on a model that has guidance baked in or no null label.
+
+        Example:
+            >>> flow_map.generate(np.arange(10), steps=1, seed=0).shape
+            (10, 8, 8, 1)
+        """
+        if steps is not None and sampler is not None:
+            raise ValueError(f"Give steps or a sampler, not both. Received: {steps}, {sampler}.")
+        sampler = sampler or Jump(steps=1 if steps is None else steps)
+        self._check_guidance_scale(guidance_scale)
+        n, condition = self._count_and_condition(labels)
+        batch_size = max(min(batch_size, n), 1)
+        step = self._compiled_step(sampler, guidance_scale)
+        batches = range(0, n, batch_size)
+        show = verbose not in (0, "auto") or (verbose == "auto" and len(batches) > 1)
+        bar = keras.utils.Progbar(n, unit_name="image") if show else None
+        out = np.empty((n, *self.network.data_shape), "float32")
+        for start in batches:
+            rows = np.minimum(np.arange(start, start + batch_size), n - 1)  # the last one padded
+            z = philox_noise(seed, first + rows, self.network.data_shape)
+            part = keras.tree.map_structure(lambda a, rows=rows: a[rows], condition)
+            samples = self._sample(sampler, step, z, part)
+            stop = min(start + batch_size, n)
+            out[start:stop] = samples[: stop - start]
+            if bar:
+                bar.update(stop)
+        return out
+
+    def _sample(self, sampler, step, z, condition):
+        condition = keras.tree.map_structure(ops.convert_to_tensor, condition)
+        values = [weight.value for weight in self.chosen_weights]
+        values += [weight.value for weight in self.network.non_trainable_variables]
+        walked = sampler.walk(
+            lambda z, r, t: step(values, z, r, t, *condition), ops.convert_to_tensor(z)
+        )
+        return ops.convert_to_numpy(walked)
+
+    def _compiled_step(self, sampler, guidance_scale):
+        key = (sampler, guidance_scale, self.jit_compile)
+        if key not in self._untracked.steps:
+
+            def step(z, r, t, *condition):
+                def u(z, r, t):
+                    return self._guided(z, r, t, guidance_scale, *condition)
+
+                return sampler.step(u, z, r, t)
+
+            variables = self.network.trainable_variables + self.network.non_trainable_variables
+            jit = BACKEND != "torch" or self.jit_compile is True
+            self._untracked.steps[key] = compiled(step, variables, jit)
+        return self._untracked.steps[key]
+
+    def _guided(self, z, r, t, scale, condition=None):
+        u = self.network(z, r, t, condition)
+        if scale is None:
+            return u
+        null = self.network.drop_condition(condition, ops.ones_like(t, dtype="bool"))
+        u_null = self.network(z, r, t, null)
+        return u_null + scale * (u - u_null)
+
+    def _count_and_condition(self, labels):
+        """The number of samples, and the condition as a tuple of none or one."""
+        if isinstance(labels, (int, np.integer)) and not self.network.conditional:
+            if labels < 1:
+                raise ValueError(f"The number of samples is at least 1. Received: {labels}.")
+            return int(labels), ()
+        if isinstance(labels, (int, np.integer)):
+            raise ValueError(
+                "This network is conditional: generate takes labels, one a sample, as in "
+                f"generate(np.repeat(np.arange(10), 8)). Received the number {labels}."
+            )
+        condition = keras.tree.map_structure(np.asarray, labels) if labels is not None else None
+        if isinstance(labels, (list, tuple)):
+            condition = np.asarray(labels)
+        self.network.check_condition(condition)
+        return len(next(iter(keras.tree.flatten(condition)))), (condition,)
+
+    def _check_guidance_scale(self, scale):
+        if scale is None:
+            return
+        if self.objective.guidance is not None:
+            raise ValueError(
+                "This model has guidance baked into its training target "
+                f"({self.objective.guidance}): one call already gives the guided velocity. Leave "
+                f"guidance_scale out. Received: {scale}."
+            )
+        if not self.network.conditional or self.objective.label_dropout == 0.0:
+            raise ValueError(
+                "guidance_scale needs a null label that was trained: a conditional network and "
+                f"label_dropout > 0. Received: guidance_scale={scale}."
+            )
+
+    def export(self, filepath, *, steps=1, sampler=None, format=None, **kwargs):
+        """Write noise and condition -> sample, with the weights of `average`, for serving.
+
+        Args:
+            filepath: where to.
+            steps: number of jumps, or
+            sampler: a `Sampler`.
+            format: of `keras.Model.export`: "tf_saved_model" (default on TensorFlow and JAX),
+                "torch" (default on PyTorch), "onnx" and others where this backend has them.
+            **kwargs: further arguments of `keras.Model.export`.
+
+        Example:
+            >>> flow_map.export("sampler")
+        """
+        keras.Model.export(
+            self.sampling_model(sampler or Jump(steps=steps)),
+            filepath,
+            format=format or _FORMATS[BACKEND],
+            **kwargs,
+        )
+
+    def sampling_model(self, sampler):
+        """A plain `keras.Model` from noise, or (noise, condition), to samples, weights copied."""
+        network = type(self.network).from_config(self.network.get_config())
+        for target, source in zip(network.trainable_variables, self.chosen_weights, strict=True):
+            target.assign(source)
+        others = zip(
+            network.non_trainable_variables, self.network.non_trainable_variables, strict=True
+        )
+        for target, source in others:
+            target.assign(source)
+        inputs = [keras.Input(network.data_shape, name="noise")]
+        if network.conditional:
+            inputs.append(keras.Input((), dtype="int32", name="condition"))
+        return keras.Model(inputs, SamplingLayer(network, sampler)(*inputs))
+
+
+class SamplingLayer(keras.layers.Layer):
+    """A sampler around a network, as a layer: noise and condition to samples."""
+
+    def __init__(self, network, sampler, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.network, self.sampler = network, sampler
+        self.built = True
+
+    def call(self, noise, condition=None):
+        """(B, ...) to (B, ...)."""
+        return self.sampler(lambda z, r, t: self.network(z, r, t, condition), noise)
+
+    def compute_output_spec(self, noise, condition=None):
+        """Samples have the noise's shape."""
+        return keras.KerasTensor(noise.shape, dtype="float32")

@@ -1,0 +1,7 @@
+"""Networks `u(z, r, t, condition)`: they know nothing of training."""
+
+from keras_meanflow.networks.base import Network
+from keras_meanflow.networks.dit import DiT
+from keras_meanflow.networks.mlp import MLP
+
+__all__ = ["DiT", "MLP", "Network"]

@@ -1,0 +1,174 @@
+"""DiT: the diffusion transformer with adaLN-Zero conditioning, on (t, r)."""
+
+import keras
+from keras import layers, ops
+
+from keras_meanflow.configurable import register
+from keras_meanflow.networks.base import Network
+from keras_meanflow.networks.layers import (
+    TIME_INPUTS,
+    DiTBlock,
+    TimeEmbedding,
+    TokenDense,
+    modulate,
+    plain_norm,
+    sincos_positions,
+)
+
+SIZES = {  # depth, width, heads
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "M": (16, 1024, 16),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}
+PATCHES = (2, 4, 8)
+
+
+@register
+class DiT(Network):
+    """Patches, transformer blocks modulated by `embed(t) + embed(t - r) + embed(label)`, patches.
+
+    The output starts at zero: the last layer and every residual gate are zero-initialised.
+
+    Args:
+        image_size: height and width in pixels or latents, an integer or a pair.
+        channels: number of channels.
+        patch_size: side of a patch; divides the image size.
+        width: size of a token.
+        depth: number of blocks.
+        heads: attention heads; divides the width.
+        mlp_ratio: hidden size of a block's MLP over the width.
+        num_classes: number of classes, or None for an unconditional network.
+        time_inputs: which times are embedded, each with its own MLP: ("t", "t-r") in the official
+            code, ("t", "r"), ("t", "r", "t-r") or ("t-r",).
+        time_scale: factor between a time and its sinusoids (see `TimeEmbedding`).
+        qk_norm: RMS norm of queries and keys.
+
+    Raises:
+        ValueError: for a patch size that does not divide the image, or an unknown time input.
+
+    Example:
+        >>> network = DiT.from_size("S/2", image_size=32, channels=4, num_classes=10)
+        >>> u = network(z, r, t, labels)  # z (B, 32, 32, 4), r, t, labels (B,)
+
+    References:
+        Peebles and Xie, Scalable Diffusion Models with Transformers (arXiv 2212.09748); Mean Flows
+        (arXiv 2505.13447), table 4.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size,
+        channels,
+        patch_size,
+        width,
+        depth,
+        heads,
+        mlp_ratio=4.0,
+        num_classes=None,
+        time_inputs=("t", "t-r"),
+        time_scale=1.0,
+        qk_norm=False,
+        **kwargs,
+    ):
+        height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        super().__init__(data_shape=(*height_width, channels), num_classes=num_classes, **kwargs)
+        if any(side % patch_size for side in height_width):
+            raise ValueError(
+                f"patch_size must divide the image size. Received: {patch_size}, {height_width}."
+            )
+        unknown = [name for name in time_inputs if name not in TIME_INPUTS]
+        if unknown or not time_inputs:
+            raise ValueError(
+                f"time_inputs are some of {sorted(TIME_INPUTS)}. Received: {tuple(time_inputs)}."
+            )
+        self.image_size, self.channels, self.patch_size = image_size, channels, patch_size
+        self.width, self.depth, self.heads = width, depth, heads
+        self.mlp_ratio, self.qk_norm, self.time_scale = mlp_ratio, qk_norm, time_scale
+        self.time_inputs = tuple(time_inputs)
+        self.grid = tuple(side // patch_size for side in height_width)
+        self._make_layers()
+
+    @classmethod
+    def from_size(cls, size, *, image_size, channels, **kwargs):
+        """A published size: S, B, M, L or XL and patch 2, 4 or 8, as in "XL/2"."""
+        name, _, patch = size.partition("/")
+        if name not in SIZES or patch not in map(str, PATCHES):
+            known = [f"{name}/{patch}" for name in SIZES for patch in PATCHES]
+            raise ValueError(f"size is one of {', '.join(known)}. Received: {size!r}.")
+        depth, width, heads = SIZES[name]
+        return cls(
+            image_size=image_size,
+            channels=channels,
+            patch_size=int(patch),
+            width=width,
+            depth=depth,
+            heads=heads,
+            **kwargs,
+        )
+
+    def _make_layers(self):
+        width, policy = self.width, self.dtype_policy
+        patch = self.patch_size**2 * self.channels
+        self.patches = TokenDense(width, dtype=policy, name="patches")
+        self.patches.build((None, patch))
+        self.times = [TimeEmbedding(width, time_scale=self.time_scale) for _ in self.time_inputs]
+        for embedding in self.times:
+            embedding.build((None,))
+        if self.conditional:
+            init = keras.initializers.RandomNormal(stddev=0.02)
+            self.labels = layers.Embedding(
+                self.num_classes + 1, width, embeddings_initializer=init, dtype="float32"
+            )
+            self.labels.build((None,))
+        self.blocks = []
+        for _ in range(self.depth):
+            block = DiTBlock(
+                self.heads, mlp_ratio=self.mlp_ratio, qk_norm=self.qk_norm, dtype=policy
+            )
+            block.build((None, self.grid[0] * self.grid[1], width))
+            self.blocks.append(block)
+        self.norm = plain_norm(policy)
+        self.norm.build((None, None, width))
+        self.modulation = layers.Dense(2 * width, kernel_initializer="zeros", dtype=policy)
+        self.modulation.build((None, width))
+        # The last layer is float32: targets and losses are.
+        self.out = TokenDense(patch, kernel_initializer="zeros", dtype="float32", name="out")
+        self.out.build((None, width))
+        self.built = True
+
+    def call(self, z, r, t, condition=None):
+        """The average velocity, float32 of the shape of `z`."""
+        positions = sincos_positions(*self.grid, self.width)
+        x = self.patches(ops.cast(self._patchify(z), self.compute_dtype))
+        x = x + ops.cast(positions, x.dtype)  # (B, N, D)
+        c = ops.cast(self._condition(r, t, condition), self.compute_dtype)  # (B, D)
+        for block in self.blocks:
+            x = block(x, c)
+        shift, scale = ops.split(self.modulation(ops.silu(c)), 2, axis=1)
+        return self._unpatchify(self.out(modulate(self.norm(x), shift, scale)))
+
+    def _condition(self, r, t, condition):
+        c = sum(
+            embedding(TIME_INPUTS[name](r, t))
+            for name, embedding in zip(self.time_inputs, self.times, strict=True)
+        )
+        return c + self.labels(condition) if self.conditional else c
+
+    def _patchify(self, z):
+        (rows, columns), p, c = self.grid, self.patch_size, self.channels
+        z = ops.reshape(z, (-1, rows, p, columns, p, c))
+        return ops.reshape(ops.transpose(z, (0, 1, 3, 2, 4, 5)), (-1, rows * columns, p * p * c))
+
+    def _unpatchify(self, x):
+        (rows, columns), p, c = self.grid, self.patch_size, self.channels
+        x = ops.transpose(ops.reshape(x, (-1, rows, columns, p, p, c)), (0, 1, 3, 2, 4, 5))
+        return ops.reshape(x, (-1, rows * p, columns * p, c))
+
+    def get_config(self):
+        """The arguments."""
+        names = "image_size channels patch_size width depth heads mlp_ratio num_classes".split()
+        names += "time_inputs time_scale qk_norm".split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

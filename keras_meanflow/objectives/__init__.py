@@ -1,0 +1,7 @@
+"""One paper, one file, one method: each turns a batch into a regression problem."""
+
+from keras_meanflow.objectives.base import Draws, Objective, Problem
+from keras_meanflow.objectives.flow_matching import FlowMatching
+from keras_meanflow.objectives.mean_flow import MeanFlow
+
+__all__ = ["Draws", "FlowMatching", "MeanFlow", "Objective", "Problem"]

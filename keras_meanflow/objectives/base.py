@@ -1,0 +1,117 @@
+"""What every objective shares: the draws of a step and the regression problem it makes of them."""
+
+import abc
+import dataclasses
+import itertools
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_meanflow.configurable import Configurable
+from keras_meanflow.times import count_r_below_t
+
+
+class Draws(NamedTuple):
+    """The random numbers of one step, apart from the objective so that they can be passed in.
+
+    `r`, `t`: (B,) times; `e`: noise of the data's shape; `drop`: (B,) booleans, rows whose
+    condition is replaced by the null condition.
+    """
+
+    r: Any
+    t: Any
+    e: Any
+    drop: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A regression: `loss(u(inputs), target + self_share * sg(u(inputs)))`, weighted by row.
+
+    Args:
+        inputs: dict of `z`, `r`, `t` and, if there is one, `condition`.
+        target: what the network is to predict, of the shape of `z`.
+        weight: (rows,) weights applied to each row's loss, or None.
+        self_share: (rows,) share of the prediction itself in the target, or None.
+        logs: name -> (values, weights), each (rows,): what to average into the logs.
+    """
+
+    inputs: dict
+    target: Any
+    weight: Any = None
+    self_share: Any = None
+    logs: dict = dataclasses.field(default_factory=dict)
+
+    def as_data(self):
+        """The problem in the form of a batch that Keras' own steps take."""
+        target = {"target": self.target}
+        if self.self_share is not None:
+            target["self_share"] = self.self_share
+        return (self.inputs, target, self.weight)
+
+    def weighted(self, sample_weight):
+        """The problem with the user's (B,) weights multiplied in; None leaves it."""
+        if sample_weight is None:
+            return self
+        weight = sample_weight if self.weight is None else self.weight * sample_weight
+        return dataclasses.replace(self, weight=weight)
+
+
+class Objective(Configurable, abc.ABC):
+    """Turns a batch into a `Problem`. A subclass writes `__call__(u, x, condition, draws)`.
+
+    Its fields are at least `path`, `coupling`, `times`, `loss` and `label_dropout`. `u(z, r, t,
+    condition)` is any callable; `u.drop(condition, drop)` gives the null condition to some rows.
+    """
+
+    guidance = None
+    logs = ("v_error",)
+
+    def draw(self, keys, x, condition=None):
+        """The `Draws` of one step, a pure function of `keys`."""
+        x, e = self.coupling(keys, x)
+        rows = ops.shape(x)[0]
+        r, t = self.times.draw(keys, rows)
+        drop = keys.uniform("drop", (rows, 1))[:, 0] < self.dropout(condition)
+        return Draws(r, t, e, drop)
+
+    def dropout(self, condition):
+        """The share of rows that lose their condition."""
+        return 0.0 if condition is None else self.label_dropout
+
+    def conditioned(self, u, condition, drop):
+        """The condition, with the null condition on the rows of `drop`."""
+        return u.drop(condition, drop) if self.dropout(condition) > 0.0 else condition
+
+    def check_batch(self, rows):
+        """Raise a ValueError if a nominal batch of `rows` is too small for the time sampler."""
+        share = self.times.fraction_r_equals_t
+        if share < 1.0 and count_r_below_t(rows, share) == 0:
+            least = next(b for b in itertools.count(1) if count_r_below_t(b, share))
+            raise ValueError(
+                f"A batch needs a row with r < t: at fraction_r_equals_t={share} it has at least "
+                f"{least} rows. Received: {rows}. Raise batch_size or lower the share."
+            )
+
+    @abc.abstractmethod
+    def __call__(self, u, x, condition, draws):
+        """The `Problem` of a batch."""
+
+
+def data_of(x):
+    """The data array of `x`, which may be stored with its noise as {'x', 'e'}."""
+    return x["x"] if isinstance(x, dict) else x
+
+
+def inputs_of(z, r, t, condition):
+    """The network's inputs as a dict; a condition of None is left out."""
+    inputs = {"z": z, "r": r, "t": t}
+    return inputs if condition is None else {**inputs, "condition": condition}
+
+
+def take_rows(tree, indices):
+    """The rows `indices` of every array in a structure; None stays None."""
+    return keras.tree.map_structure(
+        lambda a: a if a is None else ops.take(a, indices, axis=0), tree
+    )

@@ -1,0 +1,41 @@
+"""Flow matching: the network learns the instantaneous velocity, `u(z_t, t, t) = E[v | z_t]`."""
+
+import keras
+
+from keras_meanflow.configurable import part
+from keras_meanflow.couplings import Independent
+from keras_meanflow.objectives.base import Objective, Problem, data_of, inputs_of
+from keras_meanflow.paths import Linear
+from keras_meanflow.times import LogitNormal, TimeSampler
+from keras_meanflow.weightings import SquaredError
+
+
+@part
+class FlowMatching(Objective):
+    """Regress `u(z_t, t, t)` on `v = e - x`; sample with `Euler` or `Heun`.
+
+    Args:
+        times: the law of t; r is set to t.
+        loss: a `keras.losses.Loss`; the squared error summed over the sample.
+        label_dropout: share of rows that get the null condition, for guidance when sampling.
+        path: from x, e, t to z_t and v.
+        coupling: which noise belongs to which data.
+
+    Example:
+        >>> FlowMap(DiT.from_size("S/2", image_size=32, channels=4), FlowMatching())
+
+    References:
+        Lipman et al., Flow Matching for Generative Modeling (arXiv 2210.02747).
+    """
+
+    times: TimeSampler = LogitNormal(fraction_r_equals_t=1.0)
+    loss: keras.losses.Loss = SquaredError()
+    label_dropout: float = 0.1
+    path: Linear = Linear()
+    coupling: Independent = Independent()
+
+    def __call__(self, u, x, condition, draws):
+        """See `Objective.__call__`."""
+        z, v = self.path(data_of(x), draws.e, draws.t)
+        condition = self.conditioned(u, condition, draws.drop)
+        return Problem(inputs=inputs_of(z, draws.t, draws.t, condition), target=v)
