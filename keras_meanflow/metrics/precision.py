@@ -1,0 +1,19 @@
+"""Feature networks compute in float32, whatever the policy of the model that is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+
+
+@contextmanager
+def float32_policy() -> Iterator[None]:
+    """Layers made inside are float32; the user's policy comes back afterwards."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)

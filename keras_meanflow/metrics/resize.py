@@ -1,0 +1,114 @@
+"""Resizing that equals, number by number, what published protocols do."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+register = keras.saving.register_keras_serializable("keras_meanflow")
+
+
+class Resample(keras.layers.Layer):
+    """Resizes (B, H, W, C) images to (B, size, size, C): weighted sums of a few rows, then columns.
+
+    A subclass states the filter in `taps`.
+
+    Args:
+        size: The height and width to reach, in pixels.
+    """
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.size = size
+
+    def taps(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which source pixels make each new one, and their weights: two arrays (size, taps)."""
+        raise NotImplementedError
+
+    def call(self, images):
+        for axis in (2, 1):
+            indices, weights = self.taps(images.shape[axis])
+            shape = [1, 1, 1, 1]
+            shape[axis] = self.size
+            images = sum(
+                ops.take(images, indices[:, k], axis=axis)
+                * ops.convert_to_tensor(weights[:, k].reshape(shape), images.dtype)
+                for k in range(indices.shape[1])
+            )
+        return images
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.size, self.size, input_shape[3])
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
+
+
+@register
+class LegacyBilinear(Resample):
+    """The bilinear resize of TensorFlow 1, which FID was defined with: no half-pixel shift.
+
+    New pixel i lies at `i * length / size`, in float32, between two source pixels. It leaves the
+    borders untouched and aliases when it shrinks; other resizes change FID by whole points.
+
+    Example:
+        >>> LegacyBilinear(4)(np.arange(8.0).reshape(1, 2, 4, 1)).shape
+        (1, 4, 4, 1)
+
+    References:
+        Parmar et al., On Aliased Resizing and Surprising Subtleties in GAN Evaluation, 2022.
+    """
+
+    def taps(self, length):
+        position = np.arange(self.size, dtype=np.float32) * np.float32(length / self.size)
+        low = position.astype(np.int32)
+        share = position - low
+        indices = np.stack([low, np.minimum(low + 1, length - 1)], axis=1)
+        return indices, np.stack([1 - share, share], axis=1)
+
+
+@register
+class Bicubic(Resample):
+    """The antialiased bicubic resize of Pillow and PyTorch: a wider kernel when it shrinks.
+
+    Keys' kernel with a = -1/2, stretched by `length / size` when that exceeds 1, normalised at
+    the borders.
+
+    Example:
+        >>> Bicubic(4)(np.ones((1, 8, 8, 3))).shape
+        (1, 4, 4, 3)
+    """
+
+    def taps(self, length):
+        scale = length / self.size
+        stretch = max(scale, 1.0)
+        reach = 2.0 * stretch
+        centre = (np.arange(self.size) + 0.5) * scale
+        first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
+        stop = np.minimum((centre + reach + 0.5).astype(np.int64), length)
+        indices = first[:, None] + np.arange((stop - first).max())
+        weights = cubic((indices + 0.5 - centre[:, None]) / stretch, a=-0.5)
+        weights = np.where(indices < stop[:, None], weights, 0.0)
+        weights /= weights.sum(axis=1, keepdims=True)
+        return np.minimum(indices, length - 1).astype(np.int32), weights.astype(np.float32)
+
+
+def cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel at distance x, in pixels.
+
+    Args:
+        x: Distances.
+        a: Slope at 1: -1/2 in Pillow, -3/4 in PyTorch without antialiasing.
+
+    Example:
+        >>> cubic(np.array([0.0, 1.0, 2.0]), a=-0.5)
+        array([ 1., -0., -0.])
+
+    References:
+        Keys, Cubic Convolution Interpolation for Digital Image Processing, 1981.
+    """
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
