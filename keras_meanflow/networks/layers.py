@@ -59,8 +59,9 @@ class TimeEmbedding(layers.Layer):
     def call(self, t):
         """(B,) to (B, width)."""
         half = self.frequencies // 2
-        w = np.exp(-math.log(10_000) * np.arange(half, dtype="float32") / half)
-        angle = ops.expand_dims(t, 1) * (self.time_scale * w[None])
+        w = np.exp(-math.log(10_000) * np.arange(half) / half).astype("float32")
+        # A NumPy factor would take the product, and PyTorch's tangent with it, through NumPy.
+        angle = ops.expand_dims(t, 1) * ops.convert_to_tensor(np.float32(self.time_scale) * w[None])
         return self.out(self.hidden(ops.concatenate([ops.cos(angle), ops.sin(angle)], axis=1)))
 
     def get_config(self):
