@@ -60,11 +60,22 @@ def jackknife(value: float, without_one: Sequence[float]) -> Estimate:
     return Estimate(float(value), float(np.sqrt(variance)))
 
 
-def dealt(window: int, blocks: int, rows_per_block: int) -> np.ndarray:
-    """The block of each of `blocks * rows_per_block` rows: each group of `blocks` rows is shuffled.
+GROUPS = 100  # groups of rows that one draw shuffles
 
-    Equal blocks, whatever the period of the rows' labels. Another window is another shuffle.
+
+def dealt(start: int, count: int, blocks: int) -> np.ndarray:
+    """The block of each of the rows start ... start + count - 1, a pure function of the row.
+
+    Each group of `blocks` consecutive rows is shuffled: blocks are equally large, whatever the
+    period of the rows' labels.
     """
+    window = GROUPS * blocks
+    first, last = start // window, (start + max(count, 1) - 1) // window
+    block = np.concatenate([_shuffled(w, blocks) for w in range(first, last + 1)])
+    return block[start - first * window :][:count]
+
+
+def _shuffled(window, blocks):
     rng = np.random.Generator(np.random.Philox(key=window))
-    groups = np.tile(np.arange(blocks), (rows_per_block, 1))
+    groups = np.tile(np.arange(blocks), (GROUPS, 1))
     return rng.permuted(groups, axis=1).ravel()

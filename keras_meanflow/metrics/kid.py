@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_meanflow.metrics.estimate import Estimate, dealt, jackknife
-from keras_meanflow.metrics.tiles import TILE, check_pair, tiles
+from keras_meanflow.metrics.tiles import check_pair, tiles
 
 
 def kid(
@@ -71,7 +71,7 @@ def kid_with_interval(real: np.ndarray, fake: np.ndarray, *, blocks: int = 20) -
     check_pair(real, fake)
     if len(fake) < 2 * blocks:
         raise ValueError(f"{blocks} blocks need {2 * blocks} samples. Received {len(fake)}.")
-    member = np.eye(blocks)[_blocks_of(len(fake), blocks)]  # (N, blocks), one-hot
+    member = np.eye(blocks)[dealt(0, len(fake), blocks)]  # (N, blocks), one-hot
     size = member.sum(axis=0)
     ones = np.ones((len(real), 1))
     xx = float(_pairs_within(real, ones)[0, 0]) / (len(real) * (len(real) - 1))
@@ -123,8 +123,3 @@ def _pairs_between(real, fake, member):
         for _, x in tiles(real):
             total += _kernel(x, y).sum(axis=0) @ member[i : i + len(y)]
     return total
-
-
-def _blocks_of(count, blocks):
-    windows = -(-count // (blocks * TILE))
-    return np.concatenate([dealt(w, blocks, TILE) for w in range(windows)])[:count]

@@ -7,6 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +22,8 @@ class Reference:
         mean: (D,), float64.
         covariance: (D, D), float64.
         count: Number of samples; None where the file does not say.
-        protocol: What `Protocol.to_dict` wrote; None for files of others.
+        protocol: How the features were made, by name; None for files of others.
+        features: Some of the features, (M, D) float32, for the metrics of pairs; may be on disk.
 
     Raises:
         ValueError: When shapes disagree or a value is not finite.
@@ -37,6 +39,7 @@ class Reference:
     covariance: np.ndarray
     count: int | None = None
     protocol: dict | None = None
+    features: np.ndarray | None = None
 
     def __post_init__(self):
         mean, covariance = check_moments(self.mean, self.covariance)
@@ -53,6 +56,8 @@ class Reference:
     def load(cls, path: str | os.PathLike) -> Reference:
         """Reads our own files, `mu/sigma` (pytorch-fid, ADM) and `ref_mu/ref_sigma` (MeanFlow).
 
+        Features that lie beside the file, in `.features.f32`, stay on disk.
+
         Raises:
             ValueError: When the file holds neither pair of keys; names what it holds.
         """
@@ -65,16 +70,53 @@ class Reference:
                 )
             count = int(file["count"]) if "count" in file else None
             protocol = json.loads(str(file["protocol"])) if "protocol" in file else None
-            return cls(file[names[0]], file[names[1]], count, protocol)
+            mean, covariance = (file[name] for name in names)
+        features = features_path(path)
+        rows = read_features(features, mean.size) if features.is_file() else None
+        return cls(mean, covariance, count, protocol, rows)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `mu`, `sigma`, and `count` and `protocol` (JSON) where known, to an `.npz`."""
+        if Path(path).suffix != ".npz":
+            raise ValueError(f"Reference statistics are an .npz file. Received {path}.")
         extra = {}
         if self.count is not None:
             extra["count"] = np.int64(self.count)
         if self.protocol is not None:
             extra["protocol"] = json.dumps(self.protocol, sort_keys=True)
         np.savez(path, mu=self.mean, sigma=self.covariance, **extra)
+
+
+class FeatureFile:
+    """Appends features to a file of raw float32, up to a number of rows.
+
+    Args:
+        path: The file to write.
+        limit: How many rows to keep; later ones are left out.
+    """
+
+    def __init__(self, path: str | os.PathLike, limit: int):
+        self.path, self.left = Path(path), limit
+        self.path.write_bytes(b"")
+
+    def append(self, features: np.ndarray) -> None:
+        """Adds a batch of features (N, D), as far as there is room."""
+        rows = features[: self.left]
+        with open(self.path, "ab") as file:
+            file.write(np.ascontiguousarray(rows, "<f4").data)
+        self.left -= len(rows)
+
+
+def read_features(path: str | os.PathLike, width: int) -> np.ndarray:
+    """The features (N, width) of a `FeatureFile`, left on disk."""
+    if not os.path.getsize(path):
+        return np.zeros((0, width), np.float32)
+    return np.memmap(path, "<f4", mode="r").reshape(-1, width)
+
+
+def features_path(path: str | os.PathLike) -> Path:
+    """Where the features of a reference lie: beside its `.npz`."""
+    return Path(path).with_suffix(".features.f32")
 
 
 def check_moments(mean, covariance) -> tuple[np.ndarray, np.ndarray]:

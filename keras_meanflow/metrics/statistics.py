@@ -96,7 +96,7 @@ class Statistics:
         self.blocks = blocks
         self._parts = None
         self._rows = None
-        self._window = self._folded = self._filled = 0
+        self._start = self._folded = self._filled = 0
 
     def update(self, features: np.ndarray) -> None:
         """Adds a batch of features (N, D).
@@ -164,13 +164,13 @@ class Statistics:
         """Moves the rows gathered so far into their blocks."""
         if self._rows is None:
             return
-        block = dealt(self._window, self.blocks, ROWS_PER_BLOCK)[self._folded : self._filled]
+        block = dealt(self._start + self._folded, self._filled - self._folded, self.blocks)
         rows = self._rows[self._folded : self._filled]
         for j in range(self.blocks):
             self._parts[j].add_rows(rows[block == j])
         self._folded = self._filled
         if self._filled == len(self._rows):
-            self._window, self._folded, self._filled = self._window + 1, 0, 0
+            self._start, self._folded, self._filled = self._start + len(self._rows), 0, 0
 
     def _check(self, x):
         if x.ndim != 2:
