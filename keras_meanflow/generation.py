@@ -85,9 +85,7 @@ class Generation:
         condition = keras.tree.map_structure(ops.convert_to_tensor, condition)
         values = [weight.value for weight in self.chosen_weights]
         values += [weight.value for weight in self.network.non_trainable_variables]
-        walked = sampler.walk(
-            lambda z, r, t: step(values, z, r, t, *condition), ops.convert_to_tensor(z)
-        )
+        walked = sampler.walk(lambda z, r, t: step(values, z, r, t, *condition), z)
         return ops.convert_to_numpy(walked)
 
     def _compiled_step(self, sampler, guidance_scale):

@@ -95,7 +95,9 @@ def numpy_dit(network, z, r, t, labels=None):
     z, r, t = (np.asarray(a, "float64") for a in (z, r, t))
     b, (rows, columns), p, c = len(z), network.grid, network.patch_size, network.channels
     heads, width = network.heads, network.width
-    tokens = z.reshape(b, rows, p, columns, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
+    tokens = (
+        z.reshape(b, rows, p, columns, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
+    )
     x = _dense(tokens, weights) + _positions(rows, columns, width)
     times = {"t": t, "r": r, "t-r": t - r}
     cond = sum(_embed(times[name], weights, network.time_scale) for name in network.time_inputs)
@@ -106,7 +108,9 @@ def numpy_dit(network, z, r, t, labels=None):
         qkv, proj, fc1, fc2, mod = block
         m = np.split((_silu(cond) @ mod[0] + mod[1])[:, None], 6, axis=-1)
         h = _norm(x) * (1 + m[1]) + m[0]
-        q, k, v = (h @ qkv[0] + qkv[1]).reshape(b, -1, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+        q, k, v = (
+            (h @ qkv[0] + qkv[1]).reshape(b, -1, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+        )
         a = q @ k.transpose(0, 1, 3, 2) / np.sqrt(width // heads)
         a = np.exp(a - a.max(-1, keepdims=True))
         a = (a / a.sum(-1, keepdims=True)) @ v

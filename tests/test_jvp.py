@@ -63,9 +63,7 @@ def test_output_and_jvp_of_the_dit_are_those_of_numpy_in_float64(time_inputs):
 
 
 def test_qk_norm_passes_the_jvp():
-    network = DiT(
-        image_size=4, channels=2, patch_size=2, width=16, depth=1, heads=2, qk_norm=True
-    )
+    network = DiT(image_size=4, channels=2, patch_size=2, width=16, depth=1, heads=2, qk_norm=True)
     randomise(network)
     primals, tangents = _arguments((4, 4, 2))
 

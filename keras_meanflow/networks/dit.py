@@ -84,7 +84,7 @@ class DiT(Network):
             raise ValueError(
                 f"time_inputs are some of {sorted(TIME_INPUTS)}. Received: {tuple(time_inputs)}."
             )
-        self.image_size, self.channels, self.patch_size = image_size, channels, patch_size
+        self.image_size, self.channels, self.patch_size = height_width, channels, patch_size
         self.width, self.depth, self.heads = width, depth, heads
         self.mlp_ratio, self.qk_norm, self.time_scale = mlp_ratio, qk_norm, time_scale
         self.time_inputs = tuple(time_inputs)

@@ -43,6 +43,7 @@ class Sampler(Configurable, abc.ABC):
 
     def walk(self, step, z):
         """The same with `step(z, r, t)` given, compiled perhaps."""
+        z = ops.convert_to_tensor(z)
         ones = ops.ones((ops.shape(z)[0],), dtype="float32")
         for t, r in zip(self.grid[:-1], self.grid[1:], strict=True):
             z = step(z, float(r) * ones, float(t) * ones)

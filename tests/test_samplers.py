@@ -1,0 +1,52 @@
+"""Samplers on the Gaussian flow, whose map from noise to data is known."""
+
+import numpy as np
+import pytest
+from keras import ops
+from oracles import Gaussian
+
+from keras_meanflow.samplers import Euler, Heun, Jump
+
+GAUSSIAN = Gaussian(mu=0.7, s=0.5)
+NOISE = np.random.default_rng(0).standard_normal((5, 3, 2)).astype("float32")
+EXACT = 0.7 + 0.5 * NOISE  # the monotone map of N(0, 1) onto N(mu, s^2)
+
+
+def _error(sampler):
+    return np.max(np.abs(ops.convert_to_numpy(sampler(GAUSSIAN, NOISE)) - EXACT))
+
+
+@pytest.mark.parametrize(
+    "sampler", [Jump(steps=1), Jump(steps=2), Jump(steps=17), Jump(times=(1.0, 0.6, 0.05, 0.0))]
+)
+def test_jumps_of_the_exact_u_are_exact_on_any_grid(sampler):
+    assert _error(sampler) < 1e-5
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(Euler, 1), (Heun, 2)])
+def test_solvers_converge_at_their_order(sampler, order):
+    coarse, fine = _error(sampler(steps=32)), _error(sampler(steps=64))
+    assert np.log2(coarse / fine) == pytest.approx(order, abs=0.25)
+
+
+def test_heun_calls_the_velocity_at_both_ends_of_a_step():
+    calls = []
+
+    def v(z, r, t):
+        calls.append((float(r[0]), float(t[0])))
+        return 0.0 * z
+
+    Heun(steps=2)(v, ops.convert_to_tensor(NOISE))
+    assert calls == [(1.0, 1.0), (0.5, 0.5), (0.5, 0.5), (0.0, 0.0)]
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, True])
+def test_steps_below_one_are_refused(steps):
+    with pytest.raises(ValueError, match="steps must be an integer >= 1"):
+        Jump(steps=steps)
+
+
+@pytest.mark.parametrize("times", [(1.0,), (0.9, 0.0), (1.0, 0.1), (1.0, 0.2, 0.4, 0.0)])
+def test_a_grid_must_fall_from_one_to_zero(times):
+    with pytest.raises(ValueError, match="times must"):
+        Jump(times=times)
