@@ -1,4 +1,4 @@
-"""What the tests compare with: closed forms and NumPy float64 code that shares nothing with ours."""
+"""What the tests compare with: closed forms and NumPy float64 code that shares none of ours."""
 
 import numpy as np
 from keras import ops

@@ -66,7 +66,7 @@ def test_times_are_float32_ordered_and_in_the_unit_interval(sampler):
 
 def _all(sampler_class, **kwargs):
     sampler = sampler_class(fraction_r_equals_t=0.0, **kwargs)
-    return [np.concatenate(x) for x in zip(*(_draw(sampler, 4096, s) for s in range(16)))]
+    return np.concatenate([_draw(sampler, 4096, step) for step in range(16)], axis=1)
 
 
 def test_logit_normal_pairs_are_the_larger_and_smaller_of_two_draws():
