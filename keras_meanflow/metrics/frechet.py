@@ -14,8 +14,9 @@ from keras_meanflow.metrics.statistics import Moments, Statistics
 def trace_of_root(sigma1: np.ndarray, sigma2: np.ndarray) -> float:
     """`tr (sigma1 sigma2)^(1/2)`, as the sum of the singular values of `F1^T F2`, `F F^T = sigma`.
 
-    The factors come from eigen-decompositions. No root is taken of the product's eigenvalues, so
-    that a singular covariance costs 1e-16 of the largest of them, not the square root of that.
+    Every factor F gives the same singular values: that of Cholesky, or of an eigen-decomposition
+    where sigma is singular. No root is taken of the product's eigenvalues, so that rounding costs
+    1e-16 of the largest of them, not the square root of that.
 
     Args:
         sigma1: A covariance, (D, D).
@@ -162,6 +163,16 @@ def _distance_to(reference) -> Callable[[Moments], float]:
 
 
 def _factor(sigma):
+    """F with `F F^T = sigma`, (D, D): of Cholesky, or of the eigenvectors where it is singular."""
+    noise = len(sigma) * np.finfo(np.float64).eps * np.diagonal(sigma).max()
+    try:
+        lower = np.linalg.cholesky(sigma)
+    except np.linalg.LinAlgError:
+        return _eigen_factor(sigma)
+    return lower if np.diagonal(lower).min() ** 2 > noise else _eigen_factor(sigma)
+
+
+def _eigen_factor(sigma):
     """F with `F F^T = sigma`, (D, D); eigenvalues that are rounding noise count as 0."""
     values, vectors = np.linalg.eigh(sigma)
     noise = np.sqrt(len(values)) * np.finfo(np.float64).eps * values.max()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
 
 from keras_meanflow.metrics.estimate import dealt
 
-ROWS_PER_BLOCK = 100  # rows gathered for a block before its matrix product: 2,000 rows are held
+ROWS_PER_BLOCK = 400  # rows gathered for a block before its matrix product: 8,000 are held
+PANELS = 12
 
 
 class Moments:
     """Count, mean and scatter `S = sum (x - mean)(x - mean)^T` of rows, in float64.
 
     Sums of two sets of rows are exact (Chan's update), so that blocks can be merged and left out.
+    S is symmetric: panels hold it from the diagonal on, half of its memory and work.
 
     Args:
         width: The number of features, D.
@@ -26,31 +29,41 @@ class Moments:
     def __init__(self, width: int):
         self.count = 0
         self.mean = np.zeros(width)
-        self.scatter = np.zeros((width, width))
+        edges = [width * k // PANELS for k in range(PANELS + 1)]
+        self.spans = list(itertools.pairwise(edges))
+        self.panels = [np.zeros((b - a, width - a)) for a, b in self.spans]  # S[a:b, a:]
 
-    def add_rows(self, x: np.ndarray) -> None:
-        """Adds the rows of a (N, D) array."""
+    def add_rows(self, x: np.ndarray, product: np.ndarray) -> None:
+        """Adds the rows of a (N, D) array; `product` is working memory of `product_size(D)`."""
         if len(x):
             mean = x.mean(axis=0, dtype=np.float64)
-            jump = self._shift(len(x), mean)
-            rows = np.concatenate([x - mean, jump[None]])  # one product for both terms
-            self.scatter += rows.T @ rows
+            rows = np.empty((len(x) + 1, mean.size))  # one product for both terms
+            np.subtract(x, mean, out=rows[:-1])
+            rows[-1] = self._shift(len(x), mean)
+            for panel, (a, b) in zip(self.panels, self.spans, strict=True):
+                out = product[: panel.size].reshape(panel.shape)
+                panel += np.matmul(rows[:, a:b].T, rows[:, a:], out=out)
 
     def add(self, other: Moments) -> None:
         """Adds the rows that another one has seen."""
         if other.count:
             jump = self._shift(other.count, other.mean)
-            self.scatter += other.scatter
-            self.scatter += np.multiply.outer(jump, jump)
+            for panel, theirs, (a, b) in zip(self.panels, other.panels, self.spans, strict=True):
+                panel += theirs
+                panel += np.multiply.outer(jump[a:b], jump[a:])
 
     def without(self, part: Moments) -> Moments:
         """The moments of the rows that are not in `part`."""
-        rest = Moments(0)
+        rest = Moments(self.mean.size)
         rest.count = self.count - part.count
         rest.mean = (self.count * self.mean - part.count * part.mean) / rest.count
         jump = (part.mean - rest.mean) * np.sqrt(part.count * rest.count / self.count)
-        rest.scatter = self.scatter - part.scatter
-        rest.scatter -= np.multiply.outer(jump, jump)
+        for left, mine, theirs, (a, b) in zip(
+            rest.panels, self.panels, part.panels, self.spans, strict=True
+        ):
+            left += mine
+            left -= theirs
+            left -= np.multiply.outer(jump[a:b], jump[a:])
         return rest
 
     @property
@@ -58,7 +71,12 @@ class Moments:
         """The unbiased covariance, `S / (count - 1)`, (D, D)."""
         if self.count < 2:
             raise ValueError(f"A covariance needs at least 2 samples. Received {self.count}.")
-        return self.scatter / (self.count - 1)
+        full = np.empty((self.mean.size, self.mean.size))
+        for panel, (a, b) in zip(self.panels, self.spans, strict=True):
+            full[a:b, a:] = panel
+            full[a:, a:b] = panel.T
+        full /= self.count - 1
+        return full
 
     def _shift(self, count, mean):
         """Moves count and mean; returns the row `sqrt(ab/(a+b)) (mean_b - mean_a)`."""
@@ -70,10 +88,15 @@ class Moments:
         return jump
 
 
+def product_size(width: int) -> int:
+    """How many numbers the largest panel of a scatter has."""
+    return -(-width // PANELS) * width
+
+
 class Statistics:
     """Mean and covariance of (N, D) features that arrive in batches, in one pass and float64.
 
-    Memory is `blocks` matrices of D x D and 100 rows a block, whatever the number of samples.
+    Memory is half of `blocks` matrices of D x D and 400 rows a block, for any number of samples.
     Each group of `blocks` consecutive rows is dealt to the blocks by a random permutation that is
     fixed: blocks are equally large to one row, do not depend on batches, and do not fall in step
     with labels that repeat.
@@ -95,7 +118,7 @@ class Statistics:
             raise ValueError(f"`blocks` must be at least 1. Received {blocks}.")
         self.blocks = blocks
         self._parts = None
-        self._rows = None
+        self._rows = self._product = None
         self._start = self._folded = self._filled = 0
 
     def update(self, features: np.ndarray) -> None:
@@ -107,7 +130,9 @@ class Statistics:
         x = self._check(np.asarray(features))
         if self._parts is None:
             self._parts = [Moments(x.shape[1]) for _ in range(self.blocks)]
-            self._rows = np.empty((ROWS_PER_BLOCK * self.blocks, x.shape[1]))
+            self._rows = np.zeros((ROWS_PER_BLOCK * self.blocks, x.shape[1]), np.float32)
+            self._product = np.empty(product_size(x.shape[1]))
+        self._rows = self._rows.astype(np.result_type(self._rows, x), copy=False)
         while len(x):
             room = len(self._rows) - self._filled
             self._rows[self._filled : self._filled + len(x[:room])] = x[:room]
@@ -167,7 +192,7 @@ class Statistics:
         block = dealt(self._start + self._folded, self._filled - self._folded, self.blocks)
         rows = self._rows[self._folded : self._filled]
         for j in range(self.blocks):
-            self._parts[j].add_rows(rows[block == j])
+            self._parts[j].add_rows(rows[block == j], self._product)
         self._folded = self._filled
         if self._filled == len(self._rows):
             self._start, self._folded, self._filled = self._start + len(self._rows), 0, 0
@@ -180,7 +205,7 @@ class Statistics:
                 "Features must keep their width. "
                 f"Received width {x.shape[1]} after width {self._parts[0].mean.size}."
             )
-        if not np.isfinite(x).all():
+        if not np.isfinite(x.sum(dtype=np.float64)):
             row = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
             raise ValueError(f"Features must be finite. Received NaN or infinity in row {row}.")
         return x

@@ -22,7 +22,11 @@ from keras_meanflow.metrics import (
     precision_recall,
 )
 from keras_meanflow.metrics.estimate import jackknife
-from keras_meanflow.metrics.frechet import trace_of_root, trace_of_root_scipy
+from keras_meanflow.metrics.frechet import (
+    _eigen_factor,
+    trace_of_root,
+    trace_of_root_scipy,
+)
 from keras_meanflow.metrics.neighbours import radii
 from keras_meanflow.metrics.reference import npz_images
 
@@ -90,11 +94,18 @@ def test_frechet_distance_of_two_gaussians_is_the_closed_form():
     np.testing.assert_allclose(distance, 3 + np.sum((np.sqrt(s1) - np.sqrt(s2)) ** 2), rtol=1e-12)
 
 
-def test_both_routes_to_the_root_agree():
+def test_all_routes_to_the_root_agree():
     sigma1, sigma2 = random_covariance(1, 48), random_covariance(2, 48)
-    np.testing.assert_allclose(
-        trace_of_root(sigma1, sigma2), trace_of_root_scipy(sigma1, sigma2), rtol=1e-9
-    )
+    root = trace_of_root(sigma1, sigma2)
+    np.testing.assert_allclose(root, trace_of_root_scipy(sigma1, sigma2), rtol=1e-9)
+    eigen = _eigen_factor(sigma1).T @ _eigen_factor(sigma2)
+    np.testing.assert_allclose(root, np.linalg.norm(eigen, "nuc"), rtol=1e-12)
+
+
+def test_the_root_of_singular_covariances_is_that_of_the_rows():
+    x, y = philox(1).normal(size=(20, 64)), philox(2).normal(size=(30, 64))
+    written = np.linalg.norm(x @ y.T, "nuc") / np.sqrt(20 * 30)
+    np.testing.assert_allclose(trace_of_root(x.T @ x / 20, y.T @ y / 30), written, rtol=1e-12)
 
 
 @pytest.mark.parametrize("rank", [None, 20])
@@ -116,7 +127,7 @@ def test_statistics_are_those_of_numpy_far_from_the_origin():
 def test_neither_value_nor_interval_depends_on_the_batch_size(batch_size):
     real, fake, _ = feature_sets()
     reference = Reference.of(statistics_of(real))
-    x = np.concatenate([fake] * 4)  # more rows than the 2,000 that are gathered
+    x = np.concatenate([fake] * 14)  # more rows than the 8,000 that are gathered
     whole = frechet_with_interval(statistics_of(x, batch_size=64), reference)
     other = frechet_with_interval(statistics_of(x, batch_size=batch_size), reference)
     np.testing.assert_allclose(other.value, whole.value, rtol=1e-9)
@@ -142,7 +153,7 @@ def test_reading_statistics_in_between_changes_nothing_later():
         assert read.count
     for a, b in zip(read.parts(), unread.parts(), strict=True):
         assert a.count == b.count
-        np.testing.assert_allclose(a.scatter, b.scatter, atol=1e-10)
+        np.testing.assert_allclose(a.covariance, b.covariance, atol=1e-10)
 
 
 def test_merged_statistics_are_those_of_all_rows():
@@ -313,3 +324,12 @@ def test_bad_features_are_refused_by_name(tmp_path):
 
 def test_an_estimate_shows_its_interval():
     assert Estimate(3.0, 0.5).to_dict()["interval"] == pytest.approx([2.02, 3.98])
+
+
+def test_wider_numbers_after_narrow_ones_keep_their_precision():
+    x = philox(15).normal(size=(100, 3)) + 1e6
+    statistics = Statistics()
+    statistics.update(np.round(x[:50]).astype("float32"))
+    statistics.update(x[50:])
+    x[:50] = np.round(x[:50])
+    np.testing.assert_allclose(statistics.mean, x.mean(axis=0), rtol=1e-14)
