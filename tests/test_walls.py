@@ -15,7 +15,7 @@ BACKENDS = {"jax", "jaxlib", "tensorflow", "torch", "orbax"}
 LAYERS = (
     "backend configurable",
     "paths couplings times guidance weightings schedules "
-    "networks samplers codecs metrics data optimizers",
+    "networks samplers codecs metrics data optimizers pictures",
     "objectives",
     "flow_map generation horizon",
     "callbacks runs weights",
