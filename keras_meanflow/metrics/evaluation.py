@@ -17,12 +17,7 @@ from keras_meanflow.metrics.inception_score import InceptionScore
 from keras_meanflow.metrics.kid import kid_with_interval
 from keras_meanflow.metrics.neighbours import density_coverage, precision_recall
 from keras_meanflow.metrics.protocols import Protocol, described
-from keras_meanflow.metrics.reference import (
-    FeatureFile,
-    Reference,
-    features_path,
-    read_features,
-)
+from keras_meanflow.metrics.reference import FeatureFile, Reference, read_features
 from keras_meanflow.metrics.statistics import Statistics
 
 PAIRWISE = 10_000  # rows kept for KID and the neighbours, which visit all pairs
@@ -95,6 +90,7 @@ def evaluate_images(
                 score = score or InceptionScore(protocol.samples, min(10, protocol.samples))
                 score.update(outputs["logits"])
         report = {"protocol": protocol.to_dict(), **compare(gathered, reference)}
+    report["warnings"] += _other_shape(images.shape[1:], reference)
     if score is not None:
         report["inception_score"] = dict(zip(("mean", "std"), score.result(), strict=True))
     return report
@@ -123,12 +119,13 @@ def make_reference(
     Example:
         >>> reference = make_reference(npz_images("x.npz"), extract, "ref.npz", name="x")
     """
-    gathered, shape = _Gathered(features_path(path), pairwise, blocks=1), ()
-    for images in batches:
-        shape = images.shape[1:]
-        gathered.add(extract(images)["features"])
-    protocol = {**described(extract), "name": name, "image_shape": list(shape)}
-    Reference.of(gathered.statistics, protocol).save(path)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        gathered, shape = _Gathered(Path(folder) / "features.f32", pairwise, blocks=1), ()
+        for images in batches:
+            shape = images.shape[1:]
+            gathered.add(extract(images)["features"])
+        protocol = {**described(extract), "name": name, "image_shape": list(shape)}
+        gathered.reference(protocol).save(path)
     return Reference.load(path)
 
 
@@ -227,6 +224,13 @@ def _warnings(count, reference, width, rows):
             f"{FEWEST_PAIRWISE} samples or more: make the reference with `make_reference`."
         )
     return texts
+
+
+def _other_shape(shape, reference):
+    theirs = (reference.protocol or {}).get("image_shape", list(shape))
+    if list(shape) == theirs:
+        return []
+    return [f"The reference was made of images of {theirs}, the samples are {list(shape)}."]
 
 
 def _first(batches, samples):

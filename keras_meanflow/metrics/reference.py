@@ -76,7 +76,10 @@ class Reference:
         return cls(mean, covariance, count, protocol, rows)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `mu`, `sigma`, and `count` and `protocol` (JSON) where known, to an `.npz`."""
+        """Writes `mu`, `sigma`, and `count` and `protocol` (JSON) where known, to an `.npz`.
+
+        Features go into `.features.f32` beside it; such a file of an older reference goes away.
+        """
         if Path(path).suffix != ".npz":
             raise ValueError(f"Reference statistics are an .npz file. Received {path}.")
         extra = {}
@@ -85,6 +88,9 @@ class Reference:
         if self.protocol is not None:
             extra["protocol"] = json.dumps(self.protocol, sort_keys=True)
         np.savez(path, mu=self.mean, sigma=self.covariance, **extra)
+        features_path(path).unlink(missing_ok=True)
+        if self.features is not None:
+            np.asarray(self.features, "<f4").tofile(features_path(path))
 
 
 class FeatureFile:

@@ -163,6 +163,25 @@ def test_a_reference_of_others_is_taken_on_trust_and_said_so(extract):
     assert "taken on trust" in report["warnings"][0]
 
 
+def test_another_image_size_than_the_reference_is_said(tmp_path):
+    pixels = keras.Input((None, None, 3))
+    colour = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(pixels))
+    extract = FeatureExtractor("mean colour", colour)
+    images = philox(7).integers(0, 256, size=(60, 8, 8, 3), dtype=np.uint8)
+    reference = make_reference([images], extract, tmp_path / "r.npz", name="8 px")
+    protocol = Protocol.of(extract, **{**FIELDS, "samples": 60})
+    report = evaluate_images([images[:, :4, :4]], protocol, reference, extract)
+    assert "images of [8, 8, 3], the samples are [4, 4, 3]" in report["warnings"][0]
+
+
+def test_an_older_reference_leaves_no_features_behind(extract, tmp_path):
+    path = tmp_path / "reference.npz"
+    made = make_reference(batched(random_images(1, 100)), extract, path, name="noise", pairwise=70)
+    assert made.features.shape == (70, 16)
+    Reference(made.mean, made.covariance).save(path)
+    assert Reference.load(path).features is None
+
+
 def test_the_self_check_is_a_report_of_one_half_against_the_other(extract):
     images = random_images(5, 2000)
     report = self_check(batched(images, 50), extract)

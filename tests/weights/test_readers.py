@@ -7,10 +7,14 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from golden import metrics_weights
 
 from keras_meanflow.weights.pickles import interpret
 from keras_meanflow.weights.readers import read_safetensors, read_torch, read_weights
@@ -218,3 +222,26 @@ def test_a_safetensors_header_longer_than_the_file_is_refused(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 1000) + b"{}")
     with refused("header says 1000 bytes"):
         read_weights(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "safetensors"])
+def test_files_that_torch_and_safetensors_wrote_are_read_without_them(suffix):
+    path = Path(__file__).parents[1] / "golden" / f"metrics_weights.{suffix}"
+    found, expected = read_weights(path), metrics_weights.state()
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_reading_imports_no_torch():
+    path = Path(__file__).parents[1] / "golden" / "metrics_weights.pt"
+    code = (
+        "import sys; from keras_meanflow.weights.readers import read_weights\n"
+        f"read_weights({str(path)!r}); print('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("False"), done.stdout + done.stderr
