@@ -1,0 +1,61 @@
+"""A ring of eight Gaussians in the plane: the whole method in under a minute."""
+
+import keras
+import numpy as np
+
+from keras_meanflow import MLP, FlowMap, LogitNormal, MeanFlow
+from keras_meanflow.data import ArraySource
+from keras_meanflow.recipe import recipe
+from keras_meanflow.runs import Training
+
+
+@recipe
+def gaussian(
+    *,
+    seed: int = 0,
+    steps: int = 4000,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    averages: tuple[float, ...] = (0.999,),
+    width: int = 128,
+    depth: int = 3,
+    fraction_r_equals_t: float = 0.5,
+    points: int = 10_000,
+    sample_every: int | None = 1000,
+    log_every: int = 200,
+    checkpoint_seconds: float = 60.0,
+    jit_compile: bool | str = "auto",
+) -> Training:
+    """Eight Gaussians on a circle, learned by an MLP and drawn in one step.
+
+    Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
+    Command: keras-meanflow train gaussian
+    Cost: under a minute on two CPU cores.
+    """
+    keras.utils.set_random_seed(seed)
+    network = MLP(data_size=2, width=width, depth=depth)
+    objective = MeanFlow(times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t))
+    flow_map = FlowMap(network, objective, averages=averages, horizon=steps, seed=seed)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1))
+    flow_map.compile(keras.optimizers.Adam(schedule), jit_compile=jit_compile)
+    x = ring(points, seed)
+    return Training(
+        flow_map=flow_map,
+        data=ArraySource(x),
+        batch_size=batch_size,
+        steps=steps,
+        sample_labels=2000,
+        seed=seed,
+        log_every=log_every,
+        sample_every=sample_every,
+        reference=x[:2000],
+        checkpoint_seconds=checkpoint_seconds,
+    )
+
+
+def ring(n, seed):
+    """n points (n, 2) around eight centres on the unit circle, standard deviation 0.1."""
+    draws = np.random.default_rng(seed)
+    angle = 2 * np.pi * draws.integers(8, size=n) / 8
+    centres = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return (centres + 0.1 * draws.standard_normal((n, 2))).astype("float32")
