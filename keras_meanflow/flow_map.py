@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+# Loading a saved model finds its parts among the classes that have been imported.
+from keras_meanflow import couplings, networks, schedules, times  # noqa: F401
 from keras_meanflow.backend import Trainer, first_row, global_norm, lerp
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.configurable import register
@@ -60,7 +62,6 @@ class FlowMap(Trainer, Generation, keras.Model):
         self.network = network
         self.objective = MeanFlow() if objective is None else objective
         self.averages, self.seed = tuple(averages), int(seed)
-        self.average = self.averages[0] if self.averages else None
         self.fixed_horizon = horizon
         self.step = self._counter("step")
         self.start = self._counter("start")
@@ -72,6 +73,7 @@ class FlowMap(Trainer, Generation, keras.Model):
         self._untracked = types.SimpleNamespace(
             averages={decay: self._copies() for decay in self.averages}, calls_use=None, steps={}
         )
+        self.average = self.averages[0] if self.averages else None
         names = ("gradient_norm", *self.objective.logs)
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
@@ -260,6 +262,17 @@ class FlowMap(Trainer, Generation, keras.Model):
         self.evaluation_step.assign(0)
 
     # Averages
+
+    @property
+    def average(self):
+        """The decay of the average that generates, evaluates and is exported; None for raw."""
+        return self._untracked.average
+
+    @average.setter
+    def average(self, decay):
+        self.weights_of(decay)
+        self._untracked.average = decay
+        self.test_function = None  # it was compiled for the weights chosen before
 
     @property
     def chosen_weights(self):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_meanflow.backend import BACKEND, compiled
+from keras_meanflow.backend import BACKEND, compiled, export_arguments
 from keras_meanflow.samplers import Jump
 
 _FORMATS = {"jax": "tf_saved_model", "tensorflow": "tf_saved_model", "torch": "torch"}
@@ -151,18 +151,16 @@ class Generation:
             steps: number of jumps, or
             sampler: a `Sampler`.
             format: of `keras.Model.export`: "tf_saved_model" (default on TensorFlow and JAX),
-                "torch" (default on PyTorch), "onnx" and others where this backend has them.
+                "torch" (default on PyTorch, a `.pt2` file) and others where this backend has them.
             **kwargs: further arguments of `keras.Model.export`.
 
         Example:
             >>> flow_map.export("sampler")
         """
-        keras.Model.export(
-            self.sampling_model(sampler or Jump(steps=steps)),
-            filepath,
-            format=format or _FORMATS[BACKEND],
-            **kwargs,
-        )
+        model = self.sampling_model(sampler or Jump(steps=steps))
+        format = format or _FORMATS[BACKEND]
+        kwargs = {**export_arguments(format, len(model.inputs)), **kwargs}
+        keras.Model.export(model, filepath, format=format, **kwargs)
 
     def sampling_model(self, sampler):
         """A plain `keras.Model` from noise, or (noise, condition), to samples, weights copied."""

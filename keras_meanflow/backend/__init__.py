@@ -9,22 +9,48 @@ import keras
 BACKEND = keras.config.backend()
 
 if BACKEND == "jax":
-    from keras_meanflow.backend.jax import Trainer, compiled, first_row, global_norm, jvp, lerp
+    from keras_meanflow.backend.jax import (
+        Trainer,
+        compiled,
+        export_arguments,
+        first_row,
+        global_norm,
+        jvp,
+        lerp,
+    )
 elif BACKEND == "tensorflow":
     from keras_meanflow.backend.tensorflow import (
         Trainer,
         compiled,
+        export_arguments,
         first_row,
         global_norm,
         jvp,
         lerp,
     )
 elif BACKEND == "torch":
-    from keras_meanflow.backend.torch import Trainer, compiled, first_row, global_norm, jvp, lerp
+    from keras_meanflow.backend.torch import (
+        Trainer,
+        compiled,
+        export_arguments,
+        first_row,
+        global_norm,
+        jvp,
+        lerp,
+    )
 else:
     raise ImportError(
         "keras_meanflow needs forward-mode differentiation: KERAS_BACKEND must be jax, tensorflow "
         f"or torch. Received: {BACKEND!r}."
     )
 
-__all__ = ["BACKEND", "Trainer", "compiled", "first_row", "global_norm", "jvp", "lerp"]
+__all__ = [
+    "BACKEND",
+    "Trainer",
+    "compiled",
+    "export_arguments",
+    "first_row",
+    "global_norm",
+    "jvp",
+    "lerp",
+]

@@ -55,6 +55,12 @@ def compiled(fn, variables, jit=True):
     return jax.jit(call) if jit else call
 
 
+def export_arguments(format, inputs):
+    """What `keras.Model.export` needs here for any batch size: nothing."""
+    del format, inputs
+    return {}
+
+
 class Trainer:
     """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
 
@@ -74,8 +80,13 @@ class Trainer:
         logs, other, metrics = self._finish(finish, trainable, other, metrics)
         return logs, (trainable, other, optimizer, metrics)
 
-    def test_step(self, state, data):
-        """One evaluation step, with the chosen average in the weights' place."""
+    @property
+    def test_step(self):
+        """One evaluation step; a new function each time, since `jax.jit` knows methods again."""
+        return lambda state, data: self._test_step(state, data)
+
+    def _test_step(self, state, data):
+        """With the chosen average in the weights' place."""
         trainable, other, metrics = state
         scope = self._mapping(trainable, other)
         weights = dict((id(variable), value) for variable, value in scope)

@@ -46,6 +46,12 @@ def compiled(fn, variables, jit=True):
     return tf.function(call, jit_compile=True, reduce_retracing=True) if jit else call
 
 
+def export_arguments(format, inputs):
+    """What `keras.Model.export` needs here for any batch size: nothing."""
+    del format, inputs
+    return {}
+
+
 class Trainer:
     """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
 

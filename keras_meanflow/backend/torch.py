@@ -99,6 +99,12 @@ def compiled(fn, variables, jit=True):
     return call
 
 
+def export_arguments(format, inputs):
+    """What `keras.Model.export` needs for any batch size: PyTorch fixes it unless told."""
+    batch = {0: torch.export.Dim("batch", min=1)}
+    return {"dynamic_shapes": [([batch] * inputs,)]} if format == "torch" else {}
+
+
 class Trainer:
     """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
 
