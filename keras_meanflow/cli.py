@@ -97,7 +97,7 @@ def _one_line_errors():
     """What users can mend ends in one line and exit code 1."""
     try:
         yield
-    except (ValueError, ArithmeticError, OSError) as error:
+    except (ValueError, ArithmeticError, OSError, ImportError) as error:
         raise click.ClickException(" ".join(str(error).split())) from error
 
 

@@ -1,0 +1,209 @@
+"""The command line: what it writes, what it says, and that a mistake is one line and no file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from keras_meanflow import cli
+
+BACKEND = os.environ["KERAS_BACKEND"]
+
+OWN = '''
+import keras
+import numpy as np
+from keras_meanflow import MLP, FlowMap
+from keras_meanflow.data import ArraySource
+from keras_meanflow.recipe import recipe
+from keras_meanflow.runs import Training
+
+@recipe
+def mine(*, steps: int = 6, learning_rate: float = 1e-2, seed: int = 0, highest: int = 2):
+    """Three classes of points."""
+    keras.utils.set_random_seed(seed)
+    network = MLP(data_size=2, width=8, depth=1, num_classes=3)
+    flow_map = FlowMap(network, averages=(0.9,), horizon=steps, seed=seed)
+    flow_map.compile(keras.optimizers.Adam(learning_rate))
+    y = np.arange(30) % (highest + 1)
+    x = np.random.default_rng(0).standard_normal((30, 2)).astype("float32") + y[:, None]
+    data = ArraySource(x.astype("float32"), y)
+    return Training(flow_map=flow_map, data=data, batch_size=8, steps=steps, sample_labels=[0, 1])
+'''
+
+
+def call(*arguments):
+    """Runs a command in this process; its output and exit code."""
+    done = CliRunner().invoke(cli.main, [str(a) for a in arguments], prog_name="keras-meanflow")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.output, done.exit_code
+
+
+def refusal(*arguments):
+    """The one line of a command that fails."""
+    output, code = call(*arguments)
+    lines = output.splitlines()
+    assert code == 1 and lines[-1].startswith("Error: "), output
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A user's recipe, and a finished run of it."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own.py").write_text(OWN)
+    output, code = call("train", folder / "own.py", "--run", folder / "run")
+    assert code == 0 and "6 steps, 6 of them now" in output, output
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory that is to stay empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_recipes_are_listed_and_shown():
+    output, code = call("recipes")
+    assert code == 0
+    for name in ("digits", "gaussian"):
+        assert any(line.startswith(name) for line in output.splitlines())
+    output, code = call("recipes", "show", "gaussian")
+    assert code == 0 and "learning_rate=0.001" in output and "arXiv 2505.13447" in output
+
+
+def test_listing_needs_no_backend():
+    code = "import sys; from click.testing import CliRunner; from keras_meanflow.cli import main\n"
+    code += (
+        "out = CliRunner().invoke(main, ['recipes']); print(out.exit_code, 'keras' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "False"], done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, rule",
+    [
+        (["train", "gausian"], "no recipe 'gausian'. Did you mean gaussian"),
+        (["recipes", "show", "digit"], "Did you mean digits"),
+        (["train", "gaussian", "--set", "stebs=3"], "no knob 'stebs'. Did you mean steps"),
+        (["train", "gaussian", "--set", "steps=x"], "steps must be of type int. Received: 'x'"),
+        (["train", "gaussian", "--set", "batch_size=0"], "batch_size must be at least 1"),
+        (["train", "gaussian", "--set", "averages=1.5"], "averages are decays in"),
+        (["train", "absent.py"], "There is no file absent.py"),
+        (["sample", "runs/absent"], "There is no run in runs/absent"),
+        (["export", "runs/absent", "out"], "There is no run in runs/absent"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_file(arguments, rule, here):
+    assert rule in refusal(*arguments)
+    assert list(here.iterdir()) == []
+
+
+def test_labels_that_the_model_does_not_know_are_refused_before_anything_is_written(own, here):
+    assert "Labels must lie in 0..2" in refusal("train", own / "own.py", "--set", "highest=3")
+    assert list(here.iterdir()) == []
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(here):
+    output, code = call("train", "gaussian", "--dry-run", "--set", "width=16", "--set", "depth=1")
+    assert code == 0 and f"gaussian on {BACKEND}, in runs/gaussian" in output
+    # Two time embeddings, one hidden layer of [z, embed(t), embed(t - r)], the last layer.
+    parameters = 2 * (256 * 16 + 16 + 16 * 16 + 16) + (34 * 16 + 16) + (16 * 2 + 2)
+    assert f"{parameters:,} parameters" in output and "width=16" in output
+    assert list(here.iterdir()) == []
+
+
+def test_the_same_command_again_finds_the_run_finished(own):
+    output, code = call("train", own / "own.py", "--run", own / "run", "-q")
+    assert code == 0 and "Nothing was left to do" in output
+    settings = json.loads((own / "run" / "settings.json").read_text())
+    assert settings["recipe"].endswith("own.py:mine") and settings["knobs"]["steps"] == 6
+
+
+def test_other_knobs_for_an_existing_run_are_refused_by_name(own):
+    line = refusal("train", own / "own.py", "--run", own / "run", "--set", "steps=9")
+    assert "steps was 6, now 9" in line and "--run DIR" in line
+
+
+def test_a_step_that_is_not_finite_ends_in_one_line(own, here):
+    line = refusal("train", own / "own.py", "--set", "learning_rate=1e30", "--set", "steps=50")
+    assert " at step " in line and "Lower the learning rate" in line
+
+
+def test_samples_are_drawn_and_stored(own, here):
+    arguments = ["--labels", "0,2", "-n", "5", "--steps", "2", "--out", "a/b.png", "--npz"]
+    output, code = call("sample", own / "run", *arguments)
+    assert code == 0 and "5 samples: a/b.png, a/b.npz" in output
+    stored = np.load("a/b.npz")
+    assert stored["y"].tolist() == [0, 2, 0, 2, 0] and stored["x"].shape == (5, 2)
+    Image.open("a/b.png").verify()
+    assert sorted(path.name for path in Path("a").iterdir()) == ["b.npz", "b.png"]
+
+
+def test_seed_and_weights_are_what_samples_depend_on(own, here):
+    def samples(*options):
+        assert call("sample", own / "run", "--out", "x.png", "--npz", *options)[1] == 0
+        return np.load("x.npz")["x"]
+
+    first = samples("-n", "3", "--labels", "1")
+    np.testing.assert_allclose(samples("-n", "9", "--labels", "1")[:3], first, atol=1e-6)
+    for other in (["--seed", "1"], ["--raw"], ["--steps", "2"]):
+        assert np.abs(samples("-n", "3", "--labels", "1", *other) - first).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "options, rule",
+    [
+        (["--labels", "7"], "Labels must lie in 0..2"),
+        (["--labels", "x"], "--labels are numbers, as in 3 or 0,1,2 or 0-9. Received: 'x'"),
+        (["--labels", "2-0"], "--labels are numbers"),
+        (["--steps", "0"], "steps"),
+    ],
+)
+def test_wrong_samples_are_refused_and_leave_no_file(options, rule, own, here):
+    assert rule in refusal("sample", own / "run", "--out", "x.png", *options)
+    assert list(here.iterdir()) == []
+
+
+def test_a_run_is_exported(own, here):
+    output, code = call("export", own / "run", "sampler.pt2" if BACKEND == "torch" else "sampler")
+    assert code == 0 and "The sampler is in sampler" in output
+    assert any(path.name.startswith("sampler") for path in here.iterdir())
+
+
+def test_the_backend_is_asked_for_or_the_environments_or_recorded_or_installed(monkeypatch):
+    installed = ["tensorflow", "torch"]
+    monkeypatch.setattr(cli, "_is_installed", lambda name: name in installed)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    assert cli.choose_backend() == "tensorflow"
+    assert cli.choose_backend(recorded="torch") == "torch"
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    assert cli.choose_backend(recorded="tensorflow") == "torch"
+    assert cli.choose_backend("tensorflow") == "tensorflow"
+    with pytest.raises(ValueError, match=r"pip install 'keras_meanflow\[jax\]'"):
+        cli.choose_backend("jax")
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    with pytest.raises(ValueError, match="one of jax, tensorflow, torch. Received: 'numpy'"):
+        cli.choose_backend()
+    monkeypatch.delenv("KERAS_BACKEND")
+    installed.clear()
+    with pytest.raises(ValueError, match="No backend is installed"):
+        cli.choose_backend()
+
+
+def test_the_option_wins_over_the_environment_and_nothing_is_chattered(here):
+    command = [sys.executable, "-c", "from keras_meanflow.cli import main; main()"]
+    command += ["train", "gaussian", "--dry-run", "--backend", BACKEND]
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith(f"gaussian on {BACKEND}")
