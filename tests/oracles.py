@@ -135,3 +135,76 @@ def relative_error(a, b):
     """||a - b|| / ||b||."""
     a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
     return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+# The official JAX MeanFlow at a small size: its weights' names, our order, and shared draws.
+
+OFFICIAL = dict(
+    image_size=8,
+    channels=3,
+    patch_size=2,
+    width=24,
+    depth=2,
+    heads=3,
+    num_classes=5,
+    rows=16,
+    guidances={  # omega, kappa, start, end
+        "none": (1.0, 0.0, 0.0, 1.0),
+        "omega": (2.0, 0.0, 0.0, 1.0),
+        "kappa": (1.0, 0.5, 0.0, 1.0),
+        "interval": (0.2, 0.92, 0.3, 0.8),
+    },
+)
+
+
+def official_parameters():
+    """(name, shape) of each weight in the order of our DiT's `trainable_variables`."""
+    d, p = OFFICIAL["width"], OFFICIAL["patch_size"]
+    patch = p * p * OFFICIAL["channels"]
+
+    def linear(name, rows, columns, layer="/_flax_linear"):
+        return [(f"{name}{layer}/kernel", (rows, columns)), (f"{name}{layer}/bias", (columns,))]
+
+    out = [
+        ("x_embedder/proj/kernel", (p, p, OFFICIAL["channels"], d)),
+        ("x_embedder/proj/bias", (d,)),
+    ]
+    for embedder in ("t_embedder", "h_embedder"):
+        out += linear(f"{embedder}/mlp/layers_0", 256, d) + linear(f"{embedder}/mlp/layers_2", d, d)
+    labels = (OFFICIAL["num_classes"] + 1, d)
+    out.append(("y_embedder/embedding_table/_flax_embedding/embedding", labels))
+    for i in range(OFFICIAL["depth"]):
+        block = f"blocks/layers_{i}"
+        out += linear(f"{block}/attn/qkv", d, 3 * d) + linear(f"{block}/attn/proj", d, d)
+        out += linear(f"{block}/mlp/fc1", d, 4 * d) + linear(f"{block}/mlp/fc2", 4 * d, d)
+        out += linear(f"{block}/adaLN_modulation/layers_1", d, 6 * d)
+    out += linear("final_layer/adaLN_modulation/layers_1", d, 2 * d)
+    return out + linear("final_layer/linear", d, patch)
+
+
+def official_names():
+    """The official names in our order."""
+    return [name for name, _ in official_parameters()]
+
+
+def official_weights():
+    """Random weights in the official shapes; ours have the patch kernel as a matrix."""
+    return random_weights([shape for _, shape in official_parameters()], seed=11)
+
+
+def official_directions():
+    """Four random directions for each gradient."""
+    shapes = [(4, *shape) for _, shape in official_parameters()]
+    return random_weights(shapes, seed=12, scale=1.0)
+
+
+def official_draws():
+    """Data, labels, noise, times (r < t on rows 3, 7, 11, 15) and dropped rows."""
+    rng = np.random.Generator(np.random.Philox(key=13))
+    rows, shape = OFFICIAL["rows"], (OFFICIAL["image_size"],) * 2 + (OFFICIAL["channels"],)
+    x, e = rng.standard_normal((2, rows, *shape)).astype("float32")
+    t = (1.0 / (1.0 + np.exp(0.4 - rng.standard_normal(rows)))).astype("float32")
+    r = np.where(np.arange(rows) % 4 == 3, 0.4 * t, t).astype("float32")
+    labels = (np.arange(rows) % OFFICIAL["num_classes"]).astype("int32")
+    drop = np.isin(np.arange(rows), [0, 5, 7])
+    return {"x": x, "e": e, "t": t, "r": r, "labels": labels, "drop": drop}

@@ -1,0 +1,90 @@
+"""MeanFlow against the official JAX code on the same weights, data, noise and times.
+
+`golden/official_meanflow.py` wrote what it compares with, in float64.
+"""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from oracles import OFFICIAL, official_directions, official_draws, official_weights, relative_error
+
+from keras_meanflow import DiT, FlowMap, Guidance, LogitNormal, MeanFlow
+from keras_meanflow.backend import BACKEND
+from keras_meanflow.backend.random import Keys
+from keras_meanflow.objectives import Draws
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "official_meanflow.npz")
+WEIGHTS = [w.reshape(-1, w.shape[-1]) if w.ndim == 4 else w for w in official_weights()]
+
+
+def _network():
+    sizes = "image_size channels patch_size width depth heads num_classes".split()
+    network = DiT(**{name: OFFICIAL[name] for name in sizes})
+    for variable, value in zip(network.trainable_variables, WEIGHTS, strict=True):
+        variable.assign(value)
+    return network
+
+
+def test_the_networks_output_is_the_official_ones():
+    draws = official_draws()
+    labels = np.where(draws["drop"], OFFICIAL["num_classes"], draws["labels"])
+    u = _network()(draws["x"], draws["r"], draws["t"], labels)
+    assert relative_error(ops.convert_to_numpy(u), GOLDEN["u"]) < 3e-6
+
+
+class Recorder(keras.optimizers.SGD):
+    """Plain gradient descent with rate 1: the weights' movement is the gradient."""
+
+    def __init__(self):
+        super().__init__(learning_rate=1.0)
+
+
+class SameDraws(MeanFlow):
+    """MeanFlow whose draws are the stored ones."""
+
+    def draw(self, keys, x, condition=None):
+        draws = official_draws()
+        return Draws(*(ops.convert_to_tensor(draws[name]) for name in ("r", "t", "e", "drop")))
+
+
+COMPILED = {"jax": list(OFFICIAL["guidances"]), "tensorflow": ["kappa"], "torch": []}[BACKEND]
+CASES = [(name, True) for name in COMPILED]
+CASES += [(name, False) for name in OFFICIAL["guidances"] if BACKEND != "jax"]
+
+
+@pytest.mark.parametrize(("name", "jit"), CASES)
+def test_loss_and_every_gradient_are_the_official_ones_through_fit(name, jit):
+    omega, kappa, start, end = OFFICIAL["guidances"][name]
+    guidance = Guidance(omega=omega, kappa=kappa, start=start, end=end) if name != "none" else None
+    flow_map = FlowMap(_network(), SameDraws(guidance=guidance), averages=())
+    flow_map.compile(Recorder(), jit_compile=jit)
+    draws = official_draws()
+    rows = OFFICIAL["rows"]
+    history = flow_map.fit(draws["x"], draws["labels"], batch_size=rows, verbose=0, shuffle=False)
+    index = list(OFFICIAL["guidances"]).index(name)
+    assert history.history["loss"][0] == pytest.approx(GOLDEN["loss"][index], rel=1e-5)
+
+    moved = [ops.convert_to_numpy(v.value) for v in flow_map.network.trainable_variables]
+    expected = GOLDEN["gradients"][index * len(WEIGHTS) : (index + 1) * len(WEIGHTS)]
+    largest = max(norm for norm, *_ in expected)
+    for before, after, directions, (norm, *products) in zip(
+        WEIGHTS, moved, official_directions(), expected, strict=True
+    ):
+        gradient = (before - after).astype("float64").reshape(directions.shape[1:])
+        length = np.linalg.norm(directions[0])
+        # Rounding of the subtraction adds eps |w|, which counts where the gradient is small.
+        slack = 1e-7 * np.linalg.norm(before)
+        assert np.linalg.norm(gradient) == pytest.approx(norm, rel=2e-5, abs=slack + 1e-7 * largest)
+        found = np.tensordot(directions, gradient, gradient.ndim)
+        np.testing.assert_allclose(
+            found / length, np.array(products) / length, rtol=0, atol=2e-5 * norm + slack
+        )
+
+
+def test_the_golden_draws_have_r_below_t_where_the_sampler_puts_them():
+    draws = official_draws()
+    r, t = LogitNormal().draw(Keys(seed=0, step=0), OFFICIAL["rows"])
+    np.testing.assert_array_equal(ops.convert_to_numpy(r < t), draws["r"] < draws["t"])
