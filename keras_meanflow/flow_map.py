@@ -2,6 +2,7 @@
 
 import contextlib
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ from keras import ops
 
 # Loading a saved model finds its parts among the classes that have been imported.
 from keras_meanflow import couplings, networks, schedules, times  # noqa: F401
-from keras_meanflow.backend import Trainer, first_row, global_norm, lerp
+from keras_meanflow.backend import Trainer, first_row, global_norm, lerp, may_compile
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.configurable import register
 from keras_meanflow.generation import Generation
@@ -126,6 +127,11 @@ class FlowMap(Trainer, Generation, keras.Model):
                     "the step. The loss belongs to the objective: MeanFlow(loss=...). "
                     f"Received: {name}={value!r}."
                 )
+        if not may_compile() and kwargs.get("jit_compile", "auto") is not False:
+            warnings.warn(
+                "Over several TensorFlow replicas the step runs without XLA.", stacklevel=2
+            )
+            kwargs["jit_compile"] = False
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config):

@@ -1,6 +1,7 @@
 """How long a `fit` is, for the schedules."""
 
 import keras
+from keras import ops
 
 from keras_meanflow.schedules import is_scheduled
 
@@ -26,5 +27,5 @@ class Horizon(keras.callbacks.Callback):
                     "length: give fit(steps_per_epoch=...) or FlowMap(horizon=...)."
                 )
             return
-        model.start.assign(int(model.step.value) // model.accumulation)
+        model.start.assign(int(ops.convert_to_numpy(model.step)) // model.accumulation)
         model.horizon.assign(self.params["epochs"] * steps // model.accumulation)

@@ -17,6 +17,7 @@ if BACKEND == "jax":
         global_norm,
         jvp,
         lerp,
+        may_compile,
     )
 elif BACKEND == "tensorflow":
     from keras_meanflow.backend.tensorflow import (
@@ -27,6 +28,7 @@ elif BACKEND == "tensorflow":
         global_norm,
         jvp,
         lerp,
+        may_compile,
     )
 elif BACKEND == "torch":
     from keras_meanflow.backend.torch import (
@@ -37,6 +39,7 @@ elif BACKEND == "torch":
         global_norm,
         jvp,
         lerp,
+        may_compile,
     )
 else:
     raise ImportError(
@@ -53,4 +56,5 @@ __all__ = [
     "global_norm",
     "jvp",
     "lerp",
+    "may_compile",
 ]

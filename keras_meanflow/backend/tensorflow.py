@@ -52,6 +52,14 @@ def export_arguments(format, inputs):
     return {}
 
 
+def may_compile():
+    """Whether XLA may compile the step: not over several replicas.
+
+    Under `MirroredStrategy` XLA looks for a replica's variables on another device.
+    """
+    return tf.distribute.get_strategy().num_replicas_in_sync == 1
+
+
 class Trainer:
     """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
 

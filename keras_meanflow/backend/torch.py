@@ -105,6 +105,11 @@ def export_arguments(format, inputs):
     return {"dynamic_shapes": [([batch] * inputs,)]} if format == "torch" else {}
 
 
+def may_compile():
+    """Whether the step may be compiled: always."""
+    return True
+
+
 class Trainer:
     """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
 
