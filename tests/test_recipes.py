@@ -1,8 +1,14 @@
 """Recipes: found, shown, turned by their knobs; each of ours takes two real steps."""
 
+import keras
+import numpy as np
 import pytest
+from keras import ops
 
+from keras_meanflow import Guidance
+from keras_meanflow.networks.dit import SIZES
 from keras_meanflow.recipe import Found, find, recipe, recipes, recipes_in, resolve
+from keras_meanflow.runs import train
 
 OWN = '''
 from keras_meanflow.recipe import recipe
@@ -124,3 +130,95 @@ def test_the_source_says_what_the_function_does():
         assert f"Command: keras-meanflow train {found.name}" in found.doc
         assert {k: eval(v) for k, v in found.defaults.items()} == resolve(function, [])
         assert found in recipes_in(found.file)
+
+
+# XLA is slow to compile: on TensorFlow graphs are faster to make, on JAX single operations are not.
+JIT = keras.config.backend() == "jax"
+SMALL = dict(steps=2, batch_size=4, width=8, jit_compile=JIT, depth=0)
+DATA = {  # the data that a recipe asks for, small
+    "mnist": dict(x_train=np.zeros((6, 28, 28), "uint8"), y_train=np.arange(6)),
+    "eurosat": dict(x_train=np.zeros((6, 32, 32, 3), "uint8"), y_train=np.arange(6)),
+    "imagenet256": dict(
+        x=np.random.default_rng(0).standard_normal((6, 32, 32, 4)).astype("float32"),
+        y=np.arange(6) * 199,
+    ),
+}
+
+
+def data_for(name):
+    return DATA.get(name.partition("_")[0])
+
+
+def small_training(name, folder, **changes):
+    knobs = {**SMALL, **changes}
+    if "heads" in find(name).defaults:
+        knobs |= dict(heads=2)
+    if data_for(name):
+        np.savez(folder / "data.npz", **data_for(name))
+        knobs |= dict(data=str(folder / "data.npz"))
+    return find(name).load()(**knobs)
+
+
+def assert_moves(flow_map, train_it):
+    """Two steps of training, after which weights have changed and are finite."""
+    weights = flow_map.network.trainable_variables
+    before = [ops.convert_to_numpy(weight).copy() for weight in weights]
+    train_it()
+    assert int(flow_map.step.value) == 2
+    pairs = zip(before, weights, strict=True)
+    moved = [np.abs(ops.convert_to_numpy(weight) - old).max() for old, weight in pairs]
+    assert max(moved) > 0.0 and np.isfinite(moved).all()
+
+
+# The Gaussian is trained by tests/test_runs.py.
+@pytest.mark.parametrize("name", [name for name in recipes() if data_for(name)])
+def test_every_recipe_takes_two_real_steps_at_reduced_size(name, tmp_path):
+    training = small_training(name, tmp_path, depth=int(name == "imagenet256_dit_b4"))
+    training.check()
+    fit = dict(steps_per_epoch=2, shuffle=False, verbose=0)
+    assert_moves(training.flow_map, lambda: training.flow_map.fit(training.batches(), **fit))
+
+
+def test_the_default_recipe_runs_to_its_pictures(tmp_path):
+    training = small_training("digits", tmp_path, depth=1, warmup_steps=0)
+    assert_moves(training.flow_map, lambda: train(training, tmp_path / "run", verbose=0))
+    assert (tmp_path / "run" / "samples.png").exists()
+    assert (tmp_path / "run" / "curve.png").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if data_for(name)])
+def test_a_recipe_without_its_data_says_which_file_it_needs(name):
+    with pytest.raises(ValueError, match=r"needs --set data=PATH.* Received: None"):
+        find(name).load()()
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if data_for(name)])
+def test_data_of_another_size_is_refused(name, tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.zeros((6, 16, 16, 2), "uint8"), y=np.arange(6))
+    with pytest.raises(ValueError, match="Images must be .* Received"):
+        find(name).load()(data=str(tmp_path / "data.npz"), width=8, depth=1, heads=2)
+
+
+PUBLISHED = {  # table 4: size, epochs, omega' = omega / (1 - kappa), omega, interval
+    "imagenet256_dit_b4": ("B/4", 80, 2.0, 1.0, (0.0, 1.0)),
+    "imagenet256_dit_b2": ("B/2", 240, 2.0, 1.0, (0.0, 1.0)),
+    "imagenet256_dit_l2": ("L/2", 240, 2.5, 0.2, (0.0, 0.8)),
+    "imagenet256_dit_xl2": ("XL/2", 240, 2.5, 0.2, (0.0, 0.75)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_imagenet_recipes_have_the_settings_of_table_4(name, tmp_path):
+    size, epochs, scale, omega, interval = PUBLISHED[name]
+    knobs = resolve(find(name).load(), [])
+    name_of_size, _, patch = size.partition("/")
+    assert (knobs["depth"], knobs["width"], knobs["heads"]) == SIZES[name_of_size]
+    assert (knobs["patch_size"], knobs["batch_size"]) == (int(patch), 256)
+    assert (knobs["learning_rate"], knobs["averages"]) == (1e-4, (0.9999,))
+    assert abs(knobs["steps"] * 256 / 1_281_167 - epochs) < 0.5
+    training = small_training(name, tmp_path)
+    guidance = training.flow_map.objective.guidance
+    assert isinstance(guidance, Guidance) and guidance.omega == omega
+    assert guidance.omega / (1 - guidance.kappa) == pytest.approx(scale)
+    assert (guidance.start, guidance.end) == interval
+    assert training.flow_map.optimizer.beta_2 == 0.95
