@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_meanflow import DiT, FlowMap, LogitNormal, MeanFlow
+from keras_meanflow import DiT, FlowMap, Guidance, LogitNormal, MeanFlow
 from keras_meanflow.data import load_digits
 from keras_meanflow.recipe import recipe
 from keras_meanflow.runs import Training
@@ -13,15 +13,17 @@ from keras_meanflow.runs import Training
 def digits(
     *,
     seed: int = 0,
-    steps: int = 3000,
-    batch_size: int = 128,
+    steps: int = 4000,
+    batch_size: int = 64,
     learning_rate: float = 1e-3,
-    warmup_steps: int = 100,
+    warmup_steps: int = 200,
     averages: tuple[float, ...] = (0.999,),
-    width: int = 128,
+    width: int = 96,
     depth: int = 4,
     heads: int = 4,
     patch_size: int = 2,
+    omega: float = 1.0,
+    kappa: float = 0.2,
     fraction_r_equals_t: float = 0.5,
     label_dropout: float = 0.1,
     sample_every: int | None = 500,
@@ -30,6 +32,9 @@ def digits(
     jit_compile: bool | str = "auto",
 ) -> Training:
     """The 8x8 digits that ship with the package, by class, with a small DiT.
+
+    Trains on every other digit; the others are there to judge by. Guidance of effective scale
+    omega / (1 - kappa) = 1.25 trades a little variety for clearer classes.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train digits
@@ -45,16 +50,18 @@ def digits(
         num_classes=10,
     )
     objective = MeanFlow(
-        times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t), label_dropout=label_dropout
+        times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t),
+        guidance=Guidance(omega=omega, kappa=kappa),
+        label_dropout=label_dropout,
     )
     flow_map = FlowMap(network, objective, averages=averages, horizon=steps, seed=seed)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(steps - warmup_steps, 1), warmup_target=learning_rate, warmup_steps=warmup_steps
     )
-    flow_map.compile(keras.optimizers.Adam(schedule), jit_compile=jit_compile)
+    flow_map.compile(keras.optimizers.Adam(schedule, beta_2=0.99), jit_compile=jit_compile)
     return Training(
         flow_map=flow_map,
-        data=load_digits(),
+        data=load_digits("train"),
         batch_size=batch_size,
         steps=steps,
         sample_labels=np.repeat(np.arange(10), 10),

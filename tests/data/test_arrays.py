@@ -36,6 +36,17 @@ def test_the_digits_are_those_of_uci():
     assert y[:10].tolist() == list(range(10))
 
 
+def test_the_halves_of_the_digits_are_every_other_one():
+    x, y = load_digits()
+    for split, first, count in (("train", 0, 899), ("test", 1, 898)):
+        half, labels = load_digits(split)
+        assert len(half) == count
+        np.testing.assert_array_equal(half, x[first::2])
+        np.testing.assert_array_equal(labels, y[first::2])
+    with pytest.raises(ValueError, match="split is one of all, train, test. Received: 'valid'"):
+        load_digits("valid")
+
+
 def test_8_bit_pixels_become_minus_one_to_one(npz):
     x, y = load_arrays(npz(x=np.array([[[0, 51, 255]]], "uint8")))
     np.testing.assert_allclose(x, [[[[-1], [-0.6], [1]]]], atol=1e-7)
