@@ -177,6 +177,35 @@ def test_a_partial_last_batch_trains():
     assert int(flow_map.step.value) == 4
 
 
+def _source(kind):
+    """The first 16 rows as batches of 8, as a data source of the backend."""
+    batches = [(X[i : i + 8], Y[i : i + 8]) for i in (0, 8)]
+    if kind == "generator":
+        return (batch for batch in batches)
+    if BACKEND == "torch":
+        import torch
+
+        rows = torch.utils.data.TensorDataset(torch.from_numpy(X[:16]), torch.from_numpy(Y[:16]))
+        return torch.utils.data.DataLoader(rows, batch_size=8)
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((X[:16], Y[:16])).batch(8)
+
+
+def test_every_data_source_of_keras_gives_the_same_weights():
+    weights = []
+    for source in (None, "generator", "loader"):
+        flow_map = _model()
+        if source is None:
+            flow_map.fit(X[:16], Y[:16], batch_size=8, shuffle=False, verbose=0)
+        else:
+            flow_map.fit(_source(source), steps_per_epoch=2, shuffle=False, verbose=0)
+        weights.append([ops.convert_to_numpy(w) for w in flow_map.network.trainable_variables])
+    for other in weights[1:]:
+        for a, b in zip(weights[0], other, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_sample_weights_multiply_the_loss():
     flow_map = _model(averages=())
     weight = np.full(40, 2.0, "float32")
