@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_meanflow import MLP, FlowMap, LogitNormal, MeanFlow
+from keras_meanflow import MLP, FlowMap, MeanFlow, SquaredError, Uniform
 from keras_meanflow.data import ArraySource
 from keras_meanflow.recipe import recipe
 from keras_meanflow.runs import Training
@@ -15,11 +15,11 @@ def gaussian(
     seed: int = 0,
     steps: int = 4000,
     batch_size: int = 256,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     averages: tuple[float, ...] = (0.999,),
     width: int = 128,
     depth: int = 3,
-    fraction_r_equals_t: float = 0.5,
+    fraction_r_equals_t: float = 0.25,
     points: int = 10_000,
     sample_every: int | None = 1000,
     log_every: int = 200,
@@ -28,13 +28,20 @@ def gaussian(
 ) -> Training:
     """Eight Gaussians on a circle, learned by an MLP and drawn in one step.
 
+    The loss is the plain squared error: in two dimensions the adaptive weight 1 / ||d||^2 lets the
+    few small errors rule, and the samples shrink to the middle of each Gaussian.
+
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train gaussian
-    Cost: under a minute on two CPU cores.
+    Cost: on two busy CPU cores 32 s on JAX, 51 s on TensorFlow, 104 s on PyTorch.
+    Expected: 86 % of the samples within three standard deviations of a centre (data: 99 %), but
+        thinner than the data: 0.12 across the ring (data: 0.20); in four steps 0.19.
     """
     keras.utils.set_random_seed(seed)
     network = MLP(data_size=2, width=width, depth=depth)
-    objective = MeanFlow(times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t))
+    objective = MeanFlow(
+        times=Uniform(fraction_r_equals_t=fraction_r_equals_t), loss=SquaredError()
+    )
     flow_map = FlowMap(network, objective, averages=averages, horizon=steps, seed=seed)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1))
     flow_map.compile(keras.optimizers.Adam(schedule), jit_compile=jit_compile)
@@ -54,8 +61,8 @@ def gaussian(
 
 
 def ring(n, seed):
-    """n points (n, 2) around eight centres on the unit circle, standard deviation 0.1."""
+    """n points (n, 2) around eight centres on a circle of radius 2, standard deviation 0.2."""
     draws = np.random.default_rng(seed)
     angle = 2 * np.pi * draws.integers(8, size=n) / 8
     centres = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return (centres + 0.1 * draws.standard_normal((n, 2))).astype("float32")
+    return (2.0 * centres + 0.2 * draws.standard_normal((n, 2))).astype("float32")

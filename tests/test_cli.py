@@ -76,7 +76,7 @@ def test_recipes_are_listed_and_shown():
     for name in ("digits", "gaussian"):
         assert any(line.startswith(name) for line in output.splitlines())
     output, code = call("recipes", "show", "gaussian")
-    assert code == 0 and "learning_rate=0.001" in output and "arXiv 2505.13447" in output
+    assert code == 0 and "points=10000" in output and "arXiv 2505.13447" in output
 
 
 def test_listing_needs_no_backend():
