@@ -11,6 +11,7 @@ os.environ.setdefault("KERAS_BACKEND", next(filter(find_spec, BACKENDS), "jax"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("OMP_NUM_THREADS", THREADS)
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a shared machine
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", THREADS)
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
