@@ -13,7 +13,7 @@ from keras_meanflow.runs import Training
 def digits(
     *,
     seed: int = 0,
-    steps: int = 3400,
+    steps: int = 3700,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     warmup_steps: int = 200,
@@ -23,7 +23,7 @@ def digits(
     heads: int = 4,
     patch_size: int = 2,
     omega: float = 1.0,
-    kappa: float = 0.15,
+    kappa: float = 0.08,
     fraction_r_equals_t: float = 0.5,
     label_dropout: float = 0.1,
     sample_every: int | None = 500,
@@ -34,10 +34,11 @@ def digits(
     """The 8x8 digits that ship with the package, by class, with a small DiT.
 
     Trains on every other digit; the others are there to judge by. Guidance of effective scale
-    omega / (1 - kappa) = 1.18 trades a little variety for clearer classes.
+    omega / (1 - kappa) = 1.09 trades a little variety for clearer classes.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train digits
+    Cost: 74 ms a step on two CPU cores on JAX, about 280 s.
     """
     keras.utils.set_random_seed(seed)
     network = DiT(
