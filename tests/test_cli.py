@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from keras_meanflow import cli
+from keras_meanflow.cli import backend as cli_backend
 
 BACKEND = os.environ["KERAS_BACKEND"]
 
@@ -181,22 +182,22 @@ def test_a_run_is_exported(own, here):
 
 def test_the_backend_is_asked_for_or_the_environments_or_recorded_or_installed(monkeypatch):
     installed = ["tensorflow", "torch"]
-    monkeypatch.setattr(cli, "_is_installed", lambda name: name in installed)
+    monkeypatch.setattr(cli_backend, "is_installed", lambda name: name in installed)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
-    assert cli.choose_backend() == "tensorflow"
-    assert cli.choose_backend(recorded="torch") == "torch"
+    assert cli_backend.choose_backend() == "tensorflow"
+    assert cli_backend.choose_backend(recorded="torch") == "torch"
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    assert cli.choose_backend(recorded="tensorflow") == "torch"
-    assert cli.choose_backend("tensorflow") == "tensorflow"
+    assert cli_backend.choose_backend(recorded="tensorflow") == "torch"
+    assert cli_backend.choose_backend("tensorflow") == "tensorflow"
     with pytest.raises(ValueError, match=r"pip install 'keras_meanflow\[jax\]'"):
-        cli.choose_backend("jax")
+        cli_backend.choose_backend("jax")
     monkeypatch.setenv("KERAS_BACKEND", "numpy")
     with pytest.raises(ValueError, match="one of jax, tensorflow, torch. Received: 'numpy'"):
-        cli.choose_backend()
+        cli_backend.choose_backend()
     monkeypatch.delenv("KERAS_BACKEND")
     installed.clear()
     with pytest.raises(ValueError, match="No backend is installed"):
-        cli.choose_backend()
+        cli_backend.choose_backend()
 
 
 def test_the_option_wins_over_the_environment_and_nothing_is_chattered(here):

@@ -1,0 +1,19 @@
+"""The command line, `keras-meanflow`: one file a command or two.
+
+Keras is imported inside the commands, once the backend is chosen.
+"""
+
+import click
+
+from keras_meanflow.cli.sample import export, sample
+from keras_meanflow.cli.train import recipes_command, train
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="keras_meanflow")
+def main():
+    """Train and use MeanFlow models: one network, one step."""
+
+
+for command in (recipes_command, train, sample, export):
+    main.add_command(command)

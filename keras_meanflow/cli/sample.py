@@ -1,0 +1,107 @@
+"""`keras-meanflow sample` and `export`."""
+
+from pathlib import Path
+
+import click
+
+from keras_meanflow.cli.backend import backend_option, load_run, one_line_errors, verbose_option
+
+
+@click.command()
+@click.argument("run_dir", metavar="RUN")
+@click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9; default all of them in turn.")
+@click.option("-n", "count", type=click.IntRange(1), default=100, help="Number of samples.")
+@click.option("--steps", type=int, default=1, help="Jumps of the flow map.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
+@click.option("--average/--raw", default=True, help="Averaged or raw weights.")
+@click.option("--guidance-scale", type=float, help="For models without guidance in training.")
+@click.option("--columns", type=click.IntRange(1), help="Of the picture.")
+@click.option("--out", type=click.Path(), help="Picture to write; default RUN/generated.png.")
+@click.option("--npz", is_flag=True, help="Also write the samples, beside the picture.")
+@backend_option
+@verbose_option
+def sample(
+    run_dir,
+    labels,
+    count,
+    steps,
+    seed,
+    average,
+    guidance_scale,
+    columns,
+    out,
+    npz,
+    backend,
+    verbose,
+):
+    """Draw samples with the model of a RUN."""
+    with one_line_errors():
+        flow_map = load_run(run_dir, backend)
+        if not average:
+            flow_map.average = None
+        labels = _labels(labels, count, flow_map.network.num_classes)
+        samples = flow_map.generate(
+            labels,
+            steps=steps,
+            seed=seed,
+            guidance_scale=guidance_scale,
+            verbose="auto" if verbose else 0,
+        )
+        _write(samples, labels, Path(out or Path(run_dir) / "generated.png"), columns, npz)
+
+
+def _labels(text, count, classes):
+    """Labels for `generate`: `count` of them in turn, or the count if there are no classes."""
+    if classes is None:
+        if text is not None:
+            raise ValueError("This model knows no classes: leave --labels out.")
+        return count
+    import numpy as np
+
+    chosen = list(range(classes)) if text is None else _parse_labels(text)
+    return np.resize(np.array(chosen, "int32"), count)
+
+
+def _parse_labels(text):
+    labels = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            labels += range(int(first), int(last or first) + 1)
+    except ValueError:
+        labels = []
+    if not labels:
+        raise ValueError(f"--labels are numbers, as in 3 or 0,1,2 or 0-9. Received: {text!r}.")
+    return labels
+
+
+def _write(samples, labels, out, columns, npz):
+    import numpy as np
+
+    from keras_meanflow.callbacks import write_atomically
+    from keras_meanflow.pictures import draw_samples
+
+    written = [out]
+    picture = draw_samples(samples, columns=columns)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, picture.save)
+    if npz:
+        written.append(out.with_suffix(".npz"))
+        arrays = {"x": samples} if np.ndim(labels) == 0 else {"x": samples, "y": labels}
+        write_atomically(written[1], lambda path: np.savez(path, **arrays))
+    click.echo(f"{len(samples)} samples: {', '.join(map(str, written))}")
+
+
+@click.command()
+@click.argument("run_dir", metavar="RUN")
+@click.argument("out", type=click.Path())
+@click.option("--steps", type=int, default=1, help="Jumps of the flow map.")
+@click.option("--format", help="tf_saved_model, torch, onnx, ... of keras.Model.export.")
+@backend_option
+@verbose_option
+def export(run_dir, out, steps, format, backend, verbose):
+    """Write the sampler of a RUN, noise and label to sample, for others to run."""
+    with one_line_errors():
+        flow_map = load_run(run_dir, backend)
+        flow_map.export(out, steps=steps, format=format, verbose=verbose)
+        click.echo(f"The sampler is in {out}.")
