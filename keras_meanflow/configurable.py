@@ -24,5 +24,6 @@ class Configurable:
 
     @classmethod
     def from_config(cls, config):
-        """The object with these fields."""
-        return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})
+        """The object with these fields; sequences become tuples, as fields have them."""
+        fields = {k: keras.saving.deserialize_keras_object(v) for k, v in config.items()}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})

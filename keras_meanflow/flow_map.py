@@ -9,12 +9,12 @@ import numpy as np
 from keras import ops
 
 # Loading a saved model finds its parts among the classes that have been imported.
-from keras_meanflow import couplings, networks, schedules, times  # noqa: F401
-from keras_meanflow.backend import Trainer, first_row, global_norm, lerp, may_compile
+from keras_meanflow import couplings, difficulty, networks, schedules, times  # noqa: F401
+from keras_meanflow.backend import Trainer, first_row, global_norm, lerp, may_compile, replica_sum
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.configurable import register
+from keras_meanflow.curriculum import Curriculum
 from keras_meanflow.generation import Generation
-from keras_meanflow.horizon import Horizon
 from keras_meanflow.objectives import MeanFlow
 from keras_meanflow.objectives.base import inputs_of
 from keras_meanflow.paths import per_row
@@ -76,18 +76,31 @@ class FlowMap(Trainer, Generation, keras.Model):
         )
         self.average = self.averages[0] if self.averages else None
         names = ("gradient_norm", *self.objective.logs)
+        self._add_stage()
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
 
     def _counter(self, name):
+        return self._scalar(name, "int32")
+
+    def _scalar(self, name, dtype):
         return self.add_weight(
             shape=(),
             initializer="zeros",
-            dtype="int32",
+            dtype=dtype,
             trainable=False,
             name=name,
             aggregation="only_first_replica",
         )
+
+    def _add_stage(self):
+        """Variables of a time sampler that moves by stages; see `Plateau`."""
+        if self.pacing is None or hasattr(self, "stage"):
+            return
+        self.stage, self.stage_count = self._counter("stage"), self._counter("stage_count")
+        self.stage_error = self._scalar("stage_error", "float32")
+        self.stage_best = self._scalar("stage_best", "float32")
+        self.stage_error.assign(-1.0)
 
     def _copies(self):
         copies = []
@@ -152,7 +165,32 @@ class FlowMap(Trainer, Generation, keras.Model):
             self.check_data(x, y)
         self._check_batch_size(x, args[0] if args else kwargs.get("batch_size"))
         callbacks = list(keras.tree.flatten(callbacks)) if callbacks is not None else []
-        return super().fit(x, y, *args, callbacks=[Horizon(), *callbacks], **kwargs)
+        curricula = [callback for callback in callbacks if isinstance(callback, Curriculum)]
+        for curriculum in curricula:
+            curriculum.apply(self)
+        callbacks = callbacks if curricula else [Curriculum(), *callbacks]
+        return super().fit(x, y, *args, callbacks=callbacks, **kwargs)
+
+    @property
+    def pacing(self):
+        """The rule by which the time sampler's stages follow one another, or None."""
+        return self.objective.times.pacing
+
+    def set_objective(self, objective):
+        """Train on with another objective; one of another kind needs a new FlowMap.
+
+        Raises:
+            ValueError: for an objective that logs other quantities.
+        """
+        if set(objective.logs) != set(self.objective.logs):
+            raise ValueError(
+                f"A FlowMap keeps the kind of its objective, {type(self.objective).__name__}. "
+                f"Received: {type(objective).__name__}."
+            )
+        if objective != self.objective:
+            self.objective = objective
+            self._add_stage()
+            self.train_function = self.test_function = None  # compiled for the one before
 
     def _check_batch_size(self, x, batch_size):
         if isinstance(x, (np.ndarray, dict)):
@@ -217,8 +255,10 @@ class FlowMap(Trainer, Generation, keras.Model):
     def keys(self, rows, *, training=True):
         """The draws of the present step for a replica's batch of `rows`."""
         if training:
-            return Keys(self.seed, self.step.value, first_row(rows), self.progress)
-        return Keys(_EVALUATION_SEED, self.evaluation_step.value, first_row(rows), 1.0)
+            stage = self.stage.value if self.pacing else 0
+            return Keys(self.seed, self.step.value, first_row(rows), self.progress, stage)
+        last = self.pacing.stages - 1 if self.pacing else 0
+        return Keys(_EVALUATION_SEED, self.evaluation_step.value, first_row(rows), 1.0, last)
 
     def compute_loss(self, x, y, y_pred, sample_weight, training=True):
         """The objective's loss of a problem, and the network's own losses."""
@@ -231,6 +271,7 @@ class FlowMap(Trainer, Generation, keras.Model):
         error = squared_norm(ops.cast(y_pred, "float32") - _full_target(y, y_pred))
         below = ops.cast(x["r"] < x["t"], "float32")
         self._trackers["v_error"].update_state(error, sample_weight=1.0 - below)
+        self._untracked.v_error = ops.sum(error * (1.0 - below)), ops.sum(1.0 - below)
         if "u_error" in self._trackers:
             self._trackers["u_error"].update_state(error, sample_weight=below)
         return self.get_metrics_result()
@@ -247,7 +288,18 @@ class FlowMap(Trainer, Generation, keras.Model):
             amount = 1.0 - ops.minimum(decay, (1.0 + n) / (10.0 + n))
             amount = ops.where(moved, amount, 0.0)
             lerp(averaged, self.network.trainable_variables, amount)
+        if self.pacing:
+            self._pace()
         self.step.assign(self.step.value + 1)
+
+    def _pace(self):
+        """Move the stage by this step's error on the rows with r = t, of all replicas."""
+        total, count = (replica_sum(value) for value in self._untracked.v_error)
+        variables = self.stage, self.stage_count, self.stage_error, self.stage_best
+        now = [variable.value for variable in variables]
+        after = self.pacing(total / ops.maximum(count, 1.0), now)
+        for variable, old, new in zip(variables, now, after, strict=True):
+            variable.assign(ops.where(count > 0.0, ops.cast(new, variable.dtype), old))
 
     def finish_test_step(self, problem):
         """After an evaluation batch: logs and the count of evaluation batches."""

@@ -6,6 +6,7 @@ Finding and showing them reads their source only: no Keras, no backend.
 import ast
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import inspect
 import types
@@ -17,14 +18,32 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True}
 _BOOLEANS |= {"false": False, "no": False, "off": False, "0": False}
 
 
-def recipe(function):
+def recipe(function=None, *, extends=None):
     """Marks a function as a recipe: all its arguments are knobs, and it returns a `Training`.
+
+    Args:
+        function: the function.
+        extends: another recipe of the same file, whose knobs this one has too and takes as
+            `**knobs`.
 
     Example:
         >>> @recipe
         ... def mine(*, steps: int = 1000, learning_rate: float = 1e-3) -> Training:
         ...     ...
+        >>> @recipe(extends=mine)
+        ... def mine_from_short_to_long(**knobs) -> Training:
+        ...     training = mine(**knobs)
+        ...     Curriculum({"beta": ProgressiveGap()}).apply(training.flow_map)
+        ...     return training
     """
+    if function is None:
+        return functools.partial(recipe, extends=extends)
+    if extends is not None:
+        own, base = inspect.signature(function), inspect.signature(extends)
+        kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        kept += [p for name, p in base.parameters.items() if name not in own.parameters]
+        function.__signature__ = own.replace(parameters=kept)
+        function.__annotations__ = {**extends.__annotations__, **function.__annotations__}
     function.is_recipe = True
     return function
 
@@ -73,21 +92,33 @@ def _folder():
 def recipes_in(file):
     """The recipes of a Python file."""
     tree = ast.parse(Path(file).read_text(encoding="utf-8"), filename=str(file))
-    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
-    return [_found(node, file) for node in functions if _is_marked(node)]
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return [_found(name, functions, file) for name in functions if _mark(functions[name])]
 
 
-def _is_marked(function):
-    names = (getattr(d, "attr", None) or getattr(d, "id", None) for d in function.decorator_list)
-    return recipe.__name__ in names
+def _mark(function):
+    """The decorator that makes a function a recipe, or None."""
+    for decorator in function.decorator_list:
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if recipe.__name__ in (getattr(called, "attr", None), getattr(called, "id", None)):
+            return decorator
+    return None
 
 
-def _found(function, file):
-    arguments = function.args
-    pairs = list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
-    defaults = {a.arg: "(required)" if d is None else ast.unparse(d) for a, d in pairs}
-    doc = ast.get_docstring(function) or ""
-    return Found(function.name, Path(file).resolve(), doc, defaults)
+def _found(name, functions, file):
+    doc = ast.get_docstring(functions[name]) or ""
+    return Found(name, Path(file).resolve(), doc, _defaults(functions[name], functions))
+
+
+def _defaults(function, functions):
+    """Knob -> default of a recipe and of the one that it extends."""
+    pairs = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    own = {a.arg: "(required)" if d is None else ast.unparse(d) for a, d in pairs}
+    mark = _mark(function)
+    keywords = mark.keywords if isinstance(mark, ast.Call) else []
+    bases = [k.value.id for k in keywords if k.arg == "extends" and isinstance(k.value, ast.Name)]
+    inherited = _defaults(functions[bases[0]], functions) if bases and bases[0] in functions else {}
+    return {**own, **{knob: d for knob, d in inherited.items() if knob not in own}}
 
 
 def find(name):

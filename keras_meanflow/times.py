@@ -2,17 +2,34 @@
 
 import abc
 
+import numpy as np
 from keras import ops
 
 from keras_meanflow.configurable import Configurable, part
-from keras_meanflow.schedules import Schedule, value_at
+from keras_meanflow.expectations import Lattice
+from keras_meanflow.schedules import Schedule, bounds_of, scheduled_values, value_at
 
 _PARTS = 10_000  # shares are exact to a hundredth of a per cent
+_TABLE = 65  # values of progress at which a scheduled law's mean gap is tabulated
 
 
 def count_r_below_t(rows, fraction_r_equals_t):
     """`K = round(B (1 - fraction))`, the number of rows with r < t among `rows`."""
     return (rows * round((1.0 - fraction_r_equals_t) * _PARTS) + _PARTS // 2) // _PARTS
+
+
+def mask_of_share(below, count, share):
+    """Of the `count` rows in the mask `below`, evenly as many as have r < t at `share` of r = t.
+
+    `k = round(B (1 - share))` of the rows of the whole batch, `count` at most: a traced number,
+    where `count` is static.
+    """
+    rows = ops.shape(below)[0]
+    kept = ops.cast(rows, "float32") * (1.0 - share)
+    kept = ops.minimum(ops.cast(ops.floor(kept + 0.5), "int32"), count)
+    rank = ops.arange(rows, dtype="int32") * count // rows  # of a row among those in the mask
+    count = ops.maximum(count, 1)
+    return ops.logical_and(below, (rank + 1) * kept // count > rank * kept // count)
 
 
 def indices_r_below_t(rows, count):
@@ -30,12 +47,14 @@ class TimeSampler(Configurable, abc.ABC):
     """Draws (r, t) with 0 <= r <= t <= 1, a fixed share of the rows on the diagonal r = t.
 
     A subclass draws one time from two standard normals a row and says how the pair is ordered.
+    The share may be a schedule: it is then a mask over the rows of its least value.
     """
 
-    fraction_r_equals_t: float
+    fraction_r_equals_t: float | Schedule
+    pacing = None  # of samplers that move by stages: when to
 
     def __post_init__(self):
-        if not 0.0 <= self.fraction_r_equals_t <= 1.0:
+        if not all(0.0 <= share <= 1.0 for share in bounds_of(self.fraction_r_equals_t)):
             raise ValueError(
                 "fraction_r_equals_t is a share of rows, in [0, 1]. "
                 f"Received: {self.fraction_r_equals_t}."
@@ -43,8 +62,51 @@ class TimeSampler(Configurable, abc.ABC):
 
     def draw(self, keys, rows):
         """`r` and `t`, float32 of shape (rows,)."""
-        count = count_r_below_t(rows, self.fraction_r_equals_t)
-        return self.pair(keys, rows, mask_r_below_t(rows, count))
+        count = self.count_derived(rows)
+        below = mask_r_below_t(rows, count)
+        if isinstance(self.fraction_r_equals_t, Schedule):
+            below = mask_of_share(below, count, self.fraction_r_equals_t(keys.progress))
+        return self.pair(keys, rows, below)
+
+    def count_derived(self, rows):
+        """The number of rows for which a derivative is computed: the most that may have r < t."""
+        return count_r_below_t(rows, bounds_of(self.fraction_r_equals_t)[0])
+
+    def mean_gaps(self):
+        """`E[t - r]` over the rows with r < t, float32: of each stage, or over progress, or one.
+
+        Shape (stages,) for a sampler with `pacing`, (65,) over equally spaced progress for one
+        with schedules, (1,) otherwise. `look_up` reads it.
+        """
+        moving = set(scheduled_values(self)) - {"fraction_r_equals_t"}
+        if self.pacing is not None and moving:
+            raise ValueError(
+                "The mean gap of a law that moves both by stages and by schedules is not "
+                f"tabulated. Received: pacing and schedules of {sorted(moving)}."
+            )
+        if self.pacing is not None:
+            states = [(1.0, stage) for stage in range(self.pacing.stages)]
+        elif moving:
+            states = [(float(p), 0) for p in np.linspace(0.0, 1.0, _TABLE)]
+        else:
+            states = [(1.0, 0)]
+        return np.array([self._mean_gap(Lattice(*state)) for state in states], "float32")
+
+    def _mean_gap(self, lattice):
+        r, t = self.pair(lattice, lattice.rows, ops.ones(lattice.rows, "bool"))
+        gap = np.asarray(ops.convert_to_numpy(t - r), "float64")
+        return gap[gap > 0.0].mean()
+
+    def look_up(self, table, progress, stage):
+        """The entry of a table from `mean_gaps`, between two entries on a straight line."""
+        table = ops.convert_to_tensor(table)
+        if self.pacing is not None:
+            return ops.take(table, stage)
+        place = ops.cast(progress, "float32") * (table.shape[0] - 1)
+        low = ops.minimum(ops.cast(place, "int32"), max(table.shape[0] - 2, 0))
+        high = ops.minimum(low + 1, table.shape[0] - 1)
+        start, end = ops.take(table, low), ops.take(table, high)
+        return start + (end - start) * (place - ops.cast(low, "float32"))
 
     @abc.abstractmethod
     def pair(self, keys, rows, below):
@@ -76,7 +138,7 @@ class LogitNormal(TimeSampler):
 
     mean: float | Schedule = -0.4
     std: float | Schedule = 1.0
-    fraction_r_equals_t: float = 0.75
+    fraction_r_equals_t: float | Schedule = 0.75
 
     def pair(self, keys, rows, below):
         """See `TimeSampler.pair`."""
@@ -93,7 +155,7 @@ class Uniform(TimeSampler):
         Mean Flows (arXiv 2505.13447), table 1d.
     """
 
-    fraction_r_equals_t: float = 0.75
+    fraction_r_equals_t: float | Schedule = 0.75
 
     def pair(self, keys, rows, below):
         """See `TimeSampler.pair`."""
@@ -115,7 +177,7 @@ class MaskedThenClamped(TimeSampler):
     t_std: float | Schedule = 1.6
     r_mean: float | Schedule = -4.0
     r_std: float | Schedule = 1.6
-    fraction_r_equals_t: float = 0.25
+    fraction_r_equals_t: float | Schedule = 0.25
 
     def pair(self, keys, rows, below):
         """See `TimeSampler.pair`."""
@@ -123,3 +185,49 @@ class MaskedThenClamped(TimeSampler):
         t = ops.sigmoid(normals[:, 0] * value_at(self.t_std, p) + value_at(self.t_mean, p))
         r = ops.sigmoid(normals[:, 1] * value_at(self.r_std, p) + value_at(self.r_mean, p))
         return ops.minimum(ops.where(below, r, t), t), t
+
+
+@part
+class ShapedGap(TimeSampler):
+    """Another sampler's pairs, the gap reshaped: `min(t ((t - r) / t)^exponent, largest)`.
+
+    An exponent above 1 shortens the gaps, below 1 lengthens them; t keeps its law.
+
+    Args:
+        times: the other sampler, whose share of rows with r = t holds.
+        exponent: a number or a schedule; with uniform r, gap = t U^exponent, as in MeanFlowSE.
+        largest: the largest gap, a number or a schedule.
+
+    Example:
+        >>> ShapedGap(times=LogitNormal(), largest=Line(start=0.1, end=1.0))  # short gaps first
+
+    References:
+        MeanFlowSE (arXiv 2509.14858), the schedule gamma(p) of the gap.
+    """
+
+    times: TimeSampler = LogitNormal()
+    exponent: float | Schedule = 1.0
+    largest: float | Schedule = 1.0
+
+    def __post_init__(self):
+        for name in ("exponent", "largest"):
+            if not bounds_of(getattr(self, name))[0] > 0.0:
+                raise ValueError(f"{name} must exceed 0. Received: {getattr(self, name)}.")
+
+    @property
+    def fraction_r_equals_t(self):
+        """The share of rows with r = t, of `times`."""
+        return self.times.fraction_r_equals_t
+
+    @property
+    def pacing(self):
+        """The stages of `times`, if it has them."""
+        return self.times.pacing
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        r, t = self.times.pair(keys, rows, below)
+        ratio = ops.maximum(t - r, 1e-12) / ops.maximum(t, 1e-12)
+        gap = t * ratio ** value_at(self.exponent, keys.progress)
+        gap = ops.minimum(gap, value_at(self.largest, keys.progress))
+        return ops.where(r < t, ops.maximum(t - gap, 0.0), t), t

@@ -15,7 +15,7 @@ import json, os, sys
 devices = int(sys.argv[1])
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
 import keras, numpy as np
-from keras_meanflow import FlowMap, Guidance, MeanFlow, MLP
+from keras_meanflow import EasyFirst, FlowMap, Guidance, MeanFlow, MLP, Plateau, ProgressiveGap
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -31,7 +31,9 @@ else:
 keras.utils.set_random_seed(1)
 with scope:
     network = MLP(data_size=3, width=8, depth=1, num_classes=3)
-    flow_map = FlowMap(network, MeanFlow(guidance=Guidance()), averages=(0.9,))
+    times = EasyFirst(pacing=Plateau(stages=4, patience=1, smoothing=0.0))
+    objective = MeanFlow(times=times, beta=ProgressiveGap(), guidance=Guidance())
+    flow_map = FlowMap(network, objective, averages=(0.9,))
     flow_map.compile(keras.optimizers.SGD(0.1))
 rng = np.random.default_rng(0)
 x, y = rng.standard_normal((32, 3)).astype("float32"), np.arange(32) % 3
@@ -60,6 +62,7 @@ def _run(devices):
 def test_two_devices_take_the_steps_of_one():
     one, two = _run(1), _run(2)
     assert one["step"] == two["step"] == 8
+    assert one["history"]["stage"] == two["history"]["stage"] != [0, 0]
     for name, values in one["history"].items():
         if name != "gradient_norm" or BACKEND == "jax":  # TensorFlow's is the replicas' mean
             np.testing.assert_allclose(two["history"][name], values, rtol=1e-4)

@@ -6,10 +6,13 @@ from keras import ops
 from scipy import stats
 
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.schedules import Line
+from keras_meanflow.difficulty import EasyFirst, Plateau
+from keras_meanflow.expectations import Lattice
+from keras_meanflow.schedules import Line, Steps
 from keras_meanflow.times import (
     LogitNormal,
     MaskedThenClamped,
+    ShapedGap,
     Uniform,
     count_r_below_t,
     indices_r_below_t,
@@ -110,3 +113,120 @@ def test_a_scheduled_location_moves_with_progress():
 def test_a_share_outside_the_unit_interval_is_refused():
     with pytest.raises(ValueError, match=r"share of rows, in \[0, 1\]. Received: 75"):
         LogitNormal(fraction_r_equals_t=75)
+
+
+@pytest.mark.parametrize("rows", [256, 29, 1])
+def test_a_scheduled_share_is_exact_at_every_progress_within_static_rows(rows):
+    moving = LogitNormal(fraction_r_equals_t=Line(start=1.0, end=0.3))
+    most = moving.count_derived(rows)
+    candidates = ops.convert_to_numpy(mask_r_below_t(rows, most))
+    assert most == round(0.7 * rows)
+    for progress in (0.0, 0.2, 0.5, 0.77, 1.0):
+        r, t = _draw(moving, rows, progress=progress)
+        assert abs((r < t).sum() - rows * 0.7 * progress) <= 0.5 + 1e-3
+        assert not np.any((r < t) & ~candidates)
+    # Full and static shares draw the same.
+    np.testing.assert_array_equal(r, _draw(LogitNormal(fraction_r_equals_t=0.3), rows)[0])
+
+
+def test_scheduled_shares_stay_in_the_unit_interval():
+    with pytest.raises(ValueError, match="share of rows"):
+        LogitNormal(fraction_r_equals_t=Line(start=0.5, end=1.5))
+    assert (
+        LogitNormal(fraction_r_equals_t=Steps(values=(1.0, 0.5), at=(0.5,))).count_derived(8) == 4
+    )
+
+
+MEAN_GAPS = [  # notes of the paper: lambda = 1 / (1 - E[gap]), by 4 M draws
+    (LogitNormal(), 1.3043),
+    (LogitNormal(mean=-2.0, std=2.0), 1.3472),
+    (MaskedThenClamped(), 1.6193),
+    (Uniform(), 1.5),
+]
+
+
+@pytest.mark.parametrize("sampler, expected", MEAN_GAPS)
+def test_lambda_is_that_of_the_sampler_in_use(sampler, expected):
+    (gap,) = sampler.mean_gaps()
+    assert 1.0 / (1.0 - gap) == pytest.approx(expected, abs=6e-4)
+
+
+def test_the_mean_gap_of_a_logit_normal_is_its_integral():
+    def density(x):
+        return stats.norm.pdf(np.log(x / (1 - x)), -0.4, 1.0) / (x * (1 - x))
+
+    grid = (np.arange(20_000) + 0.5) / 20_000
+    cdf = np.cumsum(density(grid)) / 20_000
+    exact = 2.0 * np.mean(cdf * (1.0 - cdf))  # Gini's mean difference
+    assert LogitNormal().mean_gaps()[0] == pytest.approx(exact, abs=2e-4)
+
+
+def test_the_mean_gap_of_a_scheduled_law_is_tabulated_over_progress():
+    moving = LogitNormal(mean=Line(start=-2.0, end=-0.4))
+    table = moving.mean_gaps()
+    for progress in (0.0, 0.3, 0.505, 1.0):
+        (now,) = LogitNormal(mean=-2.0 + 1.6 * progress).mean_gaps()
+        assert float(moving.look_up(table, progress, 0)) == pytest.approx(now, abs=1e-4)
+
+
+def _points(sampler, stage=0, progress=1.0):
+    """r and t on an even lattice, with r < t on all rows."""
+    lattice = Lattice(progress, stage)
+    r, t = sampler.pair(lattice, lattice.rows, ops.ones(lattice.rows, "bool"))
+    return ops.convert_to_numpy(r), ops.convert_to_numpy(t)
+
+
+@pytest.mark.parametrize("exponent, largest", [(1.0, 1.0), (3.0, 1.0), (0.5, 0.4)])
+def test_a_shaped_gap_is_the_stated_function_of_the_old_one(exponent, largest):
+    r, t = _points(LogitNormal())
+    shaped, same_t = _points(ShapedGap(exponent=exponent, largest=largest))
+    expected = np.minimum(t * ((t - r) / t) ** exponent, largest)
+    np.testing.assert_array_equal(same_t, t)
+    np.testing.assert_allclose(same_t - shaped, expected, atol=2e-6)
+
+
+EASY = EasyFirst(pacing=Plateau(stages=4, patience=2))
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_stage_draws_t_from_the_easiest_parts_by_the_law_restricted_to_them(stage):
+    threshold = 1.0 - (stage + 1) / 4
+    r, t = _points(EASY, stage)
+    _, all_t = _points(LogitNormal())
+    assert t.min() >= threshold - 1e-6
+    shares = np.linspace(0.02, 0.98, 25)
+    expected = np.quantile(all_t[all_t >= threshold], shares)
+    np.testing.assert_allclose(np.quantile(t, shares), expected, atol=2e-3)
+
+
+def test_the_last_stage_has_the_law_of_the_logit_normal():
+    (r, t), (other_r, other_t) = _points(EASY, 3), _points(LogitNormal())
+    shares = np.linspace(0.01, 0.99, 25)
+    np.testing.assert_allclose(np.quantile(r, shares), np.quantile(other_r, shares), atol=1e-3)
+    gaps = np.quantile(t - r, shares), np.quantile(other_t - other_r, shares)
+    np.testing.assert_allclose(*gaps, atol=1e-3)
+    assert EASY.mean_gaps()[-1] == pytest.approx(LogitNormal().mean_gaps()[0], abs=1e-4)
+
+
+def test_stages_follow_when_the_smoothed_error_stops_improving():
+    """Against a plain simulation, on errors that fall and stall."""
+    errors = np.abs(np.sin(np.arange(60.0))) + np.exp(-np.arange(60.0) / 9.0)
+    plateau = Plateau(stages=4, patience=3, smoothing=0.5)
+    state = (0, 0, -1.0, 0.0)
+    stage, bad, smooth, best = 0, 0, None, None
+    for error in errors:
+        now = tuple(ops.convert_to_tensor(v, d) for v, d in zip(state, DTYPES, strict=True))
+        state = tuple(float(ops.convert_to_numpy(v)) for v in plateau(error, now))
+        smooth = error if smooth is None else 0.5 * smooth + 0.5 * error
+        if best is None or smooth < best:
+            best, bad = smooth, 0
+        else:
+            bad += 1
+        if bad >= 3 and stage < 3:
+            stage, bad, smooth, best = stage + 1, 0, None, None
+        assert state[:2] == (stage, bad)
+        assert state[2] == pytest.approx(-1.0 if smooth is None else smooth, rel=1e-5)
+    assert stage == 3
+
+
+DTYPES = ("int32", "int32", "float32", "float32")

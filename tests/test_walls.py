@@ -13,12 +13,12 @@ PACKAGE = "keras_meanflow"
 BACKENDS = {"jax", "jaxlib", "tensorflow", "torch", "orbax"}
 
 LAYERS = (
-    "backend configurable",
-    "paths couplings times guidance weightings schedules "
-    "networks samplers codecs metrics data optimizers pictures",
+    "backend configurable files provenance",
+    "paths couplings times difficulty expectations guidance weightings schedules "
+    "networks samplers codecs metrics data optimizers pictures reports",
     "objectives",
-    "flow_map generation horizon",
-    "callbacks runs weights",
+    "flow_map generation curriculum",
+    "callbacks evaluating runs weights",
     "recipe cli",
     "recipes",
 )

@@ -1,6 +1,6 @@
 """What differs between backends, under the same names: the only folder that imports one.
 
-`jvp`, `Trainer` (the train and test steps), `compiled`, `first_row`, `lerp`, and the
+`jvp`, `Trainer` (the train and test steps), `compiled`, `first_row`, `replica_sum`, `lerp`, and the
 counter-based draws of `backend.random`, which are the same bits everywhere.
 """
 
@@ -18,6 +18,7 @@ if BACKEND == "jax":
         jvp,
         lerp,
         may_compile,
+        replica_sum,
     )
 elif BACKEND == "tensorflow":
     from keras_meanflow.backend.tensorflow import (
@@ -29,6 +30,7 @@ elif BACKEND == "tensorflow":
         jvp,
         lerp,
         may_compile,
+        replica_sum,
     )
 elif BACKEND == "torch":
     from keras_meanflow.backend.torch import (
@@ -40,6 +42,7 @@ elif BACKEND == "torch":
         jvp,
         lerp,
         may_compile,
+        replica_sum,
     )
 else:
     raise ImportError(
@@ -57,4 +60,5 @@ __all__ = [
     "jvp",
     "lerp",
     "may_compile",
+    "replica_sum",
 ]

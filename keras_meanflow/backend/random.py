@@ -69,6 +69,7 @@ class Keys:
         step: the batch's number, an int32 scalar tensor or an integer.
         first_row: global index of the first row on this replica.
         progress: how far training is, a float32 scalar in [0, 1]; schedules read it.
+        stage: the stage that training is in, an int32 scalar, for samplers that move by stages.
 
     Example:
         >>> keys = Keys(seed=0, step=3)
@@ -79,6 +80,7 @@ class Keys:
     step: Any
     first_row: Any = 0
     progress: Any = 1.0
+    stage: Any = 0
 
     @functools.cached_property
     def _key(self):

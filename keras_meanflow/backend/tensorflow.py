@@ -25,6 +25,14 @@ def first_row(rows):
     return 0 if context is None else context.replica_id_in_sync_group * rows
 
 
+def replica_sum(value):
+    """The sum of a scalar over replicas."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
 def lerp(targets, sources, amount):
     """Move each target variable by `amount` of the way to its source."""
     for target, source in zip(targets, sources, strict=True):

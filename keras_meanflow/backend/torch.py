@@ -71,6 +71,14 @@ def first_row(rows):
     return 0
 
 
+def replica_sum(value):
+    """The sum of a scalar over processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+    return value
+
+
 @torch.no_grad()
 def lerp(targets, sources, amount):
     """Move each target variable by `amount` of the way to its source."""

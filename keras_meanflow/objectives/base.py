@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_meanflow.configurable import Configurable
+from keras_meanflow.schedules import bounds_of
 from keras_meanflow.times import count_r_below_t
 
 
@@ -16,13 +17,16 @@ class Draws(NamedTuple):
     """The random numbers of one step, apart from the objective so that they can be passed in.
 
     `r`, `t`: (B,) times; `e`: noise of the data's shape; `drop`: (B,) booleans, rows whose
-    condition is replaced by the null condition.
+    condition is replaced by the null condition; `progress`, `stage`: scalars, where in training
+    they were drawn, for weights that change with it.
     """
 
     r: Any
     t: Any
     e: Any
     drop: Any
+    progress: Any = 1.0
+    stage: Any = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,7 @@ class Objective(Configurable, abc.ABC):
         rows = ops.shape(x)[0]
         r, t = self.times.draw(keys, rows)
         drop = keys.uniform("drop", (rows, 1))[:, 0] < self.dropout(condition)
-        return Draws(r, t, e, drop)
+        return Draws(r, t, e, drop, keys.progress, keys.stage)
 
     def dropout(self, condition):
         """The share of rows that lose their condition."""
@@ -86,7 +90,7 @@ class Objective(Configurable, abc.ABC):
 
     def check_batch(self, rows):
         """Raise a ValueError if a nominal batch of `rows` is too small for the time sampler."""
-        share = self.times.fraction_r_equals_t
+        share = bounds_of(self.times.fraction_r_equals_t)[0]
         if share < 1.0 and count_r_below_t(rows, share) == 0:
             least = next(b for b in itertools.count(1) if count_r_below_t(b, share))
             raise ValueError(

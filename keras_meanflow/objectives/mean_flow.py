@@ -12,11 +12,10 @@ from keras_meanflow.paths import Linear, per_row
 from keras_meanflow.times import (
     LogitNormal,
     TimeSampler,
-    count_r_below_t,
     indices_r_below_t,
     mask_r_below_t,
 )
-from keras_meanflow.weightings import AdaptiveLoss, squared_norm
+from keras_meanflow.weightings import AdaptiveLoss, ProgressiveGap, TimeWeight, squared_norm
 
 
 @part
@@ -31,6 +30,8 @@ class MeanFlow(Objective):
     Args:
         times: the joint law of (r, t).
         loss: a `keras.losses.Loss`.
+        alpha: weight of rows with r = t by their t, after the loss's normalisation, or None.
+        beta: weight of rows with r < t by their gap, likewise.
         guidance: guidance that is baked into the target, or None.
         label_dropout: share of rows that get the null condition and the unguided velocity. Drawn
             over all rows; the official code drops rows with r = t only.
@@ -41,17 +42,25 @@ class MeanFlow(Objective):
         >>> FlowMap(DiT.from_size("B/4", image_size=32, channels=4, num_classes=1000), MeanFlow())
 
     References:
-        Mean Flows for One-step Generative Modeling (arXiv 2505.13447), Alg. 1, Eq. 19 and 21.
+        Mean Flows for One-step Generative Modeling (arXiv 2505.13447), Alg. 1, Eq. 19 and 21;
+        Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), Eq. 8
+        and 9, for alpha and beta.
     """
 
     times: TimeSampler = LogitNormal()
     loss: keras.losses.Loss = AdaptiveLoss()
+    alpha: TimeWeight | None = None
+    beta: ProgressiveGap | None = None
     guidance: Guidance | None = None
     label_dropout: float = 0.1
     path: Linear = Linear()
     coupling: Independent = Independent()
 
     logs = ("v_error", "u_error", "du_dt_norm")
+
+    def __post_init__(self):
+        if self.beta is not None:
+            object.__setattr__(self, "_mean_gaps", self.times.mean_gaps())
 
     def __call__(self, u, x, condition, draws):
         """See `Objective.__call__`."""
@@ -61,24 +70,40 @@ class MeanFlow(Objective):
         target, kappa = self._velocity(u, z, v, condition, draws)
         inputs = inputs_of(z, r, t, condition_dropped)
         rows = ops.shape(z)[0]
-        count = count_r_below_t(rows, self.times.fraction_r_equals_t)
+        count = self.times.count_derived(rows)
+        weight = self._weight(draws)
         if isinstance(count, int) and count == 0:
-            return Problem(inputs=inputs, target=target, self_share=kappa, logs=_no_rows(t))
-        below = mask_r_below_t(rows, count)
+            logs = {"du_dt_norm": (ops.zeros_like(t), ops.zeros_like(t))}
+            return Problem(inputs=inputs, target=target, weight=weight, self_share=kappa, logs=logs)
+        derived = mask_r_below_t(rows, count)
         # A partial batch of unknown size may have no such row: one is computed and not used.
         count = count if isinstance(count, int) else ops.maximum(count, 1)
         indices = indices_r_below_t(rows, count)
-        rows_below = take_rows((z, r, t, condition_dropped, target, kappa), indices)
-        target_below, du_dt = self._identity(u, *rows_below)
+        derived_rows = take_rows((z, r, t, condition_dropped, target, kappa), indices)
+        target_derived, du_dt = self._identity(u, *derived_rows)
         position = ops.minimum(ops.arange(rows, dtype="int32") * count // rows, count - 1)
-        target = ops.where(per_row(below, z), ops.take(target_below, position, axis=0), target)
+        target = ops.where(per_row(derived, z), ops.take(target_derived, position, axis=0), target)
         norm = ops.take(ops.sqrt(squared_norm(du_dt)), position)
         return Problem(
             inputs=inputs,
             target=target,
-            self_share=None if kappa is None else ops.where(below, 0.0, kappa),
-            logs={"du_dt_norm": (norm, ops.cast(below, "float32"))},
+            weight=weight,
+            self_share=None if kappa is None else ops.where(derived, 0.0, kappa),
+            logs={"du_dt_norm": (norm, ops.cast(ops.logical_and(derived, r < t), "float32"))},
         )
+
+    def _weight(self, draws):
+        """alpha on rows with r = t, beta on rows with r < t, (B,); None if neither is used."""
+        if self.alpha is None and self.beta is None:
+            return None
+        r, t, progress = draws.r, draws.t, draws.progress
+        alpha = beta = ops.ones_like(t)
+        if self.alpha is not None:
+            alpha = self.alpha(t, progress)
+        if self.beta is not None:
+            mean_gap = self.times.look_up(self._mean_gaps, progress, draws.stage)
+            beta = self.beta(t - r, mean_gap, progress)
+        return ops.where(r < t, beta, alpha)
 
     def _velocity(self, u, z, v, condition, draws):
         """The guided velocity but for its share kappa of u(z, t, t | c), and kappa (or None)."""
@@ -101,7 +126,3 @@ class MeanFlow(Objective):
         tangents = (v, ops.zeros_like(r), ops.ones_like(t))
         _, du_dt = jvp(lambda z, r, t: u(z, r, t, condition), (z, r, t), tangents)
         return v - per_row(t - r, v) * du_dt, du_dt
-
-
-def _no_rows(t):
-    return {"du_dt_norm": (ops.zeros_like(t), ops.zeros_like(t))}

@@ -1,0 +1,54 @@
+"""Means over what a time sampler draws, computed once, outside the compiled step."""
+
+import functools
+import statistics
+
+import numpy as np
+from keras import ops
+
+_ROWS = 1 << 16
+_FOLDS = 64  # of the fixed point below, far more than it needs
+
+
+class Lattice:
+    """Stands in for `Keys` with points that fill the unit cube evenly: its means are expectations.
+
+    Args:
+        progress: the training progress that schedules see.
+        stage: the stage that samplers with stages see.
+
+    References:
+        Roberts, The unreasonable effectiveness of quasirandom sequences:
+        `x_ij = (1/2 + i / phi^j) mod 1`, with phi the root of `phi^(d + 1) = phi + 1`.
+    """
+
+    rows = _ROWS
+
+    def __init__(self, progress=1.0, stage=0):
+        self.progress, self.stage = progress, stage
+
+    def uniform(self, name, shape):
+        """(rows, width) points, float32."""
+        del name
+        return ops.convert_to_tensor(_points(shape[1]).astype("float32"))
+
+    def normal(self, name, shape):
+        """The same as standard normals."""
+        del name
+        return ops.convert_to_tensor(_normals(shape[1]))
+
+
+@functools.lru_cache
+def _points(width):
+    phi = 2.0
+    for _ in range(_FOLDS):
+        phi = (1.0 + phi) ** (1.0 / (width + 1))
+    powers = phi ** -np.arange(1.0, width + 1)
+    return (0.5 + np.arange(1, _ROWS + 1)[:, None] * powers) % 1.0
+
+
+@functools.lru_cache
+def _normals(width):
+    inverse = statistics.NormalDist().inv_cdf
+    values = [inverse(p) for p in _points(width).ravel()]
+    return np.array(values, "float32").reshape(-1, width)
