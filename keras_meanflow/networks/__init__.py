@@ -2,6 +2,7 @@
 
 from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.dit import DiT
+from keras_meanflow.networks.in_context import InContextDiT
 from keras_meanflow.networks.mlp import MLP
 
-__all__ = ["DiT", "MLP", "Network"]
+__all__ = ["DiT", "InContextDiT", "MLP", "Network"]

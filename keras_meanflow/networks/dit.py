@@ -1,6 +1,7 @@
 """DiT: the diffusion transformer with adaLN-Zero conditioning, on (t, r)."""
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from keras_meanflow.configurable import register
@@ -14,6 +15,7 @@ from keras_meanflow.networks.layers import (
     plain_norm,
     sincos_positions,
 )
+from keras_meanflow.networks.patches import patchify, unpatchify
 
 SIZES = {  # depth, width, heads
     "S": (12, 384, 6),
@@ -41,12 +43,20 @@ class DiT(Network):
         mlp_ratio: hidden size of a block's MLP over the width.
         num_classes: number of classes, or None for an unconditional network.
         time_inputs: which times are embedded, each with its own MLP: ("t", "t-r") in the official
-            code, ("t", "r"), ("t", "r", "t-r") or ("t-r",).
-        time_scale: factor between a time and its sinusoids (see `TimeEmbedding`).
+            code, ("t", "r"), ("t", "r", "t-r") or ("t-r",); "1-t" where weights take 1 for data.
+        time_scale: factor between a time and its sinusoids (see `TimeEmbedding`), or one for each
+            time input.
         qk_norm: RMS norm of queries and keys.
+        split_depth: None, or the number of first blocks that see t; the others and the last layer
+            see r, through the same embedding of one time input: Decoupled MeanFlow, which with
+            r = t is the flow model that it came from.
+        unused_channels: channels that the last layer makes beside the output and `call` leaves
+            out: the variances of published DiT and SiT, kept so that nothing of a file is lost.
+        frequency_shift: of the sinusoids (see `TimeEmbedding`); 1 in diffusers.
 
     Raises:
-        ValueError: for a patch size that does not divide the image, or an unknown time input.
+        ValueError: for a patch size that does not divide the image, an unknown time input, or a
+            split depth out of range or beside several time inputs.
 
     Example:
         >>> network = DiT.from_size("S/2", image_size=32, channels=4, num_classes=10)
@@ -54,7 +64,7 @@ class DiT(Network):
 
     References:
         Peebles and Xie, Scalable Diffusion Models with Transformers (arXiv 2212.09748); Mean Flows
-        (arXiv 2505.13447), table 4.
+        (arXiv 2505.13447), table 4; Decoupled MeanFlow (arXiv 2510.24474).
     """
 
     def __init__(
@@ -71,6 +81,9 @@ class DiT(Network):
         time_inputs=("t", "t-r"),
         time_scale=1.0,
         qk_norm=False,
+        split_depth=None,
+        unused_channels=0,
+        frequency_shift=0,
         **kwargs,
     ):
         height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
@@ -84,10 +97,17 @@ class DiT(Network):
             raise ValueError(
                 f"time_inputs are some of {sorted(TIME_INPUTS)}. Received: {tuple(time_inputs)}."
             )
+        if split_depth is not None and (len(time_inputs) != 1 or not 0 <= split_depth <= depth):
+            raise ValueError(
+                f"split_depth lies in 0..depth, with one time input, as in time_inputs=('t',). "
+                f"Received: {split_depth}, depth {depth}, {tuple(time_inputs)}."
+            )
         self.image_size, self.channels, self.patch_size = height_width, channels, patch_size
         self.width, self.depth, self.heads = width, depth, heads
         self.mlp_ratio, self.qk_norm, self.time_scale = mlp_ratio, qk_norm, time_scale
         self.time_inputs = tuple(time_inputs)
+        self.split_depth, self.unused_channels = split_depth, unused_channels
+        self.frequency_shift = frequency_shift
         self.grid = tuple(side // patch_size for side in height_width)
         self._make_layers()
 
@@ -114,7 +134,10 @@ class DiT(Network):
         patch = self.patch_size**2 * self.channels
         self.patches = TokenDense(width, dtype=policy, name="patches")
         self.patches.build((None, patch))
-        self.times = [TimeEmbedding(width, time_scale=self.time_scale) for _ in self.time_inputs]
+        self.times = [
+            TimeEmbedding(width, time_scale=scale, frequency_shift=self.frequency_shift)
+            for scale in np.broadcast_to(self.time_scale, len(self.time_inputs)).tolist()
+        ]
         for embedding in self.times:
             embedding.build((None,))
         if self.conditional:
@@ -135,20 +158,27 @@ class DiT(Network):
         self.modulation = layers.Dense(2 * width, kernel_initializer="zeros", dtype=policy)
         self.modulation.build((None, width))
         # The last layer is float32: targets and losses are.
-        self.out = TokenDense(patch, kernel_initializer="zeros", dtype="float32", name="out")
+        made = self.patch_size**2 * (self.channels + self.unused_channels)
+        self.out = TokenDense(made, kernel_initializer="zeros", dtype="float32", name="out")
         self.out.build((None, width))
         self.built = True
 
     def call(self, z, r, t, condition=None):
         """The average velocity, float32 of the shape of `z`."""
         positions = sincos_positions(*self.grid, self.width)
-        x = self.patches(ops.cast(self._patchify(z), self.compute_dtype))
+        patches = patchify(z, self.grid, self.patch_size)
+        x = self.patches(ops.cast(patches, self.compute_dtype))
         x = x + ops.cast(positions, x.dtype)  # (B, N, D)
         c = ops.cast(self._condition(r, t, condition), self.compute_dtype)  # (B, D)
-        for block in self.blocks:
+        for depth, block in enumerate(self.blocks):
+            if depth == self.split_depth:
+                c = self._late_condition(r, condition)
             x = block(x, c)
+        if self.split_depth == self.depth:
+            c = self._late_condition(r, condition)
         shift, scale = ops.split(self.modulation(ops.silu(c)), 2, axis=1)
-        return self._unpatchify(self.out(modulate(self.norm(x), shift, scale)))
+        out = self.out(modulate(self.norm(x), shift, scale))
+        return unpatchify(out, self.grid, self.patch_size, self.unused_channels)
 
     def _condition(self, r, t, condition):
         c = sum(
@@ -157,18 +187,13 @@ class DiT(Network):
         )
         return c + self.labels(condition) if self.conditional else c
 
-    def _patchify(self, z):
-        (rows, columns), p, c = self.grid, self.patch_size, self.channels
-        z = ops.reshape(z, (-1, rows, p, columns, p, c))
-        return ops.reshape(ops.transpose(z, (0, 1, 3, 2, 4, 5)), (-1, rows * columns, p * p * c))
-
-    def _unpatchify(self, x):
-        (rows, columns), p, c = self.grid, self.patch_size, self.channels
-        x = ops.transpose(ops.reshape(x, (-1, rows, columns, p, p, c)), (0, 1, 3, 2, 4, 5))
-        return ops.reshape(x, (-1, rows * p, columns * p, c))
+    def _late_condition(self, r, condition):
+        """What the blocks from `split_depth` on see: r in the place of t."""
+        return ops.cast(self._condition(r, r, condition), self.compute_dtype)
 
     def get_config(self):
         """The arguments."""
         names = "image_size channels patch_size width depth heads mlp_ratio num_classes".split()
-        names += "time_inputs time_scale qk_norm".split()
+        names += "time_inputs time_scale qk_norm split_depth unused_channels".split()
+        names += ["frequency_shift"]
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

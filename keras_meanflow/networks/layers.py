@@ -12,6 +12,7 @@ TIME_INPUTS = {
     "t": lambda r, t: t,
     "r": lambda r, t: r,
     "t-r": lambda r, t: t - r,
+    "1-t": lambda r, t: 1.0 - t,
 }
 
 
@@ -35,21 +36,36 @@ class TokenDense(layers.Dense):
 class TimeEmbedding(layers.Layer):
     """Sinusoids of a time in [0, 1], then a two-layer MLP, all in float32.
 
-    `[cos(s t w_k), sin(s t w_k)]`, `w_k = 10000^(-k / 128)`, with `s = time_scale`.
+    `[cos(s t w_k), sin(s t w_k)]`, `w_k = 10000^(-k / (128 - f))`, with `s = time_scale` and
+    `f = frequency_shift`.
 
     Args:
         width: size of the output.
         time_scale: factor between the time and the sinusoid. It multiplies du/dt; the official
             MeanFlow code has 1, DiT's 1000 steps would be 1000.
         frequencies: number of sinusoids.
+        frequency_shift: 0; diffusers' 1 makes the last frequency exactly 1 / 10000.
+        kernel_initializer: of the MLP; by default normal with standard deviation 0.02.
     """
 
-    def __init__(self, width, *, time_scale=1.0, frequencies=256, **kwargs):
+    def __init__(
+        self,
+        width,
+        *,
+        time_scale=1.0,
+        frequencies=256,
+        frequency_shift=0,
+        kernel_initializer=None,
+        **kwargs,
+    ):
         super().__init__(**{"dtype": "float32", **kwargs}, autocast=False)
         self.width, self.time_scale, self.frequencies = width, time_scale, frequencies
-        init = keras.initializers.RandomNormal(stddev=0.02)
-        self.hidden = layers.Dense(width, "silu", kernel_initializer=init, dtype="float32")
-        self.out = layers.Dense(width, kernel_initializer=init, dtype="float32")
+        self.frequency_shift = frequency_shift
+        init = kernel_initializer or keras.initializers.RandomNormal(stddev=0.02)
+        self.kernel_initializer = keras.initializers.get(init)
+        init = {"kernel_initializer": self.kernel_initializer, "dtype": "float32"}
+        self.hidden = layers.Dense(width, "silu", **init)
+        self.out = layers.Dense(width, **init)
 
     def build(self, input_shape):
         """Build the MLP."""
@@ -59,9 +75,11 @@ class TimeEmbedding(layers.Layer):
     def call(self, t):
         """(B,) to (B, width)."""
         half = self.frequencies // 2
-        w = np.exp(-math.log(10_000) * np.arange(half) / half).astype("float32")
-        # A NumPy factor would take the product, and PyTorch's tangent with it, through NumPy.
-        angle = ops.expand_dims(t, 1) * ops.convert_to_tensor(np.float32(self.time_scale) * w[None])
+        exponents = np.arange(half) / (half - self.frequency_shift)
+        w = np.exp(-math.log(10_000) * exponents).astype("float32")
+        # A NumPy factor would take the product, and PyTorch's tangent with it, through NumPy. The
+        # scale comes first, as published code has it: at 1000 the order shows in float32.
+        angle = ops.expand_dims(self.time_scale * t, 1) * ops.convert_to_tensor(w[None])
         return self.out(self.hidden(ops.concatenate([ops.cos(angle), ops.sin(angle)], axis=1)))
 
     def get_config(self):
@@ -71,6 +89,8 @@ class TimeEmbedding(layers.Layer):
             "width": self.width,
             "time_scale": self.time_scale,
             "frequencies": self.frequencies,
+            "frequency_shift": self.frequency_shift,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
 

@@ -1,4 +1,4 @@
-"""Reads `.pt`, `.pth` and `.safetensors` into NumPy: without torch, and without running a pickle.
+"""Reads published weights into NumPy: without torch or flax, and without running a pickle.
 
 A torch file holds a pickle, a program that may import and call anything. Here its instructions are
 followed one by one by an interpreter that knows numbers, strings, containers and tensors, and
@@ -16,9 +16,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from keras_meanflow.weights.msgpack import unpack
 from keras_meanflow.weights.pickles import StoredTensor, interpret
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch files before torch 1.6
+_MSGPACK_MAPS = [bytes([first]) for first in (*range(0x81, 0x90), 0xDE, 0xDF)]
 SAFETENSORS = {
     "F64": "f8",
     "F32": "f4",
@@ -37,22 +39,124 @@ SAFETENSORS = {
 
 
 def read_weights(path: str | os.PathLike) -> object:
-    """What a weights file holds, by its first bytes: `read_safetensors` or `read_torch`.
+    """What a weights file holds, by its first bytes and not by its name.
 
     Args:
-        path: A `.pt`, `.pth`, `.bin` or `.safetensors` file.
+        path: A `.pt`, `.pth`, `.bin`, `.safetensors`, `.npz` or flax `.msgpack` file, or the folder
+            of an orbax checkpoint.
 
     Raises:
-        ValueError: As the two readers do.
+        ValueError: As the readers of these do.
+        ImportError: For an orbax checkpoint without orbax.
 
     Example:
         >>> state = read_weights("lenet_mnist_fid.pth")
         >>> state["conv1.weight"].shape
         (6, 1, 5, 5)
     """
+    if os.path.isdir(path):
+        return read_orbax(path)
     with open(path, "rb") as file:
         start = file.read(9)
-    return read_safetensors(path) if start[8:] == b"{" else read_torch(path)
+    if start[8:] == b"{":
+        return read_safetensors(path)
+    if start[:2] == b"PK" and _is_npz(path):
+        return read_npz(path)
+    return read_flax(path) if start[:1] in _MSGPACK_MAPS else read_torch(path)
+
+
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file by name; one that hides a pickle is refused.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: When the file is truncated or holds objects.
+
+    Example:
+        >>> state = read_npz("model.npz")
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays}
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} cannot be read. {error}") from error
+
+
+def read_flax(path: str | os.PathLike) -> object:
+    """The nested dicts of arrays of a flax `.msgpack` file; bfloat16 becomes float32.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: When the file is truncated or holds more than arrays, text and numbers.
+
+    Example:
+        >>> tree = read_flax("checkpoint_0")
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        return unpack(data)
+    except ValueError as error:
+        raise _truncated(path, error) from error
+
+
+def read_orbax(path: str | os.PathLike) -> object:
+    """The nested dicts of arrays of an orbax checkpoint, a folder; needs orbax, and so JAX.
+
+    Args:
+        path: The folder that orbax wrote, or one that holds it alone.
+
+    Raises:
+        ValueError: When the folder is no orbax checkpoint.
+        ImportError: Without orbax; says how to install it.
+
+    Example:
+        >>> tree = read_orbax("MF-B-4/checkpoint_500400")
+    """
+    found = [entry for entry in sorted(os.listdir(path)) if not entry.startswith(".")]
+    if len(found) == 1 and os.path.isdir(os.path.join(path, found[0])):
+        return read_orbax(os.path.join(path, found[0]))
+    if not {"_METADATA", "_CHECKPOINT_METADATA", "checkpoint"} & set(found):
+        raise ValueError(f"{path} is a folder, but not of orbax: it holds {found[:5]}.")
+    try:
+        import orbax.checkpoint
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is an orbax checkpoint. Install its reader: pip install orbax-checkpoint"
+        ) from error
+    return orbax.checkpoint.PyTreeCheckpointer().restore(os.path.abspath(path))
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The text in a `.safetensors` file's header, by name; empty for any other file.
+
+    Args:
+        path: The file.
+
+    Example:
+        >>> read_metadata("model.safetensors")
+        {'format': 'pt'}
+    """
+    if os.path.isdir(path):
+        return {}
+    with open(path, "rb") as file:
+        start = file.read(9)
+        size = int.from_bytes(start[:8], "little")
+        if start[8:] != b"{" or size > os.path.getsize(path) - 8:
+            return {}
+        return json.loads(start[8:] + file.read(size - 1)).get("__metadata__", {})
+
+
+def _is_npz(path):
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            return False
+        with zipfile.ZipFile(file) as archive:
+            return bool(archive.namelist()) and all(n.endswith(".npy") for n in archive.namelist())
 
 
 def read_torch(path: str | os.PathLike) -> object:

@@ -1,0 +1,245 @@
+"""InContextDiT: a transformer that is told times, guidance and class by tokens of its sequence."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_meanflow.configurable import register
+from keras_meanflow.networks.base import Network
+from keras_meanflow.networks.layers import TimeEmbedding, TokenDense
+from keras_meanflow.networks.patches import patchify, unpatchify
+from keras_meanflow.networks.rotary import RotaryBlock, fan_in_normal, rms_norm, rotary_table
+
+IN_CONTEXT_SIZES = {  # depth, width, heads
+    "B": (12, 768, 12),
+    "M": (24, 768, 12),
+    "L": (32, 1024, 16),
+    "XL": (48, 1024, 16),
+}
+GUIDANCE = {"omega": 1.0, "t_min": 0.0, "t_max": 1.0}  # without guidance
+
+
+@register
+class InContextDiT(Network):
+    """The transformer of improved MeanFlow: no modulation; what it is told stands in its sequence.
+
+    The sequence is class, omega, t_min, t_max, t - r and patch tokens; each of the first five is
+    some learned tokens plus one embedding, t itself is not told. The blocks have rotary positions
+    over the whole sequence, RMS norms, SwiGLU and gates that start at zero. A trunk of
+    `depth - head_depth` blocks carries two heads: u, the output, and v, an estimate of the
+    velocity for training.
+
+    The condition is labels (B,), or a dict of "labels" and any of "omega" (the guidance scale,
+    at least 1), "t_min" and "t_max" (the guidance interval), each (B,); without them 1, 0 and 1.
+
+    Args:
+        image_size: height and width in pixels or latents, an integer or a pair.
+        channels: number of channels.
+        patch_size: side of a patch; divides the image size.
+        width: size of a token.
+        depth: blocks between input and u.
+        heads: attention heads.
+        head_depth: how many of them are the head for u.
+        v_depth: blocks of the head for v, by default `head_depth`; 0 in published files for
+            inference, which keep v's last layer only.
+        mlp_ratio: hidden size of the SwiGLU over the width, rounded down.
+        num_classes: number of classes, or None for an unconditional network.
+        class_tokens, omega_tokens, interval_tokens, time_tokens: how many tokens tell the class,
+            omega, each end of the interval, and t - r.
+        time_scale: factor between a number and its sinusoids.
+
+    Raises:
+        ValueError: for a patch size that does not divide the image, or a head deeper than all.
+
+    Example:
+        >>> network = InContextDiT.from_size("B/2", image_size=32, channels=4, num_classes=1000)
+        >>> u = network(z, r, t, {"labels": labels, "omega": omega})
+
+    References:
+        Improved Mean Flows (arXiv 2512.02012), section 4 and table 4 of the appendix.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size,
+        channels,
+        patch_size,
+        width,
+        depth,
+        heads,
+        head_depth=8,
+        v_depth=None,
+        mlp_ratio=8 / 3,
+        num_classes=None,
+        class_tokens=8,
+        omega_tokens=4,
+        interval_tokens=2,
+        time_tokens=4,
+        time_scale=1.0,
+        **kwargs,
+    ):
+        height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        super().__init__(data_shape=(*height_width, channels), num_classes=num_classes, **kwargs)
+        if any(side % patch_size for side in height_width):
+            raise ValueError(
+                f"patch_size must divide the image size. Received: {patch_size}, {height_width}."
+            )
+        if not 0 <= head_depth <= depth:
+            raise ValueError(f"head_depth lies in 0..depth. Received: {head_depth}, {depth}.")
+        self.image_size, self.channels, self.patch_size = height_width, channels, patch_size
+        self.width, self.depth, self.heads, self.mlp_ratio = width, depth, heads, mlp_ratio
+        self.head_depth = head_depth
+        self.v_depth = head_depth if v_depth is None else v_depth
+        self.class_tokens, self.omega_tokens = class_tokens, omega_tokens
+        self.interval_tokens, self.time_tokens = interval_tokens, time_tokens
+        self.time_scale = time_scale
+        self.grid = tuple(side // patch_size for side in height_width)
+        self._make_layers()
+
+    @classmethod
+    def from_size(cls, size, *, image_size, channels, **kwargs):
+        """A published size: "B/2", "M/2", "L/2" or "XL/2"."""
+        name, _, patch = size.partition("/")
+        if name not in IN_CONTEXT_SIZES or patch != "2":
+            known = ", ".join(f"{name}/2" for name in IN_CONTEXT_SIZES)
+            raise ValueError(f"size is one of {known}. Received: {size!r}.")
+        depth, width, heads = IN_CONTEXT_SIZES[name]
+        sizes = {"patch_size": int(patch), "width": width, "depth": depth, "heads": heads}
+        return cls(image_size=image_size, channels=channels, **sizes, **kwargs)
+
+    def _make_layers(self):
+        width, policy = self.width, self.dtype_policy
+        patch = self.patch_size**2 * self.channels
+        self.patches = TokenDense(width, dtype=policy, name="patches")
+        self.patches.build((None, patch))
+        if self.conditional:
+            self.labels = layers.Embedding(
+                self.num_classes + 1,
+                width,
+                embeddings_initializer=keras.initializers.RandomNormal(stddev=width**-0.5),
+                dtype="float32",
+            )
+            self.labels.build((None,))
+            self.class_prefix = self._prefix("class_prefix", self.class_tokens)
+        self.omega, self.omega_prefix = self._told("omega", self.omega_tokens)
+        self.t_min, self.t_min_prefix = self._told("t_min", self.interval_tokens)
+        self.t_max, self.t_max_prefix = self._told("t_max", self.interval_tokens)
+        self.time, self.time_prefix = self._told("time", self.time_tokens)
+        self.trunk = self._blocks(self.depth - self.head_depth)
+        self.u_blocks = self._blocks(self.head_depth)
+        self.v_blocks = self._blocks(self.v_depth)
+        self.u_norm, self.u_out = self._last(patch, policy)
+        self.v_norm, self.v_out = self._last(patch, policy)
+        self.built = True
+
+    def _prefix(self, name, count):
+        init = keras.initializers.RandomNormal(stddev=self.width**-0.5)
+        return self.add_weight((count, self.width), init, dtype="float32", name=name)
+
+    def _told(self, name, count):
+        """The embedding of a number, and the learned tokens it is added to."""
+        embedding = TimeEmbedding(
+            self.width, time_scale=self.time_scale, kernel_initializer=fan_in_normal(1.0)
+        )
+        embedding.build((None,))
+        return embedding, self._prefix(f"{name}_prefix", count)
+
+    def _blocks(self, count):
+        blocks = []
+        for _ in range(count):
+            block = RotaryBlock(self.heads, mlp_ratio=self.mlp_ratio, dtype=self.dtype_policy)
+            block.build((None, None, self.width))
+            blocks.append(block)
+        return blocks
+
+    def _last(self, patch, policy):
+        # The last layer is float32: targets and losses are.
+        norm, out = rms_norm(policy), TokenDense(patch, kernel_initializer="zeros", dtype="float32")
+        norm.build((None, self.width))
+        out.build((None, self.width))
+        return norm, out
+
+    def call(self, z, r, t, condition=None):
+        """The average velocity u, float32 of the shape of `z`."""
+        table = self._table()
+        return self._head("u", self._trunk(z, r, t, condition, table), table)
+
+    def u_and_v(self, z, r, t, condition=None):
+        """The average velocity u and the estimate v of the velocity, of one pass of the trunk."""
+        table = self._table()
+        x = self._trunk(z, r, t, condition, table)
+        return self._head("u", x, table), self._head("v", x, table)
+
+    def _table(self):
+        tokens = self._prefix_length() + self.grid[0] * self.grid[1]
+        cos, sin = rotary_table(tokens, self.width // self.heads)
+        # A NumPy factor would take the product, and PyTorch's tangent with it, through NumPy.
+        return ops.convert_to_tensor(cos), ops.convert_to_tensor(sin)
+
+    def _prefix_length(self):
+        told = self.omega_tokens + 2 * self.interval_tokens + self.time_tokens
+        return told + (self.class_tokens if self.conditional else 0)
+
+    def _trunk(self, z, r, t, condition, table):
+        patches = patchify(z, self.grid, self.patch_size)
+        x = self.patches(ops.cast(patches, self.compute_dtype))  # (B, N, D)
+        prefix = ops.cast(self._told_tokens(r, t, condition), x.dtype)
+        x = ops.concatenate([prefix, x], axis=1)
+        for block in self.trunk:
+            x = block(x, *table)
+        return x
+
+    def _told_tokens(self, r, t, condition):
+        told = dict(condition) if isinstance(condition, dict) else {"labels": condition}
+        for name, value in GUIDANCE.items():
+            told[name] = ops.cast(told[name], "float32") if name in told else 0.0 * t + value
+        tokens = []
+        if self.conditional:
+            tokens.append(_add(self.class_prefix, self.labels(told["labels"])))
+        tokens.append(_add(self.omega_prefix, self.omega(1.0 - 1.0 / told["omega"])))
+        tokens.append(_add(self.t_min_prefix, self.t_min(told["t_min"])))
+        tokens.append(_add(self.t_max_prefix, self.t_max(told["t_max"])))
+        tokens.append(_add(self.time_prefix, self.time(t - r)))
+        return ops.concatenate(tokens, axis=1)
+
+    def _head(self, name, x, table):
+        for block in getattr(self, f"{name}_blocks"):
+            x = block(x, *table)
+        norm, out = getattr(self, f"{name}_norm"), getattr(self, f"{name}_out")
+        patches = out(norm(x[:, self._prefix_length() :]))
+        return unpatchify(patches, self.grid, self.patch_size)
+
+    def drop_condition(self, condition, drop):
+        """The condition with the null label on the rows where `drop` (B,) is True."""
+        if not isinstance(condition, dict):
+            return super().drop_condition(condition, drop)
+        return {**condition, "labels": super().drop_condition(condition["labels"], drop)}
+
+    def check_condition(self, condition):
+        """Raise a ValueError if labels, scale or interval are not what this network knows."""
+        if not isinstance(condition, dict):
+            return super().check_condition(condition)
+        unknown = sorted(set(condition) - {"labels", *GUIDANCE})
+        if unknown:
+            raise ValueError(
+                f"The condition's keys are labels, {', '.join(GUIDANCE)}. Received: {unknown}."
+            )
+        super().check_condition(condition.get("labels"))
+        limits = {"omega": (1.0, np.inf), "t_min": (0.0, 1.0), "t_max": (0.0, 1.0)}
+        for name, (low, high) in limits.items():
+            values = np.asarray(condition.get(name, low))
+            if not ((values >= low) & (values <= high)).all():
+                raise ValueError(f"{name} must lie in [{low}, {high}]. Received: {values}.")
+
+    def get_config(self):
+        """The arguments."""
+        names = "image_size channels patch_size width depth heads head_depth v_depth".split()
+        names += "mlp_ratio num_classes class_tokens omega_tokens interval_tokens".split()
+        names += ["time_tokens", "time_scale"]
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _add(prefix, embedding):
+    """Learned tokens (n, D) plus one embedding (B, D) each: (B, n, D)."""
+    return prefix[None] + ops.expand_dims(embedding, 1)

@@ -1,0 +1,69 @@
+"""How the numbers of a published tensor lie in ours, and back: exact in both directions."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Turn(NamedTuple):
+    """`ours(arrays, network)` makes our array of theirs; `theirs(array, network)` the list back."""
+
+    ours: Callable
+    theirs: Callable
+
+
+class Row(NamedTuple):
+    """One line of a format's table: our weight, the names of their tensors, and how they turn."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    turn: Turn
+
+
+def _one(ours, theirs):
+    """The turn of a single tensor."""
+    return Turn(lambda a, _: ours(a[0]), lambda a, _: [theirs(a)])
+
+
+SAME = _one(lambda a: a, lambda a: a)
+TRANSPOSED = _one(np.transpose, np.transpose)
+NEGATED = _one(np.negative, np.negative)
+NEGATED_TRANSPOSED = _one(lambda a: -a.T, lambda a: -a.T)
+
+
+def _patch_shape(network):
+    return (network.patch_size, network.patch_size, network.channels, network.width)
+
+
+# A convolution over patches is a product with their (p, p, channels) numbers.
+TORCH_PATCHES = Turn(
+    lambda a, network: a[0].transpose(2, 3, 1, 0).reshape(-1, network.width),
+    lambda a, network: [a.reshape(_patch_shape(network)).transpose(3, 2, 0, 1)],
+)
+FLAX_PATCHES = Turn(
+    lambda a, network: a[0].reshape(-1, network.width),
+    lambda a, network: [a.reshape(_patch_shape(network))],
+)
+JOINED = Turn(
+    lambda a, _: np.concatenate(a, axis=-1),
+    lambda a, _: np.split(a, 3, axis=-1),
+)
+JOINED_TRANSPOSED = Turn(
+    lambda a, _: np.concatenate([part.T for part in a], axis=-1),
+    lambda a, _: [part.T for part in np.split(a, 3, axis=-1)],
+)
+
+
+def copies(turn, count):
+    """The turn of a tensor that a file repeats; refuses copies that differ."""
+
+    def ours(arrays, network):
+        if any(not np.array_equal(arrays[0], other) for other in arrays[1:]):
+            raise ValueError(
+                f"The file has {count} copies of an embedding that our networks have once, and "
+                "they differ: it was trained further after its conversion."
+            )
+        return turn.ours(arrays[:1], network)
+
+    return Turn(ours, lambda a, network: turn.theirs(a, network) * count)
