@@ -15,15 +15,15 @@ def mnist(
     *,
     data: str | None = None,
     seed: int = 0,
-    steps: int = 20_000,
-    batch_size: int = 128,
-    learning_rate: float = 5e-4,
-    warmup_steps: int = 500,
-    averages: tuple[float, ...] = (0.9995,),
-    width: int = 256,
-    depth: int = 8,
+    steps: int = 6_000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    warmup_steps: int = 200,
+    averages: tuple[float, ...] = (0.999,),
+    width: int = 128,
+    depth: int = 4,
     heads: int = 4,
-    patch_size: int = 4,
+    patch_size: int = 7,
     fraction_r_equals_t: float = 0.5,
     label_dropout: float = 0.1,
     sample_every: int | None = 1000,
@@ -31,7 +31,7 @@ def mnist(
     checkpoint_seconds: float = 60.0,
     jit_compile: bool | str = "auto",
 ) -> Training:
-    """MNIST, 28x28, by class, with a DiT of patches of 4.
+    """MNIST, 28x28, by class, with a small DiT of 16 patches.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train mnist --set data=PATH.npz
@@ -60,7 +60,7 @@ def mnist(
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(steps - warmup_steps, 1), warmup_target=learning_rate, warmup_steps=warmup_steps
     )
-    flow_map.compile(keras.optimizers.Adam(schedule), jit_compile=jit_compile)
+    flow_map.compile(keras.optimizers.Adam(schedule, beta_2=0.99), jit_compile=jit_compile)
     return Training(
         flow_map=flow_map,
         data=open_source(data, image_size=28, channels=1),

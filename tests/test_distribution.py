@@ -62,10 +62,12 @@ def _run(devices):
 def test_two_devices_take_the_steps_of_one():
     one, two = _run(1), _run(2)
     assert one["step"] == two["step"] == 8
-    assert one["history"]["stage"] == two["history"]["stage"] != [0, 0]
+    assert one["history"]["stage"] == two["history"]["stage"]
+    assert one["history"]["stage"][-1] > 0
     for name, values in one["history"].items():
         if name != "gradient_norm" or BACKEND == "jax":  # TensorFlow's is the replicas' mean
-            np.testing.assert_allclose(two["history"][name], values, rtol=1e-4)
+            # One TensorFlow replica runs under XLA, two do not: their erfinv differ.
+            np.testing.assert_allclose(two["history"][name], values, rtol=3e-4, atol=1e-4)
     for name in ("weights", "average"):
         for a, b in zip(one[name], two[name], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)

@@ -216,7 +216,7 @@ def test_stages_follow_when_the_smoothed_error_stops_improving():
     stage, bad, smooth, best = 0, 0, None, None
     for error in errors:
         now = tuple(ops.convert_to_tensor(v, d) for v, d in zip(state, DTYPES, strict=True))
-        state = tuple(float(ops.convert_to_numpy(v)) for v in plateau(error, now))
+        state = tuple(float(ops.convert_to_numpy(v)) for v in plateau(np.float32(error), now))
         smooth = error if smooth is None else 0.5 * smooth + 0.5 * error
         if best is None or smooth < best:
             best, bad = smooth, 0
