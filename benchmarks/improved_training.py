@@ -1,0 +1,250 @@
+"""The study of docs/improved_training.md: MeanFlow with and without the improved training.
+
+    python benchmarks/improved_training.py run mnist min_snr_beta --seed 0 --data mnist.npz \
+        --features lenet_mnist_fid.pth --folder study
+    python benchmarks/improved_training.py table mnist --folder study
+
+`run` trains one variant and writes a line of JSON for each evaluation to FOLDER/results.jsonl:
+the Frechet distance of one-step samples at every tenth of training, and of 1, 2, 4 and 16 steps
+at its end. A run that was stopped goes on; one that is finished is not done again. `table` prints
+the means and spreads over seeds, and the share of the steps after which a variant reaches the
+baseline's final distance, and draws FOLDER/DATASET.png.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+
+# Variant: what turns `digits_improved` and its like into it.
+NO_PARTS = {"gamma": None, "exponent": None, "stages": None}
+VARIANTS = {
+    "baseline": {},
+    "min_snr": {"gamma": 5.0},
+    "dtd": {"stages": 20},
+    "beta": {"exponent": 1.0},
+    "min_snr_beta": {"gamma": 5.0, "exponent": 1.0},
+    "dtd_beta": {"stages": 20, "exponent": 1.0},
+    "dtd_beta_k0.5": {"stages": 20, "exponent": 0.5},
+    "dtd_beta_k2": {"stages": 20, "exponent": 2.0},
+    "beta_k0.5": {"exponent": 0.5},
+    "beta_k2": {"exponent": 2.0},
+}
+# Sized so that a run takes some minutes on one CPU core.
+SMALL = {
+    "mnist": {"width": 96, "depth": 4, "heads": 4, "patch_size": 7, "steps": 2500},
+    "eurosat": {"width": 96, "depth": 4, "heads": 4, "patch_size": 8, "steps": 2500},
+}
+COMMON = {
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "warmup_steps": 100,
+    "averages": (0.995,),
+    "patience": 10,
+    "sample_every": None,
+}
+TENTHS = 10
+DURING = (1, 5_000)  # steps of sampling and samples, at every tenth
+FINAL = ((1, 10_000), (2, 10_000), (4, 10_000), (16, 2_000))
+SAMPLE_SEED = 1234
+
+
+def run(arguments):
+    """Train and evaluate one variant with one seed."""
+    from keras_meanflow import runs
+    from keras_meanflow.recipe import find
+
+    name = f"{arguments.dataset}-{arguments.variant}-{arguments.seed}{arguments.tag}"
+    folder, results = Path(arguments.folder), Results(Path(arguments.folder) / "results.jsonl")
+    recipe = find(f"{arguments.dataset}_improved")
+    knobs = {**SMALL[arguments.dataset], **COMMON, **NO_PARTS, **VARIANTS[arguments.variant]}
+    knobs |= {"data": arguments.data, "seed": arguments.seed}
+    knobs |= dict(_setting(text) for text in arguments.set)
+    judge = Judge(arguments.dataset, arguments.features, arguments.data, folder)
+    training = recipe.load()(**knobs)
+    settings = runs.describe(recipe.name, knobs)
+    about = {"run": name, **{k: v for k, v in vars(arguments).items() if k in ABOUT}, **knobs}
+    about |= {"backend": settings["backend"], "versions": settings["versions"]}
+    about["machine"] = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    steps = training.steps
+    for tenth in range(1, TENTHS + 1):
+        step, started = steps * tenth // TENTHS, time.monotonic()
+        runs.train(dataclasses.replace(training, steps=step), folder / name, settings, verbose=0)
+        seconds = time.monotonic() - started
+        for nfe, samples in [DURING] + (list(FINAL) if tenth == TENTHS else []):
+            if not results.has(name, step, nfe, samples):
+                fid = judge(training.flow_map, nfe, samples)
+                line = {"step": step, "fraction": tenth / TENTHS, "nfe": nfe, "samples": samples}
+                results.add({**about, **line, "fid": fid, "seconds": round(seconds, 1)})
+                print(name, step, nfe, samples, round(fid, 3), flush=True)
+
+
+ABOUT = ("dataset", "variant", "seed", "tag")
+
+
+def _setting(text):
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+class Results:
+    """Lines of JSON in a file."""
+
+    def __init__(self, path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __iter__(self):
+        text = self.path.read_text("utf-8") if self.path.exists() else ""
+        return (json.loads(line) for line in text.splitlines() if line.endswith("}"))
+
+    def has(self, *key):
+        return any((r["run"], r["step"], r["nfe"], r["samples"]) == key for r in self)
+
+    def add(self, line):
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Judge:
+    """The Frechet distance of a model's samples to the training images."""
+
+    def __init__(self, dataset, features, data, folder):
+        from keras_meanflow.metrics import FeatureExtractor, Reference, make_reference
+
+        if dataset == "mnist":
+            self.extract = FeatureExtractor.lenet(features)
+        else:
+            from keras_meanflow.metrics.resize import LegacyBilinear
+
+            self.extract = FeatureExtractor.squeezenet(features, resize=LegacyBilinear(64))
+        path = Path(folder) / f"{dataset}-{self.extract.name}.npz"
+        if not path.exists():
+            images = np.load(data)["x_train"]
+            images = images.reshape(*images.shape[:3], -1)
+            batches = (images[i : i + 500] for i in range(0, len(images), 500))
+            make_reference(batches, self.extract, path, name=f"{dataset} training images")
+        self.reference = Reference.load(path)
+
+    def __call__(self, flow_map, nfe, samples):
+        from keras_meanflow.metrics import Protocol, Statistics, frechet_distance
+
+        protocol = Protocol.of(self.extract, samples=samples, labels="balanced", reference="train")
+        statistics = Statistics()
+        for first in range(0, samples, 1000):
+            labels = np.arange(first, first + 1000) % 10
+            images = flow_map.generate(labels, steps=nfe, seed=SAMPLE_SEED, first=first, verbose=0)
+            statistics.update(self.extract(protocol.quantise(images))["features"])
+        total = statistics.total()
+        return float(
+            frechet_distance(
+                total.mean, total.covariance, self.reference.mean, self.reference.covariance
+            )
+        )
+
+
+def table(arguments):
+    """Print means and spreads over seeds; draw the curves."""
+    rows = Results(Path(arguments.folder) / "results.jsonl")
+    rows = [r for r in rows if r["dataset"] == arguments.dataset and r["tag"] == arguments.tag]
+    if arguments.seeds:
+        rows = [r for r in rows if r["seed"] in arguments.seeds]
+    variants = [v for v in VARIANTS if any(r["variant"] == v for r in rows)]
+    curves = {v: _curve(rows, v) for v in variants}
+    goal = curves["baseline"][1][-1].mean()
+    head = [f"{nfe}-step FID ({n:,})" for nfe, n in FINAL]
+    print("| variant | seeds |", " | ".join(head), "| steps to the baseline's final FID |")
+    print("|---|---|" + "---|" * (len(head) + 1))
+    for variant in variants:
+        fractions, values = curves[variant]
+        cells = [_cell(rows, variant, nfe, n) for nfe, n in FINAL]
+        reached = _reached(fractions, values.mean(axis=1), goal)
+        seeds = sorted({r["seed"] for r in rows if r["variant"] == variant})
+        names = ",".join(map(str, seeds))
+        print(f"| {variant} | {names} |", " | ".join(cells), f"| {reached} |")
+    draw(Path(arguments.folder) / f"{arguments.dataset}{arguments.tag}.png", curves)
+
+
+def _cell(rows, variant, nfe, samples):
+    found = [
+        r["fid"]
+        for r in rows
+        if (r["variant"], r["fraction"], r["nfe"], r["samples"]) == (variant, 1.0, nfe, samples)
+    ]
+    if not found:
+        return ""
+    spread = f" ({min(found):.2f} to {max(found):.2f})" if len(found) > 1 else ""
+    return f"{np.mean(found):.2f}{spread}"
+
+
+def _curve(rows, variant):
+    """Fractions of training (n,) and one-step distances (n, seeds)."""
+    mine = [r for r in rows if r["variant"] == variant and (r["nfe"], r["samples"]) == DURING]
+    by_seed = {}
+    for r in mine:
+        by_seed.setdefault(r["seed"], {})[r["fraction"]] = r["fid"]
+    whole = [curve for curve in by_seed.values() if len(curve) == TENTHS]
+    fractions = sorted(whole[0])
+    return np.array(fractions), np.array([[c[f] for c in whole] for f in fractions])
+
+
+def _reached(fractions, values, goal):
+    """The share of the steps after which a curve is first at or below a goal, on straight lines."""
+    for i, value in enumerate(values):
+        if value <= goal:
+            if i == 0:
+                return f"{fractions[0]:.2f}"
+            share = (values[i - 1] - goal) / (values[i - 1] - value)
+            return f"{fractions[i - 1] + share * (fractions[i] - fractions[i - 1]):.2f}"
+    return "not"
+
+
+def draw(path, curves):
+    """The one-step distances over training, mean and range over seeds."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, (fractions, values) in curves.items():
+        (line,) = axes.semilogy(fractions, values.mean(axis=1), label=name, marker=".")
+        low, high = values.min(axis=1), values.max(axis=1)
+        axes.fill_between(fractions, low, high, color=line.get_color(), alpha=0.15)
+    axes.axhline(curves["baseline"][1][-1].mean(), color="grey", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("share of the training steps")
+    axes.set_ylabel(f"Frechet distance of {DURING[1]:,} one-step samples")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    train = commands.add_parser("run")
+    train.add_argument("dataset", choices=SMALL)
+    train.add_argument("variant", choices=VARIANTS)
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--data", required=True)
+    train.add_argument("--features", required=True)
+    train.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE")
+    train.set_defaults(do=run)
+    show = commands.add_parser("table")
+    show.add_argument("dataset", choices=SMALL)
+    show.add_argument("--seeds", type=int, nargs="*")
+    show.set_defaults(do=table)
+    for command in (train, show):
+        command.add_argument("--folder", default="study")
+        command.add_argument("--tag", default="", help="Keeps other settings apart.")
+    arguments = parser.parse_args()
+    arguments.do(arguments)
+
+
+if __name__ == "__main__":
+    main()
