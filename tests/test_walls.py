@@ -26,7 +26,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.spl
 FACADE = len(LAYERS) - 1  # keras_meanflow/__init__.py re-exports every layer, so it is at the top
 
 MAY_IMPORT_A_BACKEND = {("weights/readers.py", "orbax")}
-MAY_IMPORT_UPWARDS = {("metrics", f"{PACKAGE}.weights.readers")}
+MAY_IMPORT_UPWARDS = {(low, f"{PACKAGE}.weights.readers") for low in ("codecs", "data", "metrics")}
 
 
 def sources():
