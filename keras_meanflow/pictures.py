@@ -83,18 +83,22 @@ def scatter(points, reference=None, *, size=512):
     return image
 
 
-def curves(x, lines, *, columns=2):
-    """A panel for each of `lines`, name -> values over `x`; logarithmic where all are positive."""
+def curves(x, lines, *, columns=2, intervals=None):
+    """A panel for each of `lines`, name -> values over `x`; logarithmic where all are positive.
+
+    `intervals`, name -> (low, high) at each x, are drawn as bars.
+    """
     width, height = PANEL
     rows = math.ceil(len(lines) / columns)
     image = Image.new("RGB", (columns * width, rows * height), PAPER)
     for i, (name, values) in enumerate(lines.items()):
         at = (i % columns * width, i // columns * height)
-        image.paste(_panel(np.asarray(x, float), name, np.asarray(values, float)), at)
+        bars = (intervals or {}).get(name)
+        image.paste(_panel(np.asarray(x, float), name, np.asarray(values, float), bars), at)
     return image
 
 
-def _panel(x, name, values):
+def _panel(x, name, values, bars=None):
     """One curve with its name, its last value, and the ends of both axes."""
     sharp = 2  # drawn twice as large, then halved, for smooth lines
     (width, height), font = PANEL, ImageFont.load_default(11 * sharp)
@@ -110,21 +114,26 @@ def _panel(x, name, values):
     if not finite.any():
         text(left, top - 5, f"{name}: no finite value", "ls")
         return image.resize(PANEL, Image.Resampling.BOX)
-    x, values = x[finite], values[finite]
-    low, high = np.min(values), np.max(values)
-    heights = np.log(values) if low > 0 else values
-    across = left + _fractions(x) * (right - left)
-    down = bottom - _fractions(heights) * (bottom - top)
-    points = [(a * sharp, b * sharp) for a, b in zip(across, down, strict=True)]
+    ends = np.zeros((len(values), 0)) if bars is None else np.asarray(bars, float)
+    x, values, ends = x[finite], values[finite], ends[finite]
+    rows = np.column_stack([values, np.where(np.isfinite(ends), ends, values[:, None])])
+    low, high = np.min(rows), np.max(rows)
+    inset = 0 if bars is None else 10  # keeps bars off the frame
+    across = sharp * (left + inset + _fractions(x) * (right - left - 2 * inset))
+    heights = _fractions(np.log(rows) if low > 0 else rows)
+    down, *ends = sharp * (bottom - heights * (bottom - top)).T
+    points = list(zip(across, down, strict=True))
     draw.line(points, fill=INK, width=2 * sharp, joint="curve")
-    if len(points) == 1:
-        draw.circle(points[0], 2 * sharp, fill=INK)
+    for a, *bar in zip(across, *ends, strict=True):
+        draw.line([(a, b) for b in bar], fill=INK, width=sharp)
+    for point in points if len(points) == 1 or bars is not None else ():
+        draw.circle(point, 2 * sharp, fill=INK)
     text(left, top - 5, f"{name}: {values[-1]:.4g}", "ls")
     text(right, top - 5, "log" if low > 0 else "linear", "rs", FAINT)
     text(left - 5, top, f"{high:.3g}", "rt")
     text(left - 5, bottom, f"{low:.3g}", "rb")
-    text(left, bottom + 5, f"{x[0]:.0f}", "la")
-    text(right, bottom + 5, f"{x[-1]:.0f}", "ra")
+    text(left + inset, bottom + 5, f"{x[0]:.0f}", "ma" if inset else "la")
+    text(right - inset, bottom + 5, f"{x[-1]:.0f}", "ma" if inset else "ra")
     return image.resize(PANEL, Image.Resampling.BOX)
 
 

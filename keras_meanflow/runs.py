@@ -1,19 +1,17 @@
 """A run: a directory in which one training happens, stops, goes on, and leaves its results."""
 
 import dataclasses
-import importlib.metadata
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_meanflow import __version__
 from keras_meanflow.callbacks import (
     Checkpoint,
     Curve,
+    Evaluate,
     Log,
     SampleGrid,
     StopOnNonFinite,
@@ -21,10 +19,11 @@ from keras_meanflow.callbacks import (
     write_atomically,
 )
 from keras_meanflow.data import Batches, open_source
+from keras_meanflow.evaluating import Evaluation
 from keras_meanflow.flow_map import FlowMap
+from keras_meanflow.provenance import provenance
 
 SETTINGS = "settings.json"
-_VERSIONS = ("keras", "numpy", "jax", "tensorflow", "torch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +43,8 @@ class Training:
         sample_columns: columns of these pictures.
         reference: data to draw behind samples that are points.
         checkpoint_seconds: the most work that a crash may cost.
+        evaluation: what to measure as training goes, for `log.csv` and a file of reports.
+        evaluate_every: steps between two evaluations, or None for one at the end.
 
     Raises:
         ValueError: for numbers below their least, or a model that is not compiled.
@@ -61,9 +62,11 @@ class Training:
     sample_columns: int | None = None
     reference: np.ndarray | None = None
     checkpoint_seconds: float = 60.0
+    evaluation: Evaluation | None = None
+    evaluate_every: int | None = 1000
 
     def __post_init__(self):
-        for name in ("batch_size", "steps", "log_every", "sample_every"):
+        for name in ("batch_size", "steps", "log_every", "sample_every", "evaluate_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1. Received: {value}.")
@@ -84,6 +87,8 @@ class Training:
         network = self.flow_map.network
         self.flow_map.objective.check_batch(self.batch_size)
         self.flow_map.check_data(*self.batches()[0])
+        if self.evaluation is not None:
+            self.evaluation.check(self.flow_map)
         if network.num_classes is None:
             return
         network.check_condition(np.asarray(self.sample_labels))
@@ -99,34 +104,9 @@ def describe(recipe=None, knobs=None, command=None):
     return {
         "recipe": recipe,
         "knobs": json.loads(json.dumps(knobs or {})),  # tuples become lists here too
-        "backend": keras.config.backend(),
         "command": command,
-        "versions": _versions(),
-        "git_commit": _git_commit(),
+        **provenance(),
     }
-
-
-def _versions():
-    versions = {"keras_meanflow": __version__}
-    for name in _VERSIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _git_commit():
-    """The commit of the checkout that the package runs from, "-dirty" if changed; or None."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def read_settings(run_dir):
@@ -233,8 +213,10 @@ def _fits(step, steps, log_every):
 def _callbacks(training, run_dir):
     """Checkpoints come last: what is saved at the end has its pictures."""
     checkpoints, log = run_dir / "checkpoints", run_dir / "log.csv"
+    evaluate = {"every_steps": training.evaluate_every, "last_step": training.steps}
     return [
         StopOnNonFinite(checkpoints),
+        *([Evaluate(run_dir, training.evaluation, **evaluate)] if training.evaluation else []),
         Log(log),
         Curve(log, run_dir / "curve.png"),
         SampleGrid(

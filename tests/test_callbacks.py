@@ -160,7 +160,7 @@ def test_the_last_two_checkpoints_stay(flow_map, tmp_path):
 def test_checkpoints_are_made_before_their_time_has_passed(flow_map, tmp_path, monkeypatch):
     """With steps of 1 s and saving in 3 s, one is complete every 20 s at the latest."""
     clock, completed = [0.0], [0.0]
-    monkeypatch.setattr("keras_meanflow.callbacks.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("keras_meanflow.callbacks.checkpoint.time.monotonic", lambda: clock[0])
     checkpoint = Checkpoint(tmp_path, seconds=20.0)
     checkpoint.set_model(flow_map)
     checkpoint.on_train_begin()
@@ -217,6 +217,20 @@ def test_the_log_has_a_row_an_epoch_and_none_twice_after_going_back(flow_map, tm
     again = read_log(log)
     assert again[:2] == rows[:2] and [row["step"] for row in again] == [8, 16, 24]
     assert again[2]["seconds"] > again[1]["seconds"]
+
+
+def test_columns_may_come_and_go(flow_map, tmp_path):
+    class Extra(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["extra"] = 7.0
+
+    log = tmp_path / "log.csv"
+    for callbacks in ([], [Extra()], []):
+        fit(flow_map, callbacks=[*callbacks, Log(log)])
+    rows = read_log(log)
+    assert [row["step"] for row in rows] == [8, 16, 24]
+    np.testing.assert_array_equal([row["extra"] for row in rows], [math.nan, 7.0, math.nan])
+    assert all(math.isfinite(row["loss"]) for row in rows)
 
 
 def test_the_curve_is_drawn_from_the_log(flow_map, tmp_path):

@@ -44,6 +44,15 @@ def test_curves_falls_where_the_values_fall():
     assert abs(rows[1] - (rows[0] + rows[2]) / 2) < 4
 
 
+def test_bars_reach_from_end_to_end_of_their_intervals():
+    lines, bars = {"fid": [2.0, 3.0]}, {"fid": [(1.0, 3.0), (1.0, 5.0)]}
+    picture = np.asarray(curves([1, 4], lines, columns=1, intervals=bars).convert("L"))
+    ink = [np.flatnonzero(picture[26:174, column] < 200) + 26 for column in (72, 396)]
+    assert ink[1].min() < 30 and ink[0].max() > 170 and ink[1].max() > 170  # 1 to 5 is all of it
+    # Logarithmic: 3 lies at log 3 / log 5 of the height.
+    assert abs((174 - ink[0].min()) / 150 - np.log(3) / np.log(5)) < 0.05
+
+
 def test_one_point_and_no_finite_value_still_make_a_curve():
     image = curves([5], {"one": [2.0], "none": [np.nan]})
     assert isinstance(image, Image.Image)

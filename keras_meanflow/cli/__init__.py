@@ -5,7 +5,9 @@ Keras is imported inside the commands, once the backend is chosen.
 
 import click
 
+from keras_meanflow.cli.evaluate import evaluate
 from keras_meanflow.cli.sample import export, sample
+from keras_meanflow.cli.statistics import statistics
 from keras_meanflow.cli.train import recipes_command, train
 
 
@@ -15,5 +17,5 @@ def main():
     """Train and use MeanFlow models: one network, one step."""
 
 
-for command in (recipes_command, train, sample, export):
+for command in (recipes_command, train, sample, evaluate, statistics, export):
     main.add_command(command)

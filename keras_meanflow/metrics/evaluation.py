@@ -85,6 +85,7 @@ def evaluate_images(
         gathered, score = _Gathered(Path(folder) / "features.f32", pairwise), None
         for images in _first(batches, protocol.samples):
             outputs = extract(protocol.quantise(images))
+            _check_width(outputs["features"], reference)
             gathered.add(outputs["features"])
             if "logits" in outputs:
                 score = score or InceptionScore(protocol.samples, min(10, protocol.samples))
@@ -181,7 +182,7 @@ def compare(samples: _Gathered, reference: Reference) -> dict:
     statistics, width = samples.statistics, reference.mean.size
     fid = frechet_with_interval(statistics, reference).to_dict()
     fid["infinity"] = frechet_infinity(statistics, reference)
-    source = {"count": reference.count, "protocol": reference.protocol}
+    source = {"count": reference.count, "protocol": reference.protocol, **reference.origin}
     report = {"reference": source, "samples": statistics.count, "fid": fid}
     rows = 0
     if reference.features is not None:
@@ -231,6 +232,15 @@ def _other_shape(shape, reference):
     if list(shape) == theirs:
         return []
     return [f"The reference was made of images of {theirs}, the samples are {list(shape)}."]
+
+
+def _check_width(features, reference):
+    """Refuses at the first batch what could not be compared after the last."""
+    if features.shape[1] != reference.mean.size:
+        raise ValueError(
+            "Samples and reference must have features of the same width. Received "
+            f"{features.shape[1]} of the feature network, {reference.mean.size} of the reference."
+        )
 
 
 def _first(batches, samples):

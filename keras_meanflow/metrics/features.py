@@ -99,16 +99,18 @@ class FeatureExtractor:
         return cls("squeezenet-1.1", network, scale, checksum=found)
 
     @classmethod
-    def lenet(cls, path, *, checksum: str | None = PUBLISHED_CHECKSUM):
+    def lenet(cls, path=None, *, resize: Resample | None = None, checksum=PUBLISHED_CHECKSUM):
         """The LeNet of MNIST: images (N, 28, 28, 1), 84 features.
 
         Args:
-            path: `lenet_mnist_fid.pth`.
+            path: `lenet_mnist_fid.pth`; None looks into the cache.
+            resize: How to bring other images to 28 px; None leaves the size as it is.
             checksum: The SHA-256 to insist on; None takes any file.
         """
         path, found = _weights("lenet", path, checksum)
         with float32_policy():
-            network, scale = lenet.lenet(), [layers.Rescaling(1 / 255)]
+            network = lenet.lenet()
+            scale = [*filter(None, [resize]), layers.Rescaling(1 / 255)]
         lenet.load_lenet(network, read_weights(path))
         return cls("lenet-mnist", network, scale, checksum=found)
 

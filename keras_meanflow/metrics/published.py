@@ -91,8 +91,8 @@ def find_weights(name: str, path: str | os.PathLike | None) -> Path:
     found = cached_path(name) if path is None else Path(path)
     if not found.is_file():
         raise ValueError(
-            f"The weights of {name!r} are not at {found}. Pass their path, or call "
-            f"`fetch_weights({name!r})`: nothing is downloaded unasked."
+            f"The weights of {name!r} are not at {found}. Pass their path, or ask for them with "
+            f"`fetch_weights({name!r})` or --fetch: nothing is downloaded unasked."
         )
     return found
 

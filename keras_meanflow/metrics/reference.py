@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from keras_meanflow.metrics.published import sha256_of
 
 KEYS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 
@@ -24,6 +27,7 @@ class Reference:
         count: Number of samples; None where the file does not say.
         protocol: How the features were made, by name; None for files of others.
         features: Some of the features, (M, D) float32, for the metrics of pairs; may be on disk.
+        origin: Where it came from: the `file` and its `sha256`, or the `data`; empty if not known.
 
     Raises:
         ValueError: When shapes disagree or a value is not finite.
@@ -40,6 +44,7 @@ class Reference:
     count: int | None = None
     protocol: dict | None = None
     features: np.ndarray | None = None
+    origin: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         mean, covariance = check_moments(self.mean, self.covariance)
@@ -73,7 +78,8 @@ class Reference:
             mean, covariance = (file[name] for name in names)
         features = features_path(path)
         rows = read_features(features, mean.size) if features.is_file() else None
-        return cls(mean, covariance, count, protocol, rows)
+        origin = {"file": str(path), "sha256": sha256_of(path)}
+        return cls(mean, covariance, count, protocol, rows, origin)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `mu`, `sigma`, and `count` and `protocol` (JSON) where known, to an `.npz`.
@@ -91,6 +97,26 @@ class Reference:
         features_path(path).unlink(missing_ok=True)
         if self.features is not None:
             np.asarray(self.features, "<f4").tofile(features_path(path))
+
+
+def is_reference(path: str | os.PathLike) -> bool:
+    """Whether a file holds reference statistics, which `Reference.load` reads."""
+    return any(set(pair) <= npz_names(path) for pair in KEYS)
+
+
+def reference_name(source: str | os.PathLike) -> str:
+    """What a file of statistics says it is called, or else its stem; data is called as it is."""
+    if not is_reference(source):
+        return str(source)
+    return (Reference.load(source).protocol or {}).get("name") or Path(source).stem
+
+
+def npz_names(path: str | os.PathLike) -> set[str]:
+    """The names of the arrays in an `.npz` file; none for anything else."""
+    if Path(path).suffix != ".npz" or not zipfile.is_zipfile(path):
+        return set()
+    with zipfile.ZipFile(path) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
 class FeatureFile:
@@ -157,6 +183,23 @@ def npz_images(
         >>> [len(batch) for batch in npz_images("samples.npz", 2)]
         [2, 2, 1]
     """
+    with _open_npy(path, name) as (stream, shape):
+        size = int(np.prod(shape[1:]))
+        for start in range(0, shape[0], batch_size):
+            rows = min(batch_size, shape[0] - start)
+            pixels = stream.read(rows * size)
+            yield np.frombuffer(pixels, np.uint8).reshape(rows, *shape[1:])
+
+
+def npz_shape(path: str | os.PathLike, *, name: str = "arr_0") -> tuple[int, int, int, int]:
+    """The shape of the images that `npz_images` yields, read without them."""
+    with _open_npy(path, name) as (_, shape):
+        return shape
+
+
+@contextlib.contextmanager
+def _open_npy(path, name):
+    """An array of images in an `.npz` as a stream that stands at its first pixel, and its shape."""
     with zipfile.ZipFile(path) as archive:
         if f"{name}.npy" not in archive.namelist():
             raise ValueError(f"{path} has no array {name!r}. It holds {archive.namelist()}.")
@@ -166,11 +209,7 @@ def npz_images(
                 raise ValueError(
                     f"Images must be uint8 (N, H, W, C). {path}:{name} is {dtype} {shape}."
                 )
-            size = int(np.prod(shape[1:]))
-            for start in range(0, shape[0], batch_size):
-                rows = min(batch_size, shape[0] - start)
-                pixels = stream.read(rows * size)
-                yield np.frombuffer(pixels, np.uint8).reshape(rows, *shape[1:])
+            yield stream, shape
 
 
 def _npy_header(stream):

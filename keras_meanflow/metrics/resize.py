@@ -112,3 +112,21 @@ def cubic(x: np.ndarray, a: float) -> np.ndarray:
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     far = a * (((x - 5) * x + 8) * x - 4)
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def resize_of(text: str) -> Resample | None:
+    """The resize that a protocol calls "Bicubic 28" or "LegacyBilinear 299"; None for "none".
+
+    Raises:
+        ValueError: For any other text.
+    """
+    kinds = {kind.__name__: kind for kind in (LegacyBilinear, Bicubic)}
+    kind, _, size = text.partition(" ")
+    if text == "none":
+        return None
+    if kind not in kinds or not size.isdigit() or not int(size):
+        raise ValueError(
+            f"A resize is none, or one of {', '.join(kinds)} and a size, as in 'Bicubic 28'. "
+            f"Received {text!r}."
+        )
+    return kinds[kind](int(size))

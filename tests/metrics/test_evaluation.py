@@ -121,7 +121,12 @@ def test_what_was_made_otherwise_is_refused_naming_both_sides(extract, reference
     resized = Reference(reference.mean, reference.covariance, 500, theirs)
     with refused("agree on `resize`.*'none', the reference statistics 'Bicubic 224'"):
         evaluate_images(images, protocol, resized, extract)
-    with refused("same width.*Received 16 and 3"):
+    renamed = Reference(
+        reference.mean, reference.covariance, 500, {**reference.protocol, "name": "snow"}
+    )
+    with refused("agree on `reference`.*'noise', the reference statistics 'snow'"):
+        evaluate_images(images, protocol, renamed, extract)
+    with refused("same width.*Received 16 of the feature network, 3 of the ref"):
         evaluate_images(images, protocol, Reference(np.zeros(3), np.eye(3)), extract)
 
 
@@ -141,6 +146,7 @@ def test_bad_images_are_refused(extract, reference):
         ({"rounding": "up"}, "'up'"),
         ({"labels": "some"}, "'some'"),
         ({"samples": 1}, "2 samples or more"),
+        ({"name": "a/b"}, "letters, digits.*Received 'a/b'"),
     ],
 )
 def test_an_impossible_protocol_is_refused(extract, change, message):
@@ -169,7 +175,7 @@ def test_another_image_size_than_the_reference_is_said(tmp_path):
     extract = FeatureExtractor("mean colour", colour)
     images = philox(7).integers(0, 256, size=(60, 8, 8, 3), dtype=np.uint8)
     reference = make_reference([images], extract, tmp_path / "r.npz", name="8 px")
-    protocol = Protocol.of(extract, **{**FIELDS, "samples": 60})
+    protocol = Protocol.of(extract, labels="random", reference="8 px", samples=60)
     report = evaluate_images([images[:, :4, :4]], protocol, reference, extract)
     assert "images of [8, 8, 3], the samples are [4, 4, 3]" in report["warnings"][0]
 
@@ -201,7 +207,7 @@ def test_lenet_tells_mnist_from_its_noisy_copy(shared_data, tmp_path):
     with np.load(shared_data / "mnist.npz") as file:
         train, test = file["x_train"][:2000, ..., None], file["x_test"][:1000, ..., None]
     reference = make_reference(batched(train, 500), extract, tmp_path / "r.npz", name="mnist 2000")
-    fields = {**FIELDS, "samples": 1000, "labels": "random"}
+    fields = {"samples": 1000, "labels": "random", "reference": "mnist 2000"}
     protocol = Protocol.of(extract, **fields)
     clean = evaluate_images(batched(test, 500), protocol, reference, extract)
     noisy = np.clip(test + 60 * philox(6).normal(size=test.shape), 0, 255).astype(np.uint8)

@@ -1,0 +1,222 @@
+"""`keras-meanflow evaluate`."""
+
+import itertools
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from keras_meanflow.cli.backend import (
+    backend_option,
+    choose_backend,
+    load_run,
+    one_line_errors,
+    start,
+    verbose_option,
+)
+from keras_meanflow.cli.measuring import measuring
+
+LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")
+
+
+@click.command()
+@click.argument("run_dir", metavar="[RUN]", required=False)
+@click.option("--images", help="Measure these images instead of a RUN's samples.")
+@click.option("--self-check", is_flag=True, help="Measure halves of the reference's data, too.")
+@click.option("--steps", default="1", show_default=True, help="Jumps, as in 1 or 1,2,4.")
+@measuring
+@click.option("--reference", help="Statistics (.npz), or data to make them of now.")
+@click.option("--samples", type=int, help="Another number than the protocol's.")
+@click.option("--labels", type=click.Choice(LABELS), help="Others than the protocol's.")
+@click.option("--rounding", type=click.Choice(ROUNDINGS), help="Another than the protocol's.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
+@click.option("--average/--raw", default=True, help="Averaged or raw weights.")
+@click.option("--guidance-scale", type=float, help="For models without guidance in training.")
+@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True)
+@click.option("--out", type=click.Path(), help="JSON; default RUN/evaluation-PROTOCOL.json.")
+@backend_option
+@verbose_option
+def evaluate(
+    run_dir,
+    images,
+    self_check,
+    steps,
+    network,
+    folder,
+    reference,
+    samples,
+    labels,
+    rounding,
+    seed,
+    average,
+    guidance_scale,
+    batch_size,
+    out,
+    backend,
+    verbose,
+):
+    """Measure the samples of a RUN: FID and KID with intervals, precision, recall, ...
+
+    Under a protocol (--protocol digits-lenet) or with features of your choice (--features lenet
+    --weights FILE --samples 10000). The reference is a file of statistics, as of `keras-meanflow
+    statistics`, or data: a folder, FILE.npz, FILE.npz:test, digits:test. With --images other data
+    takes the place of a RUN's samples; with --self-check one half of the reference's data does,
+    which shows what a perfect model would score.
+    """
+    with one_line_errors():
+        _check_subject(run_dir, images, self_check, reference)
+        steps = _steps(steps)
+        flow_map = load_run(run_dir, backend) if run_dir else start(choose_backend(backend))
+        if flow_map is not None:
+            flow_map.average = flow_map.average if average else None
+            folder = {**_image_shape(flow_map), **folder}
+        images = images and _images(images, folder)
+        changes = {"samples": samples, "labels": labels, "rounding": rounding}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if network["features"]:
+            changes = {**_defaults(flow_map, images, reference, folder), **changes}
+        bench = _Bench(network, changes, reference, folder, verbose)
+        sampling = {"seed": seed, "guidance_scale": guidance_scale, "batch_size": batch_size}
+        reports = itertools.chain(
+            bench.self_check() if self_check else (),
+            bench.images(images) if images else (),
+            bench.samples(flow_map, steps=steps, **sampling) if run_dir else (),
+        )
+        if out is None and run_dir:
+            out = Path(run_dir) / f"evaluation-{bench.protocol.name}.json"
+        _show(reports, out and Path(out))
+
+
+def _check_subject(run_dir, images, self_check, reference):
+    from keras_meanflow.metrics.reference import is_reference
+
+    if run_dir and images:
+        raise ValueError(f"Measure a RUN or --images, not both. Received: {run_dir} and {images}.")
+    if not (run_dir or images or self_check):
+        raise ValueError("Name what to measure: a RUN, --images DATA, or --self-check.")
+    if self_check and reference and is_reference(reference):
+        raise ValueError(
+            f"--self-check halves data. Received the statistics {reference}: give the reference "
+            "as images."
+        )
+
+
+def _steps(text):
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise ValueError(f"--steps are numbers from 1 up, as in 1 or 1,2,4. Received: {text!r}.")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _image_shape(flow_map):
+    """What a folder's images are cropped to: the model's own shape."""
+    shape = flow_map.network.data_shape
+    return {"image_size": shape[0], "channels": shape[2]} if len(shape) == 3 else {}
+
+
+def _images(data, folder):
+    from keras_meanflow.metrics.images import Images
+
+    return Images(data, **folder)
+
+
+def _defaults(flow_map, images, reference, folder):
+    """What --features without a protocol leave open."""
+    from keras_meanflow.metrics.reference import reference_name
+
+    if reference is None:
+        raise ValueError("--features need a --reference: statistics (.npz) or data.")
+    named = {"reference": reference_name(reference)}
+    if flow_map is not None:
+        return named if flow_map.network.conditional else {**named, "labels": "none"}
+    count = len(images) if images else len(_images(reference, folder)) // 2
+    return {**named, "labels": "none", "samples": count}
+
+
+class _Bench:
+    """A protocol, its network and its reference, at which subjects are measured one by one."""
+
+    def __init__(self, network, changes, reference, folder, verbose):
+        from keras_meanflow.metrics.named import open_protocol
+
+        self.protocol, self.extract = open_protocol(**network, **changes)
+        self.source, self.folder, self.verbose = reference, folder, verbose
+        if reference is None and not self.protocol.reference.startswith("digits"):
+            raise ValueError(
+                f"{self.protocol.name} compares with {self.protocol.reference!r}: name its "
+                "statistics or its data with --reference."
+            )
+        self.source = reference or self.protocol.reference
+
+    def self_check(self):
+        """One half of the reference's data against the other."""
+        from keras_meanflow.evaluating import with_progress
+        from keras_meanflow.metrics import self_check
+
+        images, samples = _images(self.source, self.folder), self.protocol.samples
+        if len(images) < 2 * samples:
+            raise ValueError(
+                "Half of the reference must hold as many images as are measured. Received "
+                f"{samples} samples and {len(images)} images: give fewer with --samples."
+            )
+        batches = with_progress(images.batches(), len(images), self.verbose)
+        report = self_check(batches, self.extract, samples=samples)
+        yield {"subject": "self-check", "protocol": self.protocol.to_dict(), **report}
+
+    def images(self, images):
+        """Images in the place of samples."""
+        from keras_meanflow.evaluating import with_progress
+        from keras_meanflow.metrics import evaluate_images
+
+        if len(images) < self.protocol.samples:
+            raise ValueError(
+                f"{self.protocol.name} asks for {self.protocol.samples} samples. Received "
+                f"{len(images)} images: give fewer with --samples."
+            )
+        reference = self._reference()
+        batches = with_progress(images.batches(), self.protocol.samples, self.verbose)
+        report = evaluate_images(batches, self.protocol, reference, self.extract)
+        yield {"subject": images.name, **report}
+
+    def samples(self, flow_map, **settings):
+        """A model's samples, for each number of steps."""
+        from keras_meanflow.evaluating import Evaluation
+
+        evaluation = Evaluation(
+            protocol=self.protocol, extract=self.extract, reference=self._reference(), **settings
+        )
+        for steps in evaluation.steps:
+            yield evaluation.measure(flow_map, steps, verbose=self.verbose)
+
+    def _reference(self):
+        from keras_meanflow.evaluating import open_reference
+
+        return open_reference(
+            self.source,
+            self.extract,
+            self.protocol.reference,
+            verbose=self.verbose,
+            **self.folder,
+        )
+
+
+def _show(new, out):
+    """Write and print reports, each as soon as it is there; a picture of samples beside them."""
+    from keras_meanflow.files import write_atomically
+    from keras_meanflow.provenance import provenance
+    from keras_meanflow.reports import merged, picture, read_reports, table, write_reports
+
+    reports = read_reports(out) if out else []
+    made = {**provenance(), "command": shlex.join(["keras-meanflow", *sys.argv[1:]])}
+    for report in new:
+        reports = merged(reports, {**report, "made": made})
+        if out:
+            write_reports(out, reports)
+    click.echo(table(reports))
+    written = [out] if out else []
+    if out and any(report["subject"] == "samples" for report in reports):
+        written.append(out.with_suffix(".png"))
+        write_atomically(written[1], picture(reports).save)
+    if written:
+        click.echo(f"Written: {', '.join(map(str, written))}")

@@ -1,0 +1,56 @@
+"""`keras-meanflow statistics`."""
+
+from pathlib import Path
+
+import click
+
+from keras_meanflow.cli.backend import (
+    backend_option,
+    choose_backend,
+    one_line_errors,
+    start,
+    verbose_option,
+)
+from keras_meanflow.cli.measuring import measuring
+
+
+@click.command()
+@click.argument("data")
+@click.argument("out", type=click.Path())
+@measuring
+@click.option("--name", help="Of the reference; default the protocol's, or what DATA is called.")
+@click.option(
+    "--pairwise",
+    type=click.IntRange(0),
+    default=10_000,
+    show_default=True,
+    help="Features kept for KID, precision, recall, density and coverage.",
+)
+@backend_option
+@verbose_option
+def statistics(data, out, network, folder, name, pairwise, backend, verbose):
+    """Write the reference statistics of DATA to OUT, an .npz file.
+
+    DATA is a folder of images, an .npz file of images (x_train or x, or ADM's arr_0), another
+    split of it (mnist.npz:test), or digits, digits:train, digits:test. Its first features lie
+    beside OUT, in .features.f32.
+    """
+    with one_line_errors():
+        start(choose_backend(backend))
+        from keras_meanflow.evaluating import with_progress
+        from keras_meanflow.metrics import make_reference
+        from keras_meanflow.metrics.images import Images
+        from keras_meanflow.metrics.named import open_protocol
+
+        if Path(out).suffix != ".npz":
+            raise ValueError(f"Reference statistics are an .npz file. Received {out}.")
+        images = Images(data, **folder)
+        protocol, extract = open_protocol(**network)
+        name = name or protocol.reference or images.name
+        batches = with_progress(images.batches(), len(images), verbose)
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        made = make_reference(batches, extract, out, name=name, pairwise=pairwise)
+        click.echo(
+            f"{out}: {name}, {made.count:,} images of {data}, {made.mean.size} features "
+            f"{extract.name} (resize: {extract.resize})."
+        )

@@ -1,0 +1,32 @@
+"""Files that appear complete or not at all, and which checkpoint is the newest."""
+
+import os
+from pathlib import Path
+
+TEMPORARY = "tmp-"
+
+
+def latest_checkpoint(folder):
+    """The path of the newest checkpoint in a folder, or None."""
+    return next(reversed(checkpoints(folder)), None)
+
+
+def checkpoints(folder):
+    """The paths of all checkpoints in a folder, the newest last."""
+    return sorted(Path(folder).glob("step-*.keras"))
+
+
+def write_atomically(path, write):
+    """Let `write(path)` write a file that appears complete or not at all, whatever happens."""
+    temporary = path.with_name(TEMPORARY + path.name)
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
