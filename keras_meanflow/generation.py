@@ -43,8 +43,10 @@ class Generation:
             labels: integers (n,), or what condition the network takes; for an unconditional
                 network the number of samples.
             steps: number of jumps of the flow map; 1 by default.
-            sampler: a `Sampler` instead: `Jump(times=...)`, `Euler(steps=50)`, `Heun(steps=25)`.
-            seed: image i of seed s is the same whatever the batch size, backend or devices.
+            sampler: a `Sampler` instead: `Jump(times=...)`, `Euler(steps=50)`, `Heun(steps=25)`,
+                `BanditSampler(steps=50)`, which learns from each batch.
+            seed: image i of seed s is the same whatever the batch size, backend or devices, unless
+                the sampler learns.
             first: number of the first image.
             batch_size: largest batch that runs at once; the last one is padded to it.
             guidance_scale: s of `u(null) + s (u(c) - u(null))`, for a model trained with label
@@ -85,18 +87,18 @@ class Generation:
         condition = keras.tree.map_structure(ops.convert_to_tensor, condition)
         values = [weight.value for weight in self.chosen_weights]
         values += [weight.value for weight in self.network.non_trainable_variables]
-        walked = sampler.walk(lambda z, r, t: step(values, z, r, t, *condition), z)
+        walked = sampler.walk(lambda *arguments: step(values, arguments, condition), z)
         return ops.convert_to_numpy(walked)
 
     def _compiled_step(self, sampler, guidance_scale):
         key = (sampler, guidance_scale, self.jit_compile)
         if key not in self._untracked.steps:
 
-            def step(z, r, t, *condition):
+            def step(arguments, condition):
                 def u(z, r, t):
                     return self._guided(z, r, t, guidance_scale, *condition)
 
-                return sampler.step(u, z, r, t)
+                return sampler.step(u, *arguments)
 
             variables = self.network.trainable_variables + self.network.non_trainable_variables
             jit = BACKEND != "torch" or self.jit_compile is True
@@ -149,7 +151,7 @@ class Generation:
         Args:
             filepath: where to.
             steps: number of jumps, or
-            sampler: a `Sampler`.
+            sampler: a `Sampler`; one that learns is exported as what it has learned.
             format: of `keras.Model.export`: "tf_saved_model" (default on TensorFlow and JAX),
                 "torch" (default on PyTorch, a `.pt2` file) and others where this backend has them.
             **kwargs: further arguments of `keras.Model.export`.
@@ -157,7 +159,7 @@ class Generation:
         Example:
             >>> flow_map.export("sampler")
         """
-        model = self.sampling_model(sampler or Jump(steps=steps))
+        model = self.sampling_model((sampler or Jump(steps=steps)).freeze())
         format = format or _FORMATS[BACKEND]
         kwargs = {**export_arguments(format, len(model.inputs)), **kwargs}
         keras.Model.export(model, filepath, format=format, **kwargs)

@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 from oracles import Gaussian
 
-from keras_meanflow.samplers import Euler, Heun, Jump
+from keras_meanflow.samplers import AdamsBashforth2, Euler, FixedSkips, Heun, Jump
 
 GAUSSIAN = Gaussian(mu=0.7, s=0.5)
 NOISE = np.random.default_rng(0).standard_normal((5, 3, 2)).astype("float32")
@@ -23,10 +23,49 @@ def test_jumps_of_the_exact_u_are_exact_on_any_grid(sampler):
     assert _error(sampler) < 1e-5
 
 
-@pytest.mark.parametrize(("sampler", "order"), [(Euler, 1), (Heun, 2)])
+@pytest.mark.parametrize(("sampler", "order"), [(Euler, 1), (Heun, 2), (AdamsBashforth2, 2)])
 def test_solvers_converge_at_their_order(sampler, order):
     coarse, fine = _error(sampler(steps=32)), _error(sampler(steps=64))
     assert np.log2(coarse / fine) == pytest.approx(order, abs=0.25)
+
+
+def test_adams_bashforth_keeps_its_order_on_steps_that_grow():
+    def grid(n):
+        return tuple((1.0 - np.arange(n + 1) / n) ** 1.5)
+
+    coarse, fine = (_error(AdamsBashforth2(times=grid(n))) for n in (32, 64))
+    assert np.log2(coarse / fine) == pytest.approx(2.0, abs=0.25)
+
+
+def test_adams_bashforth_is_the_textbook_formula_on_equal_steps():
+    z, before = NOISE.astype("float64"), None
+    for t in 1.0 - np.arange(10) / 10:
+        v = GAUSSIAN.numpy(z, *[np.full(len(z), t)] * 2)
+        z = z - 0.1 * (v if before is None else 1.5 * v - 0.5 * before)
+        before = v
+    ours = ops.convert_to_numpy(AdamsBashforth2(steps=10)(GAUSSIAN, NOISE))
+    np.testing.assert_allclose(ours, z, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Jump(steps=3),
+        Euler(steps=4),
+        Heun(steps=5),
+        AdamsBashforth2(times=(1.0, 0.3, 0.0)),
+        FixedSkips(steps=9, evaluated=(0, 1, 4, 8)),
+    ],
+)
+def test_a_sampler_knows_how_often_it_calls_the_velocity(sampler):
+    calls = []
+
+    def v(z, r, t):
+        calls.append(t)
+        return 0.0 * z
+
+    sampler(v, NOISE)
+    assert len(calls) == sampler.calls
 
 
 def test_heun_calls_the_velocity_at_both_ends_of_a_step():

@@ -6,12 +6,17 @@ import click
 
 from keras_meanflow.cli.backend import backend_option, load_run, one_line_errors, verbose_option
 
+SAMPLERS = ("jump", "euler", "heun", "ab2", "fastflow")
+_HELP = "jump: of the average velocity, as trained; the others: of the velocity u(z, t, t)."
+
 
 @click.command()
 @click.argument("run_dir", metavar="RUN")
 @click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9; default all of them in turn.")
 @click.option("-n", "count", type=click.IntRange(1), default=100, help="Number of samples.")
-@click.option("--steps", type=int, default=1, help="Jumps of the flow map.")
+@click.option("--sampler", "name", type=click.Choice(SAMPLERS), default="jump", help=_HELP)
+@click.option("--steps", type=int, help="Of the sampler: 1 of jump by default, 50 of the others.")
+@click.option("--frozen", is_flag=True, help="fastflow as it has learned; it learns no more.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
 @click.option("--average/--raw", default=True, help="Averaged or raw weights.")
 @click.option("--guidance-scale", type=float, help="For models without guidance in training.")
@@ -24,7 +29,9 @@ def sample(
     run_dir,
     labels,
     count,
+    name,
     steps,
+    frozen,
     seed,
     average,
     guidance_scale,
@@ -40,14 +47,57 @@ def sample(
         if not average:
             flow_map.average = None
         labels = _labels(labels, count, flow_map.network.num_classes)
+        sampler, finish = _sampler(name, steps, frozen, Path(run_dir), guidance_scale)
         samples = flow_map.generate(
             labels,
-            steps=steps,
+            sampler=sampler,
             seed=seed,
             guidance_scale=guidance_scale,
             verbose="auto" if verbose else 0,
         )
+        finish()
         _write(samples, labels, Path(out or Path(run_dir) / "generated.png"), columns, npz)
+
+
+def _sampler(name, steps, frozen, run_dir, guidance_scale):
+    """The sampler, and what is to be done once it has walked."""
+    from keras_meanflow import samplers
+
+    if frozen and name != "fastflow":
+        raise ValueError(f"--frozen is for --sampler fastflow. Received: --sampler {name}.")
+    if name == "fastflow":
+        guided = "" if guidance_scale is None else f"-guided-{guidance_scale:g}"
+        return _fastflow(samplers, 50 if steps is None else steps, frozen, run_dir, guided)
+    kind, default = {
+        "jump": (samplers.Jump, 1),
+        "euler": (samplers.Euler, 50),
+        "heun": (samplers.Heun, 50),
+        "ab2": (samplers.AdamsBashforth2, 50),
+    }[name]
+    return kind(steps=default if steps is None else steps), lambda: None
+
+
+def _fastflow(samplers, steps, frozen, run_dir, guided):
+    """A sampler with the bandits of RUN/fastflow-STEPS.json, or new ones."""
+    from keras_meanflow.files import write_atomically
+
+    path = run_dir / f"fastflow-{steps}{guided}.json"
+    state = samplers.BanditState.load(path) if path.exists() else None
+    sampler = samplers.BanditSampler(steps=steps, state=state)
+    if frozen:
+        sampler = sampler.freeze()
+        return sampler, lambda: click.echo(f"{sampler.calls} velocity calls of {steps}, frozen")
+    known = len(sampler.state.calls)
+
+    def finish():
+        write_atomically(path, sampler.state.save)
+        calls = sampler.state.calls[known:]
+        click.echo(
+            f"{sum(calls) / len(calls):.4g} velocity calls of {steps}, over {len(calls)} batches. "
+            f"Learned from {known + len(calls)} so far: {path}"
+        )
+
+    return sampler, finish
 
 
 def _labels(text, count, classes):

@@ -9,7 +9,9 @@ from keras_meanflow.configurable import Configurable
 
 
 class Sampler(Configurable, abc.ABC):
-    """Walks from t = 1 (noise) to t = 0 (data); a subclass writes `step` only.
+    """Walks from t = 1 (noise) to t = 0 (data); a subclass writes `step`.
+
+    One that remembers velocities from step to step also writes `walk`, which hands them to `step`.
 
     Args:
         steps: number of equal steps.
@@ -37,14 +39,22 @@ class Sampler(Configurable, abc.ABC):
             return np.asarray(self.times, "float32")
         return np.linspace(1.0, 0.0, self.steps + 1, dtype="float32")
 
+    @property
+    def calls(self):
+        """How often a walk calls u; with guidance each call runs the network twice."""
+        return len(self.grid) - 1
+
+    def freeze(self):
+        """The sampler that does the same at every walk: itself, unless it learns."""
+        return self
+
     def __call__(self, u, z):
         """The sample at t = 0 that starts from noise `z` (B, ...)."""
-        return self.walk(lambda z, r, t: self.step(u, z, r, t), z)
+        return self.walk(lambda *arguments: self.step(u, *arguments), z)
 
     def walk(self, step, z):
-        """The same with `step(z, r, t)` given, compiled perhaps."""
-        z = ops.convert_to_tensor(z)
-        ones = ops.ones((ops.shape(z)[0],), dtype="float32")
+        """The same with `step`, which has u bound and is compiled perhaps."""
+        z, ones = start(z)
         for t, r in zip(self.grid[:-1], self.grid[1:], strict=True):
             z = step(z, float(r) * ones, float(t) * ones)
         return z
@@ -52,3 +62,9 @@ class Sampler(Configurable, abc.ABC):
     @abc.abstractmethod
     def step(self, u, z, r, t):
         """`z` at time r from `z` at time t; r, t: (B,)."""
+
+
+def start(z):
+    """`z` as a tensor, and a one for each of its rows."""
+    z = ops.convert_to_tensor(z)
+    return z, ops.ones((ops.shape(z)[0],), dtype="float32")
