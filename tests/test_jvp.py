@@ -7,7 +7,7 @@ from keras import ops
 from oracles import Gaussian, central_difference, numpy_dit, randomise, relative_error
 
 from keras_meanflow.backend import BACKEND, jvp
-from keras_meanflow.networks import MLP, DiT
+from keras_meanflow.networks import MLP, DiT, InContextDiT
 
 RNG = np.random.default_rng(0)
 
@@ -62,9 +62,18 @@ def test_output_and_jvp_of_the_dit_are_those_of_numpy_in_float64(time_inputs):
     assert relative_error(ops.convert_to_numpy(tangent), expected) < 1e-5
 
 
-def test_qk_norm_passes_the_jvp():
-    network = DiT(image_size=4, channels=2, patch_size=2, width=16, depth=1, heads=2, qk_norm=True)
-    randomise(network)
+SMALL = {"image_size": 4, "channels": 2, "patch_size": 2, "width": 16, "depth": 1, "heads": 2}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DiT(**SMALL, qk_norm=True, split_depth=0, time_inputs=("1-t",)),
+        lambda: InContextDiT(**SMALL, head_depth=1, v_depth=0, class_tokens=3, time_tokens=1),
+    ],
+)
+def test_norms_rotations_and_splits_pass_the_jvp(make):
+    network = randomise(make())
     primals, tangents = _arguments((4, 4, 2))
 
     def u(z, r, t):

@@ -6,17 +6,28 @@ import pytest
 from keras import ops
 from oracles import randomise
 
-from keras_meanflow.networks import MLP, DiT
+from keras_meanflow.networks import MLP, DiT, InContextDiT
 from keras_meanflow.networks.dit import SIZES
+from keras_meanflow.networks.in_context import IN_CONTEXT_SIZES
 
 RNG = np.random.default_rng(0)
 SMALL = dict(image_size=4, channels=2, patch_size=2, width=16, depth=1, heads=2)
+IN_CONTEXT = {**SMALL, "depth": 2, "head_depth": 1}
 NETWORKS = [
     lambda **kwargs: DiT(**SMALL, **kwargs),
     lambda **kwargs: DiT(**SMALL, num_classes=3, qk_norm=True, **kwargs),
     lambda **kwargs: DiT(
         **{**SMALL, "image_size": (4, 6)}, time_inputs=("t-r",), time_scale=1000.0, **kwargs
     ),
+    lambda **kwargs: DiT(
+        **{**SMALL, "depth": 2},
+        time_inputs=("1-t",),
+        split_depth=1,
+        unused_channels=2,
+        frequency_shift=1,
+        **kwargs,
+    ),
+    lambda **kwargs: InContextDiT(**IN_CONTEXT, num_classes=3, **kwargs),
     lambda **kwargs: MLP(data_size=3, width=8, depth=2, **kwargs),
     lambda **kwargs: MLP(data_size=3, width=8, num_classes=3, **kwargs),
 ]
@@ -53,6 +64,25 @@ def test_parameter_counts_are_the_published_ones(size, parameters):
 
     one, two = count(1), count(2)  # every block has the same weights
     assert one + (depth - 1) * (two - one) == parameters
+
+
+def test_parameter_counts_of_the_in_context_transformer_are_the_published_ones():
+    small = {"image_size": 32, "channels": 4, "patch_size": 2, "num_classes": 1000}
+
+    def count(size, v_depth=0):  # every block has the same weights
+        depth, width, heads = IN_CONTEXT_SIZES[size]
+        if width not in counted:
+            sizes = {"depth": 1, "width": width, "heads": heads, "head_depth": 1}
+            one = InContextDiT(**small, **sizes, v_depth=0)
+            counted[width] = one.count_params(), one.u_blocks[0].count_params()
+        base, block = counted[width]
+        return base + (depth - 1 + v_depth) * block
+
+    counted = {}
+    # Counted by instantiating the official code; the paper's table rounds to millions.
+    assert count("B") == 88_948_256 and count("B", v_depth=8) == 145_596_960
+    for size, published in (("B", 89e6), ("M", 174e6), ("L", 409e6), ("XL", 610e6)):
+        assert count(size) == pytest.approx(published, abs=0.7e6)
 
 
 def test_a_named_size_is_built_as_its_name_says():
@@ -111,14 +141,74 @@ def test_bfloat16_rounds_products_and_not_times(make):
     u, rounded = (ops.convert_to_numpy(n(*inputs)) for n in (single, mixed))
     assert rounded.dtype == np.float32
     assert 0.0 < np.abs(u - rounded).max() < 0.1 * np.abs(u).max()
+    if isinstance(mixed, InContextDiT):
+        mixed.times, names = [mixed.time], ("t-r",)
+    else:
+        names = getattr(mixed, "time_inputs", ("t", "t-r"))
     seen = []
     for embedding in mixed.times:
         embedding.call = lambda t, call=embedding.call: (seen.append(t), call(t))[1]
     mixed(*inputs)
     _, r, t, _ = inputs
-    times = {"t": t, "r": r, "t-r": t - r}
-    for name, got in zip(getattr(mixed, "time_inputs", ("t", "t-r")), seen, strict=True):
+    times = {"t": t, "r": r, "t-r": t - r, "1-t": 1.0 - t}
+    for name, got in zip(names, seen[: len(names)], strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(got), times[name])
+
+
+def test_a_split_network_with_r_at_t_is_the_flow_model_and_only_late_blocks_see_r():
+    sizes = {**SMALL, "depth": 3, "num_classes": 3, "time_inputs": ("t",)}
+    flow = randomise(DiT(**sizes))
+    z, r, t, labels = _inputs(flow)
+    expected = ops.convert_to_numpy(flow(z, r, t, labels))
+    for split_depth in (0, 1, 3):
+        network = randomise(DiT(**sizes, split_depth=split_depth))
+        np.testing.assert_array_equal(ops.convert_to_numpy(network(z, t, t, labels)), expected)
+        moved = ops.convert_to_numpy(network(z, r, t, labels))
+        assert np.abs(moved - expected).max() > 1e-3
+    only_r = randomise(DiT(**sizes, split_depth=0))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(only_r(z, r, t, labels)), ops.convert_to_numpy(flow(z, r, r, labels))
+    )
+    with pytest.raises(ValueError, match="split_depth lies in 0..depth, with one time input"):
+        DiT(**sizes, split_depth=4)
+    with pytest.raises(ValueError, match="with one time input"):
+        DiT(**SMALL, split_depth=1)
+
+
+def test_the_in_context_transformer_takes_guidance_and_knows_no_t_but_t_minus_r():
+    network = randomise(InContextDiT(**IN_CONTEXT, num_classes=3))
+    z, r, t, labels = _inputs(network)
+
+    def u(condition, r=r, t=t):
+        return ops.convert_to_numpy(network(z, r, t, condition))
+
+    ones, zeros = np.ones_like(t), np.zeros_like(t)
+    told = {"labels": labels, "omega": ones, "t_min": zeros, "t_max": ones}
+    np.testing.assert_array_equal(u(labels), u(told))
+    np.testing.assert_allclose(u(labels, r - 0.125, t - 0.125), u(labels), atol=1e-5)
+    for name, value in (("omega", 3 * ones), ("t_min", 0.3 * ones), ("t_max", 0.6 * ones)):
+        assert np.abs(u({**told, name: value}) - u(told)).max() > 1e-5
+    null = network.drop_condition(told, np.array([True, False, True]))
+    np.testing.assert_array_equal(ops.convert_to_numpy(null["labels"]), [3, 1, 3])
+    both = network.u_and_v(z, r, t, told)
+    np.testing.assert_array_equal(ops.convert_to_numpy(both[0]), u(told))
+    assert np.abs(ops.convert_to_numpy(both[1]) - u(told)).max() > 1e-3
+
+
+def test_conditions_of_the_in_context_transformer_are_checked():
+    network = InContextDiT(**IN_CONTEXT, num_classes=3)
+    labels = np.array([0, 3])
+    network.check_condition({"labels": labels, "omega": np.array([1.0, 8.0])})
+    with pytest.raises(ValueError, match="keys are labels, omega, t_min, t_max.*'scale'"):
+        network.check_condition({"labels": labels, "scale": 2.0})
+    with pytest.raises(ValueError, match=r"omega must lie in \[1.0, inf\]. Received: 0.5"):
+        network.check_condition({"labels": labels, "omega": 0.5})
+    with pytest.raises(ValueError, match="needs labels"):
+        network.check_condition({"omega": np.array([1.0, 8.0])})
+    with pytest.raises(ValueError, match="head_depth lies in 0..depth"):
+        InContextDiT(**{**IN_CONTEXT, "head_depth": 3})
+    with pytest.raises(ValueError, match="size is one of B/2, M/2, L/2, XL/2"):
+        InContextDiT.from_size("B/4", image_size=32, channels=4)
 
 
 def test_unknown_labels_are_named():

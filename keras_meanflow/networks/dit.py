@@ -104,7 +104,8 @@ class DiT(Network):
             )
         self.image_size, self.channels, self.patch_size = height_width, channels, patch_size
         self.width, self.depth, self.heads = width, depth, heads
-        self.mlp_ratio, self.qk_norm, self.time_scale = mlp_ratio, qk_norm, time_scale
+        self.mlp_ratio, self.qk_norm = mlp_ratio, qk_norm
+        self.time_scale = time_scale if np.ndim(time_scale) == 0 else tuple(time_scale)
         self.time_inputs = tuple(time_inputs)
         self.split_depth, self.unused_channels = split_depth, unused_channels
         self.frequency_shift = frequency_shift

@@ -30,7 +30,7 @@ class InContextDiT(Network):
     velocity for training.
 
     The condition is labels (B,), or a dict of "labels" and any of "omega" (the guidance scale,
-    at least 1), "t_min" and "t_max" (the guidance interval), each (B,); without them 1, 0 and 1.
+    at least 1), "t_min" and "t_max" (the guidance interval), each (B,).
 
     Args:
         image_size: height and width in pixels or latents, an integer or a pair.
@@ -47,6 +47,8 @@ class InContextDiT(Network):
         class_tokens, omega_tokens, interval_tokens, time_tokens: how many tokens tell the class,
             omega, each end of the interval, and t - r.
         time_scale: factor between a number and its sinusoids.
+        guidance: what a condition without them means: "omega", "t_min" and "t_max", by default
+            1, 0 and 1, no guidance.
 
     Raises:
         ValueError: for a patch size that does not divide the image, or a head deeper than all.
@@ -77,6 +79,7 @@ class InContextDiT(Network):
         interval_tokens=2,
         time_tokens=4,
         time_scale=1.0,
+        guidance=None,
         **kwargs,
     ):
         height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
@@ -94,6 +97,7 @@ class InContextDiT(Network):
         self.class_tokens, self.omega_tokens = class_tokens, omega_tokens
         self.interval_tokens, self.time_tokens = interval_tokens, time_tokens
         self.time_scale = time_scale
+        self.guidance = {**GUIDANCE, **(guidance or {})}
         self.grid = tuple(side // patch_size for side in height_width)
         self._make_layers()
 
@@ -192,7 +196,7 @@ class InContextDiT(Network):
 
     def _told_tokens(self, r, t, condition):
         told = dict(condition) if isinstance(condition, dict) else {"labels": condition}
-        for name, value in GUIDANCE.items():
+        for name, value in self.guidance.items():
             told[name] = ops.cast(told[name], "float32") if name in told else 0.0 * t + value
         tokens = []
         if self.conditional:
@@ -236,7 +240,7 @@ class InContextDiT(Network):
         """The arguments."""
         names = "image_size channels patch_size width depth heads head_depth v_depth".split()
         names += "mlp_ratio num_classes class_tokens omega_tokens interval_tokens".split()
-        names += ["time_tokens", "time_scale"]
+        names += ["time_tokens", "time_scale", "guidance"]
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_meanflow.files import write_atomically
 from keras_meanflow.weights.msgpack import pack
 
 _STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "float64": "DoubleStorage"}
@@ -41,13 +42,12 @@ def write_weights(
     if path.suffix not in _WRITERS:
         raise ValueError(f"Weights are written as {', '.join(_WRITERS)}. Received: {path.name}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+
+    def write(partial):
         with open(partial, "wb") as file:
             _WRITERS[path.suffix](file, state, wrapping, metadata or {})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    write_atomically(path, write)
 
 
 def _safetensors(file, state, _wrapping, metadata):
@@ -87,12 +87,18 @@ def _torch(file, state, _wrapping, _metadata):
     `pickles.py` follows them.
     """
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("archive/data.pkl", _torch_pickle(state))
-        archive.writestr("archive/byteorder", "little")
+        add = _undated(archive)
+        add("archive/data.pkl", _torch_pickle(state))
+        add("archive/byteorder", "little")
         for i, array in enumerate(state.values()):
             data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-            archive.writestr(f"archive/data/{i}", data)
-        archive.writestr("archive/version", "3\n")
+            add(f"archive/data/{i}", data)
+        add("archive/version", "3\n")
+
+
+def _undated(archive):
+    """`writestr` without the time of day, so that the same weights are the same bytes."""
+    return lambda name, data: archive.writestr(zipfile.ZipInfo(name), data)
 
 
 def _torch_pickle(state):

@@ -1,0 +1,76 @@
+"""From a flow model to the start of a flow map: the same output at r = t, and room for r."""
+
+import numpy as np
+
+from keras_meanflow.networks import DiT
+from keras_meanflow.weights.names import named_weights
+
+
+def add_interval(network: DiT) -> DiT:
+    """A flow model that is also told t - r, by an embedding whose last layer is zero.
+
+    The output is the flow model's for every r, until training moves the new embedding. Its
+    `time_scale` is 1, as a larger one multiplies du/dt.
+
+    Args:
+        network: a `DiT` with the one time input "t" or "1-t", and no split.
+
+    Raises:
+        ValueError: for a network that knows r already.
+
+    Example:
+        >>> network = add_interval(load_network("SiT-XL-2-256.pt", "sit"))
+        >>> flow_map = FlowMap(network, MeanFlow(guidance=Guidance(omega=1.0, kappa=0.5)))
+
+    References:
+        The initialisation of zhuyu-cs/MeanFlow's fine-tuning of SiT.
+    """
+    config = _flow_config(network)
+    scale = np.atleast_1d(network.time_scale).tolist()[0]
+    config |= {"time_inputs": (*network.time_inputs, "t-r"), "time_scale": (scale, 1.0)}
+    grown = _with_weights_of(network, config)
+    last = grown.times[-1].out
+    for weight in (last.kernel, last.bias):
+        weight.assign(np.zeros(weight.shape))
+    return grown
+
+
+def decouple(network: DiT, split_depth: int) -> DiT:
+    """A flow model whose blocks from `split_depth` on see r: a Decoupled MeanFlow, no new weights.
+
+    At r = t the output is the flow model's.
+
+    Args:
+        network: a `DiT` with the one time input "t" or "1-t".
+        split_depth: number of blocks that go on seeing t: 20 of 28 in the paper's XL/2, 18 of 24
+            in its L/2, and about two thirds elsewhere.
+
+    Raises:
+        ValueError: for a network that knows r already, or a split depth outside 0..depth.
+
+    Example:
+        >>> network = decouple(load_network("SiT-XL-2-256.pt", "sit"), split_depth=20)
+
+    References:
+        Decoupled MeanFlow (arXiv 2510.24474).
+    """
+    return _with_weights_of(network, {**_flow_config(network), "split_depth": split_depth})
+
+
+def _flow_config(network):
+    single = isinstance(network, DiT) and network.time_inputs in (("t",), ("1-t",))
+    if not single or network.split_depth is not None:
+        known = (getattr(network, name, None) for name in ("time_inputs", "split_depth"))
+        raise ValueError(
+            "A flow model is a DiT with the one time input 't' or '1-t', not split. Received: "
+            "{}, time_inputs={}, split_depth={}.".format(type(network).__name__, *known)
+        )
+    return network.get_config()
+
+
+def _with_weights_of(network, config):
+    made, old = type(network).from_config(config), named_weights(network)
+    for name, variable in named_weights(made).items():
+        if name in old:
+            variable.assign(old[name])
+    return made

@@ -1,0 +1,58 @@
+"""A flow model becomes the start of a flow map with the same output at r = t."""
+
+import keras
+import numpy as np
+import pytest
+from golden import weights_formats as golden
+from keras import ops
+from oracles import randomise
+
+from keras_meanflow import FlowMap
+from keras_meanflow.networks import MLP, DiT
+from keras_meanflow.weights.fine_tuning import add_interval, decouple
+
+SMALL = {"image_size": 8, "channels": 3, "patch_size": 2, "width": 24, "depth": 2, "heads": 3}
+DIT = {"time_inputs": ("t",), "time_scale": 1000.0}
+SIT = {"time_inputs": ("1-t",), "unused_channels": 3}
+
+
+def u(network, r):
+    z, _, t, labels, _ = golden.inputs()
+    return ops.convert_to_numpy(network(z, t if r is None else r, t, labels))
+
+
+@pytest.mark.parametrize("kind", [DIT, SIT])
+def test_a_flow_model_with_an_interval_is_itself_until_it_is_trained(kind):
+    flow = randomise(DiT(**SMALL, num_classes=5, **kind))
+    network = add_interval(flow)
+    _, r, _, _, _ = golden.inputs()
+    expected = u(flow, None)
+    np.testing.assert_array_equal(u(network, None), expected)
+    np.testing.assert_array_equal(u(network, r), expected)
+    assert network.time_inputs == (*flow.time_inputs, "t-r")
+    network.times[-1].out.kernel.assign(np.ones((24, 24)))
+    assert np.abs(u(network, r) - expected).max() > 1e-3
+    with pytest.raises(ValueError, match="one time input.*time_inputs=.*'t-r'"):
+        add_interval(network)
+    with pytest.raises(ValueError, match="Received: MLP"):
+        add_interval(MLP(data_size=2))
+
+
+def test_a_decoupled_flow_model_is_itself_at_r_equal_t():
+    flow = randomise(DiT(**SMALL, num_classes=5, **SIT))
+    network = decouple(flow, split_depth=1)
+    _, r, _, _, _ = golden.inputs()
+    np.testing.assert_array_equal(u(network, None), u(flow, None))
+    assert np.abs(u(network, r) - u(flow, None)).max() > 1e-3
+    with pytest.raises(ValueError, match="split_depth=1"):
+        decouple(network, split_depth=1)
+
+
+def test_training_moves_the_zero_initialised_interval():
+    tiny = {**SMALL, "patch_size": 8, "width": 8, "depth": 1, "heads": 1}
+    network = add_interval(randomise(DiT(**tiny, num_classes=5, **SIT)))
+    flow_map = FlowMap(network, averages=())
+    flow_map.compile(keras.optimizers.SGD(1e-3))
+    x = np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype("float32")
+    flow_map.fit(x, np.arange(4), batch_size=4, verbose=0)
+    assert np.abs(ops.convert_to_numpy(network.times[-1].out.kernel)).max() > 0.0
