@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "FlowMap": "flow_map",
     "DiT": "networks",
+    "InContextDiT": "networks",
     "MLP": "networks",
     "Network": "networks",
     "MeanFlow": "objectives",

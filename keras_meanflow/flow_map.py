@@ -18,13 +18,14 @@ from keras_meanflow.generation import Generation
 from keras_meanflow.objectives import MeanFlow
 from keras_meanflow.objectives.base import inputs_of
 from keras_meanflow.paths import per_row
+from keras_meanflow.presets import Presets
 from keras_meanflow.weightings import squared_norm
 
 _EVALUATION_SEED = 0x5EED
 
 
 @register
-class FlowMap(Trainer, Generation, keras.Model):
+class FlowMap(Trainer, Generation, Presets, keras.Model):
     """A generative model `x = e - u(e, 0, 1)` that trains with `fit(x, y)`.
 
     The objective turns each batch into a regression problem without gradient; Keras' own train

@@ -188,6 +188,10 @@ def test_the_in_context_transformer_takes_guidance_and_knows_no_t_but_t_minus_r(
     np.testing.assert_allclose(u(labels, r - 0.125, t - 0.125), u(labels), atol=1e-5)
     for name, value in (("omega", 3 * ones), ("t_min", 0.3 * ones), ("t_max", 0.6 * ones)):
         assert np.abs(u({**told, name: value}) - u(told)).max() > 1e-5
+    strong = randomise(InContextDiT(**IN_CONTEXT, num_classes=3, guidance={"omega": 3.0}))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(strong(z, r, t, labels)), u({**told, "omega": 3 * ones})
+    )
     null = network.drop_condition(told, np.array([True, False, True]))
     np.testing.assert_array_equal(ops.convert_to_numpy(null["labels"]), [3, 1, 3])
     both = network.u_and_v(z, r, t, told)

@@ -16,9 +16,9 @@ LAYERS = (
     "backend configurable files provenance",
     "paths couplings times difficulty expectations guidance weightings schedules "
     "networks samplers codecs metrics data optimizers pictures reports",
-    "objectives",
-    "flow_map generation curriculum",
-    "callbacks evaluating runs weights",
+    "objectives weights",
+    "flow_map generation curriculum presets",
+    "callbacks evaluating runs",
     "recipe cli",
     "recipes",
 )

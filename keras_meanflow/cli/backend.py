@@ -104,11 +104,18 @@ def recorded_backend(run_dir):
 
 
 def load_run(run_dir, backend):
-    """The FlowMap of a run, on the recorded backend or, without it, on any that is installed."""
+    """The FlowMap of a run, on the recorded backend or, without it, on any that is installed.
+
+    What is no run may be a preset: its folder, its name, or hf://OWNER/REPOSITORY[/FILE].
+    """
     recorded = recorded_backend(run_dir)
     start(choose_backend(backend, recorded if recorded and is_installed(recorded) else None))
     from keras_meanflow import runs
+    from keras_meanflow.flow_map import FlowMap
+    from keras_meanflow.presets import is_preset
 
+    if recorded is None and is_preset(run_dir):
+        return FlowMap.from_preset(run_dir)
     _import_recipe(runs.read_settings(run_dir))
     return runs.load(run_dir)
 

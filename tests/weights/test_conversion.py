@@ -84,6 +84,22 @@ def test_a_converted_network_computes_what_the_authors_code_does_and_converts_ba
         assert written[key].tobytes() == np.ascontiguousarray(expected).tobytes(), key
 
 
+@pytest.mark.parametrize(
+    ("name", "depth", "tensors"),
+    [  # counted by instantiating the authors' models: XL/2, B/4, B/4, XL/2
+        ("sit", 28, 292),
+        ("zhuyu", 12, 136),
+        ("meanflow", 12, 135),
+        ("meanflow", 28, 295),
+        ("imf", {"trunk": 4, "u_blocks": 8, "v_blocks": 8}, 290),
+        ("imf-torch", {"trunk": 4, "u_blocks": 8, "v_blocks": 8}, 290),
+    ],
+)
+def test_published_sizes_have_as_many_tensors_as_the_authors_models(name, depth, tensors):
+    names = {theirs for row in FORMATS[name].table(depth) for theirs in row.theirs}
+    assert len(names) + getattr(FORMATS[name], "stores_positions", False) == tensors
+
+
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in (*AMBIGUOUS, "dmf")])
 def test_a_format_is_told_by_the_names_of_its_tensors(name):
     state, _ = published(name)

@@ -1,13 +1,11 @@
 """A flow model becomes the start of a flow map with the same output at r = t."""
 
-import keras
 import numpy as np
 import pytest
 from golden import weights_formats as golden
 from keras import ops
 from oracles import randomise
 
-from keras_meanflow import FlowMap
 from keras_meanflow.networks import MLP, DiT
 from keras_meanflow.weights.fine_tuning import add_interval, decouple
 
@@ -46,13 +44,3 @@ def test_a_decoupled_flow_model_is_itself_at_r_equal_t():
     assert np.abs(u(network, r) - u(flow, None)).max() > 1e-3
     with pytest.raises(ValueError, match="split_depth=1"):
         decouple(network, split_depth=1)
-
-
-def test_training_moves_the_zero_initialised_interval():
-    tiny = {**SMALL, "patch_size": 8, "width": 8, "depth": 1, "heads": 1}
-    network = add_interval(randomise(DiT(**tiny, num_classes=5, **SIT)))
-    flow_map = FlowMap(network, averages=())
-    flow_map.compile(keras.optimizers.SGD(1e-3))
-    x = np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype("float32")
-    flow_map.fit(x, np.arange(4), batch_size=4, verbose=0)
-    assert np.abs(ops.convert_to_numpy(network.times[-1].out.kernel)).max() > 0.0

@@ -1,0 +1,102 @@
+"""`keras-meanflow convert` and `card`."""
+
+import ast
+from pathlib import Path
+
+import click
+
+from keras_meanflow.cli.backend import (
+    backend_option,
+    choose_backend,
+    load_run,
+    one_line_errors,
+    start,
+)
+
+
+@click.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--from", "source_format", help="Format of SOURCE; default: told by its tensors.")
+@click.option("--to", "target_format", help="Format of TARGET; default: the package's own.")
+@click.option("--average/--raw", default=True, help="Averaged or raw weights of SOURCE.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the network.")
+@click.option("--interval", is_flag=True, help="Tell a flow model t - r, by zeros at first.")
+@click.option("--decouple", type=int, metavar="DEPTH", help="Let its blocks from DEPTH on see r.")
+@backend_option
+def convert(
+    source, target, source_format, target_format, average, settings, interval, decouple, backend
+):
+    """Convert weights: SOURCE, published or a run, to TARGET.
+
+    SOURCE is a .pt, .pth, .safetensors, .npz or .msgpack file, an orbax folder, a run, a preset's
+    folder or name, or hf://OWNER/REPOSITORY[/FILE]. TARGET's ending chooses its container; without
+    an ending it is a folder for `from_preset`. Formats: dit, sit, dmf, zhuyu, haoyi, meanflow,
+    diffusers, imf, imf-torch, keras_meanflow.
+    """
+    with one_line_errors():
+        network = _network(source, source_format, average, _settings(settings), backend)
+        from keras_meanflow.weights import fine_tuning
+
+        if interval:
+            network = fine_tuning.add_interval(network)
+        if decouple is not None:
+            network = fine_tuning.decouple(network, decouple)
+        _write(network, target, target_format)
+        click.echo(f"{type(network).__name__} of {network.count_params():,} parameters: {target}")
+
+
+def _network(source, source_format, average, settings, backend):
+    """The network of a run, of a preset, or of a file."""
+    if (Path(source) / "settings.json").is_file():
+        if source_format or settings:
+            raise ValueError(f"{source} is a run, which tells its network: no --from and no --set.")
+        flow_map = load_run(source, backend)
+        return flow_map.network_with(flow_map.average if average else None)
+    start(choose_backend(backend))
+    from keras_meanflow.flow_map import FlowMap
+    from keras_meanflow.presets import is_preset
+    from keras_meanflow.weights.conversion import load_network
+
+    if source_format:
+        settings["format"] = source_format
+    if is_preset(source):
+        return FlowMap.from_preset(source, **settings).network
+    return load_network(source, averaged=average, **settings)
+
+
+def _settings(texts):
+    """KEY=VALUE texts as arguments: numbers, None and tuples as Python writes them."""
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes KEY=VALUE, as in image_size=32. Received: {text!r}.")
+        try:
+            settings[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[name] = value
+    return settings
+
+
+def _write(network, target, target_format):
+    from keras_meanflow.flow_map import FlowMap
+    from keras_meanflow.weights.conversion import OWN, save_network
+
+    if Path(target).suffix:
+        save_network(network, target, target_format or OWN)
+    elif target_format in (None, OWN):
+        FlowMap(network, averages=()).save_to_preset(target, title=Path(target).name)
+    else:
+        raise ValueError(f"TARGET needs an ending, such as .safetensors. Received: {target}.")
+
+
+@click.command()
+@click.argument("name")
+def card(name):
+    """Show the model card of a known public checkpoint: imf-b-2, sit-xl-2, ..."""
+    with one_line_errors():
+        start(choose_backend())
+        from keras_meanflow.presets import model_card
+
+        click.echo(model_card(name))

@@ -1,0 +1,181 @@
+"""Presets: what is saved comes back, from folders, addresses and names; the rest is refused."""
+
+import functools
+import http.server
+import json
+import threading
+
+import numpy as np
+import pytest
+from golden import weights_formats as golden
+from keras import ops
+
+from keras_meanflow import MLP, DiT, FlowMap, Uniform
+from keras_meanflow.objectives import FlowMatching, MeanFlow
+from keras_meanflow.presets import is_preset, model_card
+from keras_meanflow.weights import checkpoints
+from keras_meanflow.weights.conversion import FORMATS, save_network
+from keras_meanflow.weights.fetching import fetch, split_address
+from keras_meanflow.weights.writers import write_weights
+
+SIZES = {"image_size": 8, "channels": 3, "patch_size": 2, "width": 24, "depth": 1, "heads": 3}
+
+
+def filled(network, seed=0):
+    """Gives every weight of a network random values."""
+    rng = np.random.default_rng(seed)
+    for variable in network.weights:
+        variable.assign(0.2 * rng.standard_normal(variable.shape))
+    return network
+
+
+def small(objective=None):
+    """A FlowMap whose average is not its raw weights."""
+    flow_map = FlowMap(filled(MLP(data_size=2, width=8, num_classes=3)), objective, averages=(0.9,))
+    filled(flow_map.network, seed=1)
+    return flow_map
+
+
+def arrays(variables):
+    return [ops.convert_to_numpy(v) for v in variables]
+
+
+def refused(message):
+    return pytest.raises(ValueError, match=message)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A server in the place of the hub, and an empty cache; gives the folder it serves."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    root = tmp_path / "hub"
+    root.mkdir()
+    handler = functools.partial(Quiet, directory=root)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("KMF_CACHE", str(tmp_path / "cache"))
+    yield root
+    server.shutdown()
+
+
+def test_a_preset_has_the_average_and_the_objective_and_comes_back_from_folder_and_hub(hub):
+    objective = MeanFlow(times=Uniform(), label_dropout=0.2)
+    flow_map = small(objective)
+    served = hub / "me" / "points" / "resolve" / "main"
+    flow_map.save_to_preset(served, title="Points", licence="mit", text="Trained on points.")
+    for preset in (served, "hf://me/points"):
+        loaded = FlowMap.from_preset(preset)
+        for found, expected in zip(
+            arrays(loaded.network.trainable_variables),
+            arrays(flow_map.weights_of(0.9)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(found, expected)
+        for decay in loaded.averages:
+            for found, expected in zip(
+                arrays(loaded.weights_of(decay)), arrays(flow_map.weights_of(0.9)), strict=True
+            ):
+                np.testing.assert_array_equal(found, expected)
+        assert loaded.get_config() == flow_map.get_config()
+    card = (served / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit\n") and "# Points" in card
+    assert "Trained on points." in card and "trained with MeanFlow" in card
+    other = FlowMap.from_preset(served, objective=FlowMatching())
+    assert isinstance(other.objective, FlowMatching)
+    (served / "model.safetensors").unlink()
+    FlowMap.from_preset("hf://me/points")  # from the cache
+
+
+def test_a_published_file_is_loaded_from_an_address_and_under_its_name(hub, tmp_path, monkeypatch):
+    network = filled(DiT(**SIZES, num_classes=5, time_inputs=("1-t",)))
+    path = hub / "them" / "nets" / "resolve" / "v2" / "a" / "sit.pt"
+    save_network(network, path, "sit")
+    address = "hf://them/nets@v2/a/sit.pt"
+    known = checkpoints.Checkpoint(
+        title="A small SiT",
+        paper="2401.08740",
+        address=address,
+        format="sit",
+        settings={"heads": 3},
+        licence="MIT",
+        quality="FID 300",
+        latents="pixels",
+        predicts="velocity",
+    )
+    unnamed = FlowMap.from_preset(address, format="sit", heads=3)
+    assert isinstance(unnamed.objective, MeanFlow)
+    monkeypatch.setitem(checkpoints.CHECKPOINTS, "small", known)
+    for loaded in (
+        FlowMap.from_preset("small"),
+        FlowMap.from_preset(address),
+        FlowMap.from_preset("small", path=path),
+    ):
+        assert isinstance(loaded.objective, FlowMatching)
+        np.testing.assert_array_equal(
+            *(ops.convert_to_numpy(n.out.kernel) for n in (loaded.network, network))
+        )
+    monkeypatch.setitem(
+        checkpoints.CHECKPOINTS, "small", known.__class__(**{**vars(known), "sha256": "0" * 64})
+    )
+    with refused("has SHA-256"):
+        FlowMap.from_preset("small")
+
+
+def test_what_cannot_be_fetched_or_is_unknown_is_refused(hub, tmp_path):
+    with refused("one of imf-b-2, .*Received: 'imf-b-3'"):
+        FlowMap.from_preset("imf-b-3")
+    with refused("one of imf-b-2, .*Received: 'imf-b-3'"):
+        model_card("imf-b-3")
+    with refused("A browser has to fetch meanflow-b-4 from https://drive.*path=FILE"):
+        FlowMap.from_preset("meanflow-b-4")
+    with refused("nobody/here/resolve/main/a.pt cannot be read: HTTP Error 404"):
+        fetch("hf://nobody/here/a.pt")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    for address in ("hf://nobody", "hf://a/b/../c"):
+        with refused("An address is hf://OWNER/REPOSITORY"):
+            split_address(address)
+    with refused("begins with hf:// or https://. Received: 'file:///etc"):
+        fetch("file:///etc/hostname")
+    assert is_preset("sit-xl-2") and is_preset("hf://a/b") and not is_preset("runs/digits")
+
+
+def test_a_network_that_predicts_noise_is_only_a_start(tmp_path):
+    path = tmp_path / "dit.pt"
+    small_dit = DiT(**SIZES, num_classes=5, time_inputs=("t",), time_scale=1000.0)
+    save_network(small_dit, path, "dit")
+    with refused("predicts noise.*Give what to train it with"):
+        FlowMap.from_preset("dit-xl-2", path=path, heads=3)
+    loaded = FlowMap.from_preset("dit-xl-2", path=path, heads=3, objective=FlowMatching())
+    assert loaded.network.time_scale == 1000.0
+
+
+def test_a_preset_with_another_networks_weights_is_refused(tmp_path):
+    small().save_to_preset(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["flow_map"]["network"]["config"]["width"] = 9
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with refused(r"model.safetensors cannot be loaded.*\(256, 8\), the network's is \(256, 9\)"):
+        FlowMap.from_preset(tmp_path)
+
+
+@pytest.mark.parametrize("name", checkpoints.CHECKPOINTS)
+def test_every_known_checkpoint_has_a_format_and_a_card_with_its_licence(name):
+    known = checkpoints.CHECKPOINTS[name]
+    assert known.format in FORMATS
+    card = model_card(name)
+    assert known.licence in card and known.quality in card and known.address in card
+    assert f'FlowMap.from_preset("{name}"' in card
+
+
+def test_omega_of_a_named_improved_mean_flow_is_the_published_one(tmp_path):
+    with np.load(golden.golden_path("imf-torch")) as stored:
+        names = str(stored["names"]).split("\n")
+        shapes = [tuple(map(int, line.split())) for line in str(stored["shapes"]).split("\n")]
+    write_weights(tmp_path / "imf.pth", golden.random_state(names, shapes, {}))
+    flow_map = FlowMap.from_preset("imf-b-2", path=tmp_path / "imf.pth", image_size=8)
+    assert flow_map.network.guidance == {"omega": 8.0, "t_min": 0.4, "t_max": 0.65}
