@@ -33,6 +33,7 @@ _NAMES = {
     "Sigmoid": "schedules",
     "Steps": "schedules",
     "Piecewise": "schedules",
+    "SPlus": "optimizers",
     "Linear": "paths",
     "Independent": "couplings",
     "StoredPairs": "couplings",

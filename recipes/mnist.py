@@ -6,6 +6,7 @@ import numpy as np
 from keras_meanflow import DiT, FlowMap, LogitNormal, MeanFlow
 from keras_meanflow.curriculum import improved_training
 from keras_meanflow.data import open_source
+from keras_meanflow.optimizers import compile_with
 from keras_meanflow.recipe import recipe
 from keras_meanflow.runs import Training
 
@@ -17,6 +18,7 @@ def mnist(
     seed: int = 0,
     steps: int = 6_000,
     batch_size: int = 64,
+    optimizer: str = "adam",
     learning_rate: float = 1e-3,
     warmup_steps: int = 200,
     averages: tuple[float, ...] = (0.999,),
@@ -32,6 +34,8 @@ def mnist(
     jit_compile: bool | str = "auto",
 ) -> Training:
     """MNIST, 28x28, by class, with a small DiT of 16 patches.
+
+    learning_rate is Adam's; optimizer=splus takes 2 width learning_rate (docs/splus.md).
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train mnist --set data=PATH.npz
@@ -57,10 +61,17 @@ def mnist(
         times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t), label_dropout=label_dropout
     )
     flow_map = FlowMap(network, objective, averages=averages, horizon=steps, seed=seed)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(steps - warmup_steps, 1), warmup_target=learning_rate, warmup_steps=warmup_steps
+    flow_map.compile(
+        **compile_with(
+            optimizer,
+            learning_rate,
+            width=width,
+            steps=steps,
+            warmup_steps=warmup_steps,
+            beta_2=0.99,
+            jit_compile=jit_compile,
+        )
     )
-    flow_map.compile(keras.optimizers.Adam(schedule, beta_2=0.99), jit_compile=jit_compile)
     return Training(
         flow_map=flow_map,
         data=open_source(data, image_size=28, channels=1),

@@ -12,6 +12,8 @@ if BACKEND == "jax":
     from keras_meanflow.backend.jax import (
         Trainer,
         compiled,
+        cond,
+        eigenvectors,
         export_arguments,
         first_row,
         global_norm,
@@ -19,11 +21,14 @@ if BACKEND == "jax":
         lerp,
         may_compile,
         replica_sum,
+        uncompiled,
     )
 elif BACKEND == "tensorflow":
     from keras_meanflow.backend.tensorflow import (
         Trainer,
         compiled,
+        cond,
+        eigenvectors,
         export_arguments,
         first_row,
         global_norm,
@@ -31,11 +36,14 @@ elif BACKEND == "tensorflow":
         lerp,
         may_compile,
         replica_sum,
+        uncompiled,
     )
 elif BACKEND == "torch":
     from keras_meanflow.backend.torch import (
         Trainer,
         compiled,
+        cond,
+        eigenvectors,
         export_arguments,
         first_row,
         global_norm,
@@ -43,6 +51,7 @@ elif BACKEND == "torch":
         lerp,
         may_compile,
         replica_sum,
+        uncompiled,
     )
 else:
     raise ImportError(
@@ -54,6 +63,8 @@ __all__ = [
     "BACKEND",
     "Trainer",
     "compiled",
+    "cond",
+    "eigenvectors",
     "export_arguments",
     "first_row",
     "global_norm",
@@ -61,4 +72,5 @@ __all__ = [
     "lerp",
     "may_compile",
     "replica_sum",
+    "uncompiled",
 ]

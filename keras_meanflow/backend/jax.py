@@ -50,6 +50,26 @@ def global_norm(arrays):
     )
 
 
+def cond(condition, true_fn, false_fn):
+    """`true_fn()` or `false_fn()`; only the one that is taken is computed.
+
+    Outside `jax.jit` the choice is Python's: `jax.lax.cond` would compile both at every call.
+    """
+    if isinstance(condition, jax.core.Tracer):
+        return jax.lax.cond(condition, true_fn, false_fn)
+    return true_fn() if condition else false_fn()
+
+
+def eigenvectors(matrix):
+    """The eigenvectors of a symmetric matrix, as columns; NaN where none are found."""
+    return jax.numpy.linalg.eigh(matrix)[1]
+
+
+def uncompiled(fn):
+    """`fn`, kept out of compiled graphs where these cannot hold it; here they can."""
+    return fn
+
+
 def compiled(fn, variables, jit=True):
     """`call(values, *args)`: `fn(*args)` with `variables` at `values`, compiled if `jit`."""
 

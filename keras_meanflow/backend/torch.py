@@ -93,6 +93,24 @@ def global_norm(arrays):
     return torch.nn.utils.get_total_norm([a for a in arrays if a is not None])
 
 
+def cond(condition, true_fn, false_fn):
+    """`true_fn()` or `false_fn()`; only the one that is taken is computed."""
+    return keras.ops.cond(condition, true_fn, false_fn)
+
+
+def eigenvectors(matrix):
+    """The eigenvectors of a symmetric matrix, as columns; NaN where none are found."""
+    try:
+        return torch.linalg.eigh(matrix)[1]
+    except torch.linalg.LinAlgError:
+        return torch.full_like(matrix, torch.nan)
+
+
+def uncompiled(fn):
+    """`fn`, kept out of compiled graphs: its branches depend on data."""
+    return torch.compiler.disable(fn)
+
+
 def compiled(fn, variables, jit=True):
     """`call(values, *args)`: `fn(*args)` with `variables` at `values`, compiled if `jit`."""
     fn = torch.compile(fn) if jit else fn

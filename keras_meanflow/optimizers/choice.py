@@ -1,0 +1,45 @@
+"""The optimizer that a recipe's knob names, with warm-up and cosine decay."""
+
+import keras
+
+from keras_meanflow.optimizers.splus import SPlus, splus_rate
+
+
+def compile_with(
+    optimizer, learning_rate, *, width, steps, warmup_steps, beta_2=0.999, jit_compile="auto"
+):
+    """The arguments of `FlowMap.compile` for the knob `optimizer`, "adam" or "splus".
+
+    The rate is Adam's for both: SPlus takes `splus_rate(learning_rate, width)`, so that one grid
+    serves to compare them. SPlus does not average here, since a FlowMap does, and on TensorFlow is
+    not compiled by XLA unless `jit_compile` says so, because of its eigendecomposition there.
+
+    Args:
+        optimizer: "adam" or "splus".
+        learning_rate: Adam's, at the end of the warm-up.
+        width: hidden size of the network.
+        steps: of the whole run; the rate ends at 0.
+        warmup_steps: over which it rises from 0.
+        beta_2: Adam's.
+        jit_compile: as for `keras.Model.compile`.
+
+    Raises:
+        ValueError: for another optimizer.
+
+    Example:
+        >>> arguments = compile_with("splus", 5e-4, width=256, steps=1000, warmup_steps=100)
+        >>> flow_map.compile(**arguments)
+    """
+    if optimizer not in ("adam", "splus"):
+        raise ValueError(f"optimizer is adam or splus. Received: {optimizer!r}.")
+    rate = learning_rate if optimizer == "adam" else splus_rate(learning_rate, width)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(steps - warmup_steps, 1), warmup_target=rate, warmup_steps=warmup_steps
+    )
+    if optimizer == "adam":
+        chosen = keras.optimizers.Adam(schedule, beta_2=beta_2)
+    else:
+        chosen = SPlus(schedule, use_ema=False)
+        if keras.config.backend() == "tensorflow" and jit_compile == "auto":
+            jit_compile = False
+    return {"optimizer": chosen, "jit_compile": jit_compile}
