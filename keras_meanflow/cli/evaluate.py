@@ -83,7 +83,7 @@ def evaluate(
             bench.images(images) if images else (),
             bench.samples(flow_map, steps=steps, **sampling) if run_dir else (),
         )
-        if out is None and run_dir:
+        if out is None and run_dir and Path(run_dir).is_dir():
             out = Path(run_dir) / f"evaluation-{bench.protocol.name}.json"
         _show(reports, out and Path(out))
 
