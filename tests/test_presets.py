@@ -157,9 +157,9 @@ def test_a_network_that_predicts_noise_is_only_a_start(tmp_path):
 def test_a_preset_with_another_networks_weights_is_refused(tmp_path):
     small().save_to_preset(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["flow_map"]["network"]["config"]["width"] = 9
+    config["flow_map"]["network"]["config"]["num_classes"] = 4
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with refused(r"model.safetensors cannot be loaded.*\(256, 8\), the network's is \(256, 9\)"):
+    with refused(r"model.safetensors cannot be loaded.*labels.embeddings is \(4, 8\).*is \(5, 8\)"):
         FlowMap.from_preset(tmp_path)
 
 

@@ -104,8 +104,8 @@ class InContextFormat(Format):
             "heads": width // shape[f"{block}.attention.q_norm.scale"][0],
             "head_depth": depths["u_blocks"],
             "v_depth": depths["v_blocks"],
-            # int(width * 8 / 3) is what it was made of: the smallest ratio that gives it back.
-            "mlp_ratio": 8 / 3 if hidden == int(width * 8 / 3) else hidden / width,
+            # The network rounds width * mlp_ratio down.
+            "mlp_ratio": 8 / 3 if hidden == int(width * 8 / 3) else (hidden + 0.5) / width,
             "num_classes": shape["labels.embeddings"][0] - 1,
             **{count: shape[ours][0] for ours, (count, _) in TOKENS.items()},
         }

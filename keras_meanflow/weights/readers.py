@@ -128,7 +128,21 @@ def read_orbax(path: str | os.PathLike) -> object:
         raise ImportError(
             f"{path} is an orbax checkpoint. Install its reader: pip install orbax-checkpoint"
         ) from error
-    return orbax.checkpoint.PyTreeCheckpointer().restore(os.path.abspath(path))
+    reader, path = orbax.checkpoint.PyTreeCheckpointer(), os.path.abspath(path)
+    # As NumPy arrays: as JAX's they would need the devices that wrote them.
+    as_numpy = orbax.checkpoint.RestoreArgs(restore_type=np.ndarray)
+    tree = getattr(reader.metadata(path), "item_metadata", None)
+    arguments = _like(getattr(tree, "tree", tree), as_numpy)
+    return reader.restore(path, restore_args=arguments)
+
+
+def _like(tree, leaf):
+    """The tree with every leaf replaced."""
+    if isinstance(tree, dict):
+        return {name: _like(child, leaf) for name, child in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_like(child, leaf) for child in tree)
+    return leaf
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
