@@ -5,6 +5,7 @@ Keras is imported inside the commands, once the backend is chosen.
 
 import click
 
+from keras_meanflow.cli.convert import card, convert
 from keras_meanflow.cli.evaluate import evaluate
 from keras_meanflow.cli.sample import export, sample
 from keras_meanflow.cli.statistics import statistics
@@ -17,5 +18,6 @@ def main():
     """Train and use MeanFlow models: one network, one step."""
 
 
-for command in (recipes_command, train, sample, evaluate, statistics, export):
+TRAINED = (sample, evaluate, statistics, export, convert, card)
+for command in (recipes_command, train, *TRAINED):
     main.add_command(command)

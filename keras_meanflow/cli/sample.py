@@ -41,7 +41,7 @@ def sample(
     backend,
     verbose,
 ):
-    """Draw samples with the model of a RUN."""
+    """Draw samples with the model of a RUN, or of a preset: a folder, a name, hf://..."""
     with one_line_errors():
         flow_map = load_run(run_dir, backend)
         if not average:
@@ -56,7 +56,7 @@ def sample(
             verbose="auto" if verbose else 0,
         )
         finish()
-        _write(samples, labels, Path(out or Path(run_dir) / "generated.png"), columns, npz)
+        _write(samples, labels, _picture(out, run_dir), columns, npz)
 
 
 def _sampler(name, steps, frozen, run_dir, guidance_scale):
@@ -98,6 +98,12 @@ def _fastflow(samplers, steps, frozen, run_dir, guided):
         )
 
     return sampler, finish
+
+
+def _picture(out, run_dir):
+    """Where the picture goes: into the run's folder, or here for a preset that is elsewhere."""
+    folder = Path(run_dir) if Path(run_dir).is_dir() else Path()
+    return Path(out or folder / "generated.png")
 
 
 def _labels(text, count, classes):

@@ -1,0 +1,57 @@
+"""`convert`, `card` and `sample` of presets on the command line."""
+
+import numpy as np
+from click.testing import CliRunner
+from keras import ops
+from test_presets import SIZES, filled, hub  # noqa: F401
+
+from keras_meanflow import MLP, DiT, FlowMap, cli
+from keras_meanflow.weights.conversion import load_network, save_network
+
+
+def call(*arguments):
+    done = CliRunner().invoke(cli.main, [str(a) for a in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.output, done.exit_code
+
+
+def test_convert_goes_there_and_back_and_makes_starts_of_flow_maps(tmp_path):
+    network = filled(DiT(**SIZES, num_classes=5, time_inputs=("1-t",), unused_channels=3))
+    source, ours, back = (tmp_path / name for name in ("sit.pt", "ours.safetensors", "back.pt"))
+    save_network(network, source, "sit")
+    output, code = call("convert", source, ours, "--from", "sit", "--set", "heads=3")
+    assert code == 0 and f"DiT of {network.count_params():,} parameters: {ours}" in output
+    assert call("convert", ours, back, "--to", "sit")[1] == 0
+    assert back.read_bytes() == source.read_bytes()
+    assert call("convert", ours, tmp_path / "start", "--interval")[1] == 0
+    start = FlowMap.from_preset(tmp_path / "start").network
+    assert start.time_inputs == ("1-t", "t-r")
+    np.testing.assert_array_equal(ops.convert_to_numpy(start.times[1].out.kernel), 0.0)
+    assert call("convert", ours, tmp_path / "split.safetensors", "--decouple", "1")[1] == 0
+    assert load_network(tmp_path / "split.safetensors").split_depth == 1
+
+
+def test_convert_and_card_say_in_one_line_what_is_wrong(tmp_path):
+    save_network(DiT(**SIZES, num_classes=5), tmp_path / "a.safetensors")
+    for arguments, message in (
+        (("convert", tmp_path / "a.safetensors", tmp_path / "b.pt", "--to", "sit"), "time_inputs"),
+        (("convert", tmp_path / "a.safetensors", tmp_path / "b", "--to", "sit"), "needs an ending"),
+        (("convert", tmp_path / "none.pt", tmp_path / "b.pt"), "none.pt"),
+        (("convert", "x", "y", "--set", "heads"), "KEY=VALUE"),
+        (("card", "nothing"), "one of imf-b-2"),
+    ):
+        output, code = call(*arguments)
+        assert code == 1 and message in output.splitlines()[-1], output
+    assert "Licence: MIT" in call("card", "imf-b-2")[0]
+
+
+def test_sample_draws_from_a_preset(hub):  # noqa: F811
+    flow_map = FlowMap(filled(MLP(data_size=2, width=8)))
+    flow_map.save_to_preset(hub / "me" / "points" / "resolve" / "main")
+    out = hub / "points.png"
+    arguments = ("-n", "4", "--npz", "--out", out, "--quiet")
+    output, code = call("sample", "hf://me/points", *arguments)
+    assert code == 0, output
+    with np.load(out.with_suffix(".npz")) as stored:
+        np.testing.assert_array_equal(stored["x"], flow_map.generate(4))
