@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_meanflow.backend import BACKEND, compiled, export_arguments
+from keras_meanflow.backend import BACKEND, compiled, device_count, export_arguments, spread
 from keras_meanflow.samplers import Jump
 
 _FORMATS = {"jax": "tf_saved_model", "tensorflow": "tf_saved_model", "torch": "torch"}
@@ -48,7 +48,8 @@ class Generation:
             seed: image i of seed s is the same whatever the batch size, backend or devices, unless
                 the sampler learns.
             first: number of the first image.
-            batch_size: largest batch that runs at once; the last one is padded to it.
+            batch_size: largest batch that runs at once, over all devices of this process on JAX;
+                the last one is padded to it.
             guidance_scale: s of `u(null) + s (u(c) - u(null))`, for a model trained with label
                 dropout and without guidance in the target.
             verbose: 0 for no progress bar; "auto" shows one over several batches.
@@ -66,7 +67,8 @@ class Generation:
         sampler = sampler or Jump(steps=1 if steps is None else steps)
         self._check_guidance_scale(guidance_scale)
         n, condition = self._count_and_condition(labels)
-        batch_size = max(min(batch_size, n), 1)
+        devices = device_count()
+        batch_size = -(-max(min(batch_size, n), 1) // devices) * devices
         step = self._compiled_step(sampler, guidance_scale)
         batches = range(0, n, batch_size)
         show = verbose not in (0, "auto") or (verbose == "auto" and len(batches) > 1)
@@ -84,6 +86,7 @@ class Generation:
         return out
 
     def _sample(self, sampler, step, z, condition):
+        z, condition = keras.tree.map_structure(spread, (z, condition))
         condition = keras.tree.map_structure(ops.convert_to_tensor, condition)
         values = [weight.value for weight in self.chosen_weights]
         values += [weight.value for weight in self.network.non_trainable_variables]

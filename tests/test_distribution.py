@@ -40,10 +40,12 @@ x, y = rng.standard_normal((32, 3)).astype("float32"), np.arange(32) % 3
 history = flow_map.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
 flow_map.average = 0.9
 numpy = keras.ops.convert_to_numpy
+samples = flow_map.generate(np.arange(5) % 3, seed=2, verbose=0)
 print(json.dumps({
     "history": history.history,
     "weights": [numpy(w).tolist() for w in network.trainable_variables],
     "average": [numpy(w).tolist() for w in flow_map.weights_of(0.9)],
+    "samples": samples.tolist(),
     "jit": flow_map.jit_compile,
     "step": int(numpy(flow_map.step)),
 }))
@@ -68,6 +70,7 @@ def test_two_devices_take_the_steps_of_one():
         if name != "gradient_norm" or BACKEND == "jax":  # TensorFlow's is the replicas' mean
             # One TensorFlow replica runs under XLA, two do not: their erfinv differ.
             np.testing.assert_allclose(two["history"][name], values, rtol=3e-4, atol=1e-4)
+    np.testing.assert_allclose(two["samples"], one["samples"], atol=2e-3)
     for name in ("weights", "average"):
         for a, b in zip(one[name], two[name], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)

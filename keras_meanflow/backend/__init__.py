@@ -1,7 +1,7 @@
 """What differs between backends, under the same names: the only folder that imports one.
 
-`jvp`, `Trainer` (the train and test steps), `compiled`, `first_row`, `replica_sum`, `lerp`, and the
-counter-based draws of `backend.random`, which are the same bits everywhere.
+`jvp`, `gradient`, `Trainer` (the train and test steps), `compiled`, `first_row`, `replica_sum`,
+`lerp`, and the counter-based draws of `backend.random`, which are the same bits everywhere.
 """
 
 import keras
@@ -12,45 +12,54 @@ if BACKEND == "jax":
     from keras_meanflow.backend.jax import (
         Trainer,
         compiled,
+        device_count,
         cond,
         eigenvectors,
         export_arguments,
         first_row,
         global_norm,
+        gradient,
         jvp,
         lerp,
         may_compile,
         replica_sum,
+        spread,
         uncompiled,
     )
 elif BACKEND == "tensorflow":
     from keras_meanflow.backend.tensorflow import (
         Trainer,
         compiled,
+        device_count,
         cond,
         eigenvectors,
         export_arguments,
         first_row,
         global_norm,
+        gradient,
         jvp,
         lerp,
         may_compile,
         replica_sum,
+        spread,
         uncompiled,
     )
 elif BACKEND == "torch":
     from keras_meanflow.backend.torch import (
         Trainer,
         compiled,
+        device_count,
         cond,
         eigenvectors,
         export_arguments,
         first_row,
         global_norm,
+        gradient,
         jvp,
         lerp,
         may_compile,
         replica_sum,
+        spread,
         uncompiled,
     )
 else:
@@ -63,14 +72,17 @@ __all__ = [
     "BACKEND",
     "Trainer",
     "compiled",
+    "device_count",
     "cond",
     "eigenvectors",
     "export_arguments",
     "first_row",
     "global_norm",
+    "gradient",
     "jvp",
     "lerp",
     "may_compile",
     "replica_sum",
+    "spread",
     "uncompiled",
 ]

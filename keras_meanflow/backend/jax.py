@@ -80,6 +80,25 @@ def compiled(fn, variables, jit=True):
     return jax.jit(call) if jit else call
 
 
+def gradient(fn, variables):
+    """`call(values, *args)`: the gradient of the scalar `fn(*args)` in `variables` at `values`."""
+    return jax.jit(jax.grad(compiled(fn, variables, jit=False)))
+
+
+def device_count():
+    """Devices over which `spread` lays a batch: all of this process."""
+    return jax.local_device_count()
+
+
+def spread(array):
+    """A batch laid over all devices of this process, rows in order."""
+    if jax.local_device_count() == 1:
+        return array
+    mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
+    rows = jax.sharding.PartitionSpec("batch")
+    return jax.device_put(array, jax.sharding.NamedSharding(mesh, rows))
+
+
 def export_arguments(format, inputs):
     """What `keras.Model.export` needs here for any batch size: nothing."""
     del format, inputs

@@ -84,6 +84,30 @@ def compiled(fn, variables, jit=True):
     return tf.function(call, jit_compile=True, reduce_retracing=True) if jit else call
 
 
+def gradient(fn, variables):
+    """`call(values, *args)`: the gradient of the scalar `fn(*args)` in `variables` at `values`."""
+
+    def call(values, *args):
+        values = [tf.convert_to_tensor(value) for value in values]
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+                out = fn(*args)
+        return tape.gradient(out, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    return tf.function(call, jit_compile=True, reduce_retracing=True)
+
+
+def device_count():
+    """Devices over which `spread` lays a batch: one, TensorFlow's default."""
+    return 1
+
+
+def spread(array):
+    """A batch as it is: TensorFlow samples on one device."""
+    return array
+
+
 def export_arguments(format, inputs):
     """What `keras.Model.export` needs here for any batch size: nothing."""
     del format, inputs

@@ -125,6 +125,31 @@ def compiled(fn, variables, jit=True):
     return call
 
 
+def gradient(fn, variables):
+    """`call(values, *args)`: the gradient of the scalar `fn(*args)` in `variables` at `values`."""
+
+    def call(values, *args):
+        values = [value.detach().requires_grad_() for value in values]
+        with (
+            torch.enable_grad(),
+            keras.StatelessScope(list(zip(variables, values, strict=True))),
+        ):
+            out = fn(*args)
+        return torch.autograd.grad(out, values, allow_unused=True, materialize_grads=True)
+
+    return call
+
+
+def device_count():
+    """Devices over which `spread` lays a batch: one, this process' own."""
+    return 1
+
+
+def spread(array):
+    """A batch as it is: a PyTorch process has one device."""
+    return array
+
+
 def export_arguments(format, inputs):
     """What `keras.Model.export` needs for any batch size: PyTorch fixes it unless told."""
     batch = {0: torch.export.Dim("batch", min=1)}
