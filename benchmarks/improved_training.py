@@ -37,14 +37,14 @@ VARIANTS = {
 }
 # Sized so that a run takes some minutes on one CPU core.
 SMALL = {
-    "mnist": {"width": 96, "depth": 4, "heads": 4, "patch_size": 7, "steps": 2500},
-    "eurosat": {"width": 96, "depth": 4, "heads": 4, "patch_size": 8, "steps": 2500},
+    "mnist": {"width": 96, "depth": 4, "heads": 4, "patch_size": 7, "steps": 4000},
+    "eurosat": {"width": 96, "depth": 4, "heads": 4, "patch_size": 8, "steps": 4000},
 }
 COMMON = {
-    "batch_size": 64,
-    "learning_rate": 1e-3,
-    "warmup_steps": 100,
-    "averages": (0.995,),
+    "batch_size": 32,
+    "learning_rate": 6e-3,
+    "warmup_steps": 200,
+    "averages": (0.998,),
     "patience": 10,
     "sample_every": None,
 }
