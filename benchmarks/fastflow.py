@@ -11,9 +11,10 @@ runs/digits by default, needs neither --data nor --lenet; its features are the p
 samples balanced over the classes, of the same noise for all samplers, with the test set.
 
 The bandits first learn over --walks batches of other noise, are then measured frozen, and once more
-while they go on learning: "paper" is its constant exploration, "scaled" ours. Each result is one JSON line in --out; results that are there
-already are not measured again. Seconds are those of `generate` after the first batch, which
-compiles: run it on an idle machine. --report prints the tables and draws two figures.
+while they go on learning: "paper" explores by its constant, "scaled" is our default. Each result is
+one JSON line in --out; results that are there already are not measured again. Seconds are those of
+`generate` after the first batch, which compiles: run it on an idle machine. --report prints the
+tables and draws two figures.
 """
 
 import argparse
