@@ -18,7 +18,7 @@ def checkpoints(folder):
 
 def write_atomically(path, write):
     """Let `write(path)` write a file that appears complete or not at all, whatever happens."""
-    temporary = path.with_name(TEMPORARY + path.name)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         write(temporary)
         with open(temporary, "rb+") as file:

@@ -18,12 +18,13 @@ from keras_meanflow.callbacks import (
     latest_checkpoint,
     write_atomically,
 )
+from keras_meanflow.codecs import Codec
 from keras_meanflow.data import Batches, open_source
 from keras_meanflow.evaluating import Evaluation
 from keras_meanflow.flow_map import FlowMap
 from keras_meanflow.provenance import provenance
 
-SETTINGS = "settings.json"
+SETTINGS, CODEC = "settings.json", "codec.keras"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Training:
         sample_columns: columns of these pictures.
         reference: data to draw behind samples that are points.
         checkpoint_seconds: the most work that a crash may cost.
+        codec: makes pixels of samples that are latents; default that of the data, if it has one.
         evaluation: what to measure as training goes, for `log.csv` and a file of reports.
         evaluate_every: steps between two evaluations, or None for one at the end.
 
@@ -62,6 +64,7 @@ class Training:
     sample_columns: int | None = None
     reference: np.ndarray | None = None
     checkpoint_seconds: float = 60.0
+    codec: Codec | None = None
     evaluation: Evaluation | None = None
     evaluate_every: int | None = 1000
 
@@ -77,6 +80,11 @@ class Training:
         if not self.flow_map.compiled:
             raise ValueError("A Training's flow_map must be compiled: flow_map.compile(...).")
         object.__setattr__(self, "data", open_source(self.data))
+        if self.codec is None:
+            object.__setattr__(self, "codec", getattr(self.data, "codec", None))
+        if self.codec and self.evaluation and self.evaluation.decode is None:
+            decoded = dataclasses.replace(self.evaluation, decode=self.codec.decode)
+            object.__setattr__(self, "evaluation", decoded)
 
     def batches(self, first_step=0):
         """The stream of batches from a step on."""
@@ -87,6 +95,10 @@ class Training:
         network = self.flow_map.network
         self.flow_map.objective.check_batch(self.batch_size)
         self.flow_map.check_data(*self.batches()[0])
+        if self.codec is not None:
+            self.codec.check_latents(network.data_shape)
+            if hasattr(self.data, "check_codec"):
+                self.data.check_codec(self.codec)
         if self.evaluation is not None:
             self.evaluation.check(self.flow_map)
         if network.num_classes is None:
@@ -139,6 +151,20 @@ def check_same(run_dir, settings):
         )
 
 
+def load_codec(run_dir):
+    """The codec that makes pixels of a run's samples; None for a run on pixels themselves."""
+    path = Path(run_dir) / CODEC
+    return keras.saving.load_model(path, compile=False) if path.is_file() else None
+
+
+def _check_codec(run_dir, codec):
+    """Raise a ValueError if a run was trained on latents of another codec or normalisation."""
+    kept = load_codec(run_dir)
+    if kept is not None and (codec is None or kept.describe() != codec.describe()):
+        found = "no codec" if codec is None else codec.describe()
+        raise ValueError(f"{run_dir} is of latents by {kept.describe()}. Received {found}.")
+
+
 def train(training, run_dir, settings=None, *, verbose="auto"):
     """Train in a directory, from its newest checkpoint on; returns the number of steps done now.
 
@@ -165,10 +191,13 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
     run_dir, flow_map = Path(run_dir), training.flow_map
     check_same(run_dir, settings)
     training.check()
+    _check_codec(run_dir, training.codec)
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / SETTINGS).exists():
         text = json.dumps(settings, indent=2) + "\n"
         write_atomically(run_dir / SETTINGS, lambda path: path.write_text(text, "utf-8"))
+    if training.codec is not None and not (run_dir / CODEC).exists():
+        write_atomically(run_dir / CODEC, training.codec.save)
     start = restore(flow_map, run_dir)
     callbacks = _callbacks(training, run_dir)
     for epoch, epochs, steps in _fits(start, training.steps, training.log_every):
@@ -226,6 +255,7 @@ def _callbacks(training, run_dir):
             seed=training.seed,
             columns=training.sample_columns,
             reference=training.reference,
+            decode=training.codec and training.codec.decode,
         ),
         Checkpoint(checkpoints, seconds=training.checkpoint_seconds),
     ]

@@ -34,8 +34,9 @@ def imagenet256_dit_b4(
     """ImageNet 256x256 by class with DiT-B/4: 80 epochs, guidance in the target.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447), table 4.
-    Command: keras-meanflow train imagenet256_dit_b4 --set data=PATH.npz
-    Data: x (n, 32, 32, 4), latents of the SD autoencoder (ft-mse) scaled by 0.18215; y (n,).
+    Command: keras-meanflow train imagenet256_dit_b4 --set data=PATH
+    Data: a latent store of the SD autoencoder (ft-mse; docs/latents.md), which the samples are
+        decoded with; or x (n, 32, 32, 4), latents scaled by 0.18215, and y (n,).
     Cost: 131 M parameters, 5.6 GFLOPs a forward pass; without guidance 0.052 s a step on a TPU
         v4-8 (paper).
     Expected: FID of 50,000 one-step samples 19.15 in the paper, table 5; 18.70 by the authors'
@@ -84,8 +85,9 @@ def imagenet256_dit_b2(
     """ImageNet 256x256 by class with DiT-B/2: 240 epochs, guidance in the target.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447), table 4.
-    Command: keras-meanflow train imagenet256_dit_b2 --set data=PATH.npz
-    Data: x (n, 32, 32, 4), latents of the SD autoencoder (ft-mse) scaled by 0.18215; y (n,).
+    Command: keras-meanflow train imagenet256_dit_b2 --set data=PATH
+    Data: a latent store of the SD autoencoder (ft-mse; docs/latents.md), which the samples are
+        decoded with; or x (n, 32, 32, 4), latents scaled by 0.18215, and y (n,).
     Cost: 131 M parameters, 23.1 GFLOPs a forward pass.
     Expected: FID of 50,000 one-step samples 6.17 in the paper, table 2.
     """
@@ -132,8 +134,9 @@ def imagenet256_dit_l2(
     """ImageNet 256x256 by class with DiT-L/2: 240 epochs, guidance in the target.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447), table 4.
-    Command: keras-meanflow train imagenet256_dit_l2 --set data=PATH.npz
-    Data: x (n, 32, 32, 4), latents of the SD autoencoder (ft-mse) scaled by 0.18215; y (n,).
+    Command: keras-meanflow train imagenet256_dit_l2 --set data=PATH
+    Data: a latent store of the SD autoencoder (ft-mse; docs/latents.md), which the samples are
+        decoded with; or x (n, 32, 32, 4), latents scaled by 0.18215, and y (n,).
     Cost: 459 M parameters, 80.9 GFLOPs a forward pass.
     Expected: FID of 50,000 one-step samples 3.84 in the paper, table 2.
     """
@@ -180,8 +183,9 @@ def imagenet256_dit_xl2(
     """ImageNet 256x256 by class with DiT-XL/2: 240 epochs, guidance in the target.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447), table 4.
-    Command: keras-meanflow train imagenet256_dit_xl2 --set data=PATH.npz
-    Data: x (n, 32, 32, 4), latents of the SD autoencoder (ft-mse) scaled by 0.18215; y (n,).
+    Command: keras-meanflow train imagenet256_dit_xl2 --set data=PATH
+    Data: a latent store of the SD autoencoder (ft-mse; docs/latents.md), which the samples are
+        decoded with; or x (n, 32, 32, 4), latents scaled by 0.18215, and y (n,).
     Cost: 676 M parameters, 119 GFLOPs a forward pass.
     Expected: FID of 50,000 one-step samples 3.43 in the paper, table 2.
     """
@@ -274,8 +278,9 @@ def _imagenet256(
     """What the four have in common: Adam (0.9, 0.95) at a constant rate, 25 % of rows r < t."""
     if data is None:
         raise ValueError(
-            "imagenet256 needs --set data=PATH.npz: a file with x (n, 32, 32, 4) of float latents, "
-            "scaled by 0.18215, and y (n,) of labels 0 to 999. Received: None."
+            "imagenet256 needs --set data=PATH: a latent store, or an .npz file with x "
+            "(n, 32, 32, 4) of float latents scaled by 0.18215 and y (n,) of labels 0 to 999. "
+            "Received: None."
         )
     keras.utils.set_random_seed(seed)
     network = DiT(

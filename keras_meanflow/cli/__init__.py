@@ -6,6 +6,7 @@ Keras is imported inside the commands, once the backend is chosen.
 import click
 
 from keras_meanflow.cli.convert import card, convert
+from keras_meanflow.cli.encode import encode
 from keras_meanflow.cli.evaluate import evaluate
 from keras_meanflow.cli.sample import export, sample
 from keras_meanflow.cli.statistics import statistics
@@ -19,5 +20,5 @@ def main():
 
 
 TRAINED = (sample, evaluate, statistics, export, convert, card)
-for command in (recipes_command, train, *TRAINED):
+for command in (recipes_command, encode, train, *TRAINED):
     main.add_command(command)

@@ -68,16 +68,22 @@ def evaluate(
         _check_subject(run_dir, images, self_check, reference)
         steps = _steps(steps)
         flow_map = load_run(run_dir, backend) if run_dir else start(choose_backend(backend))
+        codec = _codec(run_dir)
         if flow_map is not None:
             flow_map.average = flow_map.average if average else None
-            folder = {**_image_shape(flow_map), **folder}
+            folder = {**_image_shape(flow_map, codec), **folder}
         images = images and _images(images, folder)
         changes = {"samples": samples, "labels": labels, "rounding": rounding}
         changes = {name: value for name, value in changes.items() if value is not None}
         if network["features"]:
             changes = {**_defaults(flow_map, images, reference, folder), **changes}
         bench = _Bench(network, changes, reference, folder, verbose)
-        sampling = {"seed": seed, "guidance_scale": guidance_scale, "batch_size": batch_size}
+        sampling = {
+            "seed": seed,
+            "guidance_scale": guidance_scale,
+            "batch_size": batch_size,
+            "decode": codec and codec.decode,
+        }
         reports = itertools.chain(
             bench.self_check() if self_check else (),
             bench.images(images) if images else (),
@@ -109,9 +115,18 @@ def _steps(text):
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _image_shape(flow_map):
-    """What a folder's images are cropped to: the model's own shape."""
+def _codec(run_dir):
+    """What makes pixels of a run's samples; None for a run on pixels, or no run."""
+    from keras_meanflow import runs
+
+    return runs.load_codec(run_dir) if run_dir else None
+
+
+def _image_shape(flow_map, codec):
+    """What a folder's images are cropped to: the model's own shape, or of its latents' pixels."""
     shape = flow_map.network.data_shape
+    if codec is not None:
+        return {"image_size": shape[0] * codec.factor, "channels": codec.depth}
     return {"image_size": shape[0], "channels": shape[2]} if len(shape) == 3 else {}
 
 

@@ -56,6 +56,7 @@ def sample(
             verbose="auto" if verbose else 0,
         )
         finish()
+        samples = _pixels(samples, run_dir)
         _write(samples, labels, _picture(out, run_dir), columns, npz)
 
 
@@ -100,12 +101,6 @@ def _fastflow(samplers, steps, frozen, run_dir, guided):
     return sampler, finish
 
 
-def _picture(out, run_dir):
-    """Where the picture goes: into the run's folder, or here for a preset that is elsewhere."""
-    folder = Path(run_dir) if Path(run_dir).is_dir() else Path()
-    return Path(out or folder / "generated.png")
-
-
 def _labels(text, count, classes):
     """Labels for `generate`: `count` of them in turn, or the count if there are no classes."""
     if classes is None:
@@ -129,6 +124,20 @@ def _parse_labels(text):
     if not labels:
         raise ValueError(f"--labels are numbers, as in 3 or 0,1,2 or 0-9. Received: {text!r}.")
     return labels
+
+
+def _picture(out, run_dir):
+    """Where the picture goes: into the run's folder, or here for a preset that is elsewhere."""
+    folder = Path(run_dir) if Path(run_dir).is_dir() else Path()
+    return Path(out or folder / "generated.png")
+
+
+def _pixels(samples, run_dir):
+    """Latents decoded by the run's codec; anything else as it is."""
+    from keras_meanflow import runs
+
+    codec = runs.load_codec(run_dir)
+    return samples if codec is None else codec.decode(samples)
 
 
 def _write(samples, labels, out, columns, npz):

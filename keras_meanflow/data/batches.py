@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 MAX_SEED = 2**64 - 1
-FLIPS = (0, 0, 0, 1)  # a Philox counter that the permutations never reach
+FLIPS = (0, 0, 0, 1)  # Philox counters that the permutations never reach
+DRAWS = (0, 0, 0, 2)
 
 
 class Batches(keras.utils.PyDataset):
@@ -16,7 +17,8 @@ class Batches(keras.utils.PyDataset):
     before it left off. It has no end: pass `steps_per_epoch` to `fit`.
 
     Args:
-        source: has `len(source)` and `take(indices) -> (x, y)`, with y None where there is none.
+        source: has `len(source)` and `take(indices) -> (x, y)`, with y None where there is none; or
+            in place of `take`, for what is drawn anew each time, `draw(indices, generator)`.
         batch_size: rows in each batch.
         seed: of the permutations and the flips, 0 to 2**64 - 1.
         first_step: the step of the first batch.
@@ -53,6 +55,8 @@ class Batches(keras.utils.PyDataset):
             raise ValueError(f"seed must be from 0 to {MAX_SEED}. Received {seed}.")
         if flip and source.take(np.zeros(1, "int64"))[0].ndim != 4:
             raise ValueError("flip needs images (height, width, channels). Pass flip=False.")
+        if flip and getattr(source, "copies", 1) > 1:
+            raise ValueError("The data holds mirror images, and draws them. Pass flip=False.")
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.first_step, self.flip = first_step, flip
         self._permutations = {}
@@ -65,11 +69,16 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Returns `(x, y)`, or `(x,)` without y: the batch of step `first_step + index`."""
         step = self.first_step + index
-        x, y = self.source.take(self.indices(step))
+        x, y = self._read(step)
         if self.flip:
             mirrored = self._generator(step, FLIPS).random(len(x)) < 0.5
             x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
         return (x,) if y is None else (x, y)
+
+    def _read(self, step):
+        if hasattr(self.source, "draw"):
+            return self.source.draw(self.indices(step), self._generator(step, DRAWS))
+        return self.source.take(self.indices(step))
 
     def indices(self, step: int) -> np.ndarray:
         """Returns which items of the source the batch of `step` holds, in order."""

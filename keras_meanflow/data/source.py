@@ -6,6 +6,8 @@ import numpy as np
 
 from keras_meanflow.data.arrays import ArraySource, check_images, load_arrays
 from keras_meanflow.data.folder import ImageFolder
+from keras_meanflow.data.latents import LatentStore, is_store
+from keras_meanflow.data.published_latents import TorchLatents, ZipLatents
 
 
 def open_source(
@@ -18,12 +20,13 @@ def open_source(
     """Returns a data source, `len(source)` and `source.take(indices) -> (x, y)`, over `data`.
 
     Args:
-        data: the path of an `.npz` file or of a folder of images, an array of images, a pair
-            of arrays `(x, y)`, or a data source already.
+        data: the path of an `.npz` file, of a folder of images, of a latent store, of a folder of
+            `.pt` latents or a `.zip` of `.npy` latents; an array of images, a pair of arrays
+            `(x, y)`, or a data source already.
         image_size: side of the images in pixels. A folder's images are cropped to it, and need it;
-            arrays must have it.
+            arrays and latents must have it.
         channels: number of channels. A folder's images are converted to it (default 3); arrays
-            must have it.
+            and latents must have it.
         on_error: `"raise"` or `"skip"`, for images of a folder that cannot be read.
 
     Raises:
@@ -37,11 +40,25 @@ def open_source(
     """
     if hasattr(data, "take") and not isinstance(data, np.ndarray):
         return data
+    latents = _open_latents(Path(data)) if isinstance(data, str | Path) else None
+    if latents is not None:
+        return _check_shape(latents, image_size, channels)
     if isinstance(data, str | Path) and Path(data).is_dir():
         if image_size is None:
             raise ValueError(f"image_size must be given for the folder {data}. Received None.")
         return ImageFolder(data, image_size, channels=channels or 3, on_error=on_error)
     return _check_shape(_open_arrays(data), image_size, channels)
+
+
+def _open_latents(path):
+    """A source of latents, or None for a path of anything else."""
+    if path.is_dir() and is_store(path):
+        return LatentStore(path)
+    if path.is_dir() and next(path.glob("*.pt"), None):
+        return TorchLatents(path)
+    if path.suffix == ".zip" and path.is_file():
+        return ZipLatents(path)
+    return None
 
 
 def _open_arrays(data):

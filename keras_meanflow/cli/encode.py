@@ -1,0 +1,138 @@
+"""`keras-meanflow encode`."""
+
+from pathlib import Path
+
+import click
+
+from keras_meanflow.cli.backend import (
+    backend_option,
+    choose_backend,
+    one_line_errors,
+    start,
+    verbose_option,
+)
+
+CODECS = ("sd-vae", "taef2", "identity")
+NORMALISATIONS = ("codec", "sd", "imf", "measured", "none")
+
+
+@click.command()
+@click.argument("source", type=click.Path())
+@click.argument("out", type=click.Path())
+@click.option("--codec", type=click.Choice(CODECS), help="Which autoencoder; latents need none.")
+@click.option("--weights", type=click.Path(), help="Its weights: file or folder, or .keras.")
+@click.option("--image-size", type=click.IntRange(1), help="Side to bring the images to.")
+@click.option("--flips/--no-flips", default=False, help="Store mirror images too; training draws.")
+@click.option(
+    "--normalisation",
+    type=click.Choice(NORMALISATIONS),
+    default="codec",
+    help="Of latents: the codec's own, 0.18215 (sd), imf's, measured here, none.",
+)
+@click.option("--shard-size", type=click.IntRange(1), help="Images in a shard; default 4096.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise")
+@click.option("--worker", default="0/1", help="K/N: every N-th shard from the K-th.")
+@backend_option
+@verbose_option
+def encode(
+    source,
+    out,
+    codec,
+    weights,
+    image_size,
+    flips,
+    normalisation,
+    shard_size,
+    batch_size,
+    on_error,
+    worker,
+    backend,
+    verbose,
+):
+    """Encode the images of SOURCE into the latent store OUT.
+
+    SOURCE is a folder of images, an .npz file, or latents to copy: a folder of .pt files, a .zip of
+    .npy files. The same command again goes on where it stopped, or checks what is finished.
+    """
+    with one_line_errors():
+        k, n = _worker(worker)
+        start(choose_backend(backend))
+        from keras_meanflow.data.encoding import encode as encode_source
+
+        source = _open(source, image_size, on_error)
+        made = _codec(codec, weights)
+        store = encode_source(
+            source,
+            out,
+            made,
+            flips=flips,
+            shard_size=shard_size,
+            batch_size=batch_size,
+            worker=(k, n),
+            verbose=int(verbose),
+            **_normalisation(normalisation),
+        )
+        click.echo(_report(store, out))
+
+
+def _worker(text):
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdigit() and n.isdigit()):
+        raise ValueError(f"--worker is K/N, as in 0/4. Received: {text!r}.")
+    return int(k), int(n)
+
+
+def _open(source, image_size, on_error):
+    """The images, brought to the size asked for, or latents."""
+    from keras_meanflow.data import open_source
+    from keras_meanflow.data.moments import MomentSource
+    from keras_meanflow.data.resized import Resized
+
+    if not Path(source).exists():
+        raise ValueError(f"SOURCE must be a file or folder. There is none at {source}.")
+    is_folder = Path(source).is_dir()
+    images = open_source(source, image_size if is_folder else None, on_error=on_error)
+    latents = isinstance(images, MomentSource)
+    if image_size is None or latents or images.shape[:2] == (image_size, image_size):
+        return images
+    return Resized(images, image_size)
+
+
+def _codec(name, weights):
+    import keras
+
+    from keras_meanflow import codecs
+
+    if name is None:
+        return None
+    if name == "identity":
+        return codecs.Identity()
+    if weights is None:
+        raise ValueError(f"--codec {name} needs --weights PATH.")
+    if not Path(weights).exists():
+        raise ValueError(f"--weights must be a file or folder. There is none at {weights}.")
+    kind = {"sd-vae": codecs.SDVAE, "taef2": codecs.TAEF2}[name]
+    if Path(weights).suffix != ".keras":
+        return kind.load(weights)
+    codec = keras.saving.load_model(weights, compile=False)
+    if not isinstance(codec, kind):
+        raise ValueError(f"{weights} must hold {kind.__name__}. Found: {type(codec).__name__}.")
+    return codec
+
+
+def _normalisation(name):
+    from keras_meanflow import codecs
+
+    if name in ("codec", "measured"):
+        return {"measured": name == "measured"}
+    known = {"sd": codecs.SD_SCALE, "imf": codecs.IMF, "none": codecs.Normalisation()}
+    return {"normalisation": known[name]}
+
+
+def _report(store, out):
+    if store is None:
+        return f"This worker's shards are in {out}; others are still to come."
+    size = "x".join(map(str, store.shape))
+    copies = " and their mirror images" if store.copies > 1 else ""
+    return f"{out} holds {len(store):,} latents of {size}{copies}, checksums verified."

@@ -1,0 +1,288 @@
+"""Makes a latent store: image by image through a codec, shard by shard onto the disk."""
+
+import hashlib
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from keras.utils import Progbar
+
+from keras_meanflow.codecs.base import Codec
+from keras_meanflow.codecs.normalisation import Normalisation
+from keras_meanflow.data.latents import (
+    CODEC,
+    DTYPE,
+    FORMAT,
+    INDEX,
+    LABELS,
+    PLAN,
+    LatentStore,
+    checksum,
+)
+from keras_meanflow.data.moments import MomentSource
+from keras_meanflow.files import TEMPORARY, write_atomically
+
+SHARD_SIZE, MOST_SHARDS = 4096, 512  # every shard in use is an open file
+
+
+def encode(
+    source,
+    out: str | Path,
+    codec: Codec | None = None,
+    *,
+    flips: bool = False,
+    measured: bool = False,
+    normalisation: Normalisation | None = None,
+    shard_size: int | None = None,
+    batch_size: int = 16,
+    worker: tuple[int, int] = (0, 1),
+    verbose: int = 0,
+) -> LatentStore | None:
+    """Encodes a data source into a latent store, or goes on where that stopped.
+
+    Each shard appears complete or not at all, so that stopping costs at most the work on one.
+    Shards that are there already are trusted if their checksum is right, and else made again.
+
+    Args:
+        source: a source of images, or of moments, which are copied.
+        out: the folder; made if absent.
+        codec: encodes the images, and is stored beside the latents. Moments need none.
+        flips: store the mirror image of each image too; training then draws one of the two.
+        measured: normalise each channel by the mean and the standard deviation measured here.
+        normalisation: else this one; default that of the codec or of the source.
+        shard_size: images in a shard; default 4096, or so many that there are at most 512 shards.
+        batch_size: images that go through the codec at once.
+        worker: (k, n): do every n-th shard from the k-th, as one of n processes on n devices. The
+            one that finishes last completes the store.
+        verbose: 1 for a progress bar.
+
+    Returns:
+        The store; None while other workers have shards to do.
+
+    Raises:
+        ValueError: for a folder of anything else or of another encoding, for images the codec does
+            not take, for latents that are not finite in half precision.
+
+    Example:
+
+    >>> encode(ImageFolder("pets", 256), "pets-latents", TAEF2.load("taef2"))
+    """
+    out = Path(out)
+    if not 0 <= worker[0] < worker[1]:
+        raise ValueError(f"worker is (k, n) with 0 <= k < n. Received {worker}.")
+    _check(source, codec, flips, shard_size)
+    normalisation = normalisation or (codec or source).normalisation
+    plan = _plan(source, codec, flips, measured, normalisation, shard_size)
+    _claim(out, plan, codec)
+    if worker[1] == 1:
+        for leftover in out.glob(f"{TEMPORARY}*"):
+            leftover.unlink()
+    if not (out / INDEX).exists():
+        todo = [i for i in range(_shards(plan))[worker[0] :: worker[1]] if not _is_done(out, i)]
+        images = sum(len(_indices(plan, i)) for i in todo)
+        bar = Progbar(images, interval=1, verbose=verbose, unit_name="image")
+        for i in todo:
+            _encode_shard(out, i, source, codec, plan, batch_size, bar)
+        if not all(_record(out, i).exists() for i in range(_shards(plan))):
+            return None
+        _finish(out, plan)
+    store = LatentStore(out)
+    store.verify()
+    return store
+
+
+def _check(source, codec, flips, shard_size):
+    """Raise a ValueError for what cannot be encoded."""
+    latents = isinstance(source, MomentSource)
+    if len(source) < 1:
+        raise ValueError("There must be images to encode. Received none.")
+    if not latents and codec is None:
+        raise ValueError("Images are encoded by a codec. Received None.")
+    if latents and flips:
+        raise ValueError("Latents cannot be mirrored exactly: encode the images for flips=True.")
+    if shard_size is not None and shard_size < 1:
+        raise ValueError(f"shard_size must be at least 1. Received {shard_size}.")
+
+
+def _plan(source, codec, flips, measured, normalisation, shard_size):
+    """Everything that the contents of the store depend on."""
+    description = codec.describe() if codec else None
+    if description:
+        del description["normalisation"]
+    return {
+        "format": FORMAT,
+        "source": _identity(source),
+        "count": len(source),
+        "class_names": list(getattr(source, "class_names", ())),
+        "pixels": None if isinstance(source, MomentSource) else list(source.shape),
+        "codec": description,
+        "copies": 2 if flips else 1,
+        "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
+        "measured": measured,
+        "shard_size": shard_size or max(SHARD_SIZE, -(-len(source) // MOST_SHARDS)),
+    }
+
+
+def _identity(source):
+    """A checksum of the file names or else of the first items: the same source again has it."""
+    digest = hashlib.sha256()
+    if hasattr(source, "files"):
+        names = (str(file.relative_to(source.path)) for file, _ in source.files)
+        digest.update("\n".join(names).encode())
+    else:
+        x, y = source.take(np.arange(min(len(source), 8)))
+        digest.update(np.ascontiguousarray(x))
+        digest.update(b"" if y is None else np.ascontiguousarray(y))
+    return digest.hexdigest()[:16]
+
+
+def _claim(out, plan, codec):
+    """Make the folder, or raise a ValueError if it holds anything else."""
+    known = out / PLAN
+    if known.is_file():
+        old = json.loads(known.read_text("utf-8"))
+        names = [n for n in {**old, **plan} if old.get(n) != plan.get(n)]
+        if names:
+            changes = ", ".join(f"{n} was {old.get(n)!r}, now {plan.get(n)!r}" for n in names)
+            raise ValueError(f"{out} holds another encoding: {changes}. Name another folder.")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    strangers = [p.name for p in out.iterdir() if not p.name.startswith((TEMPORARY, CODEC))]
+    if strangers:
+        raise ValueError(f"{out} must be empty or an encoding. It holds {strangers[0]}.")
+    if codec is not None:
+        write_atomically(out / CODEC, codec.save)
+    _write_json(known, plan)
+
+
+def _encode_shard(out, shard, source, codec, plan, batch_size, bar):
+    """Writes a shard, then its record: checksum, labels and sums for the statistics."""
+    latents, labels = [], []
+    indices = _indices(plan, shard)
+    batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    read = source.raw if isinstance(source, MomentSource) else source.take
+    for x, y in _ahead(read, batches):
+        raw = _moments(x, codec, plan["copies"], batch_size)
+        with np.errstate(over="ignore"):  # refused below
+            latents.append(raw.astype(DTYPE))
+        labels += [] if y is None else y.tolist()
+        bar.add(len(x))
+    latents = np.concatenate(latents)
+    if not np.isfinite(latents).all():
+        raise ValueError(
+            f"Latents must be finite in half precision (up to 65,504). Shard {shard} is not: "
+            "look at the codec's weights."
+        )
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, latents, version=(1, 0), allow_pickle=False)
+    data = buffer.getbuffer()
+    record = {
+        "file": f"shard-{shard:05d}.npy",
+        "count": len(indices),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "labels": labels or None,
+        "shape": list(latents.shape[3:]),
+        "moments": latents.shape[2],
+        "sums": _sums(latents),
+    }
+    write_atomically(out / record["file"], lambda path: path.write_bytes(data))
+    _write_json(_record(out, shard), record)
+
+
+def _moments(x, codec, copies, batch_size):
+    """(n, copies, moments, h, w, channels) of pixels, or of raw latents that are there already."""
+    if x.ndim == 5:
+        return x[:, None]
+    views = [x, x[:, :, ::-1]][:copies]
+    return np.stack([codec.encode_pixels(view, batch_size) for view in views], axis=1)
+
+
+def _sums(latents):
+    """Of each channel: the numbers, their sum, and the sum of squares and of variances."""
+    mean = latents[:, :, 0].astype("float64")
+    axes = tuple(range(mean.ndim - 1))
+    second = np.square(mean).sum(axes)
+    if latents.shape[2] == 2:
+        second += np.square(latents[:, :, 1].astype("float64")).sum(axes)
+    return {
+        "count": int(np.prod(mean.shape[:-1])),
+        "first": mean.sum(axes).tolist(),
+        "second": second.tolist(),
+    }
+
+
+def _finish(out, plan):
+    """Write the labels and the index, last: with it the store exists."""
+    records = [json.loads(_record(out, i).read_text("utf-8")) for i in range(_shards(plan))]
+    labels = None
+    if records[0]["labels"] is not None:
+        labels = np.array(sum((r["labels"] for r in records), []), "int32")
+        write_atomically(out / LABELS, lambda path: _save_array(path, labels))
+    statistics = _statistics([record["sums"] for record in records])
+    kept = ("format", "source", "count", "class_names", "pixels", "codec", "copies")
+    index = {
+        **{name: plan[name] for name in kept},
+        "shape": records[0]["shape"],
+        "moments": records[0]["moments"],
+        "statistics": statistics,
+        "normalisation": statistics if plan["measured"] else plan["normalisation"],
+        "labels_sha256": None if labels is None else checksum(out / LABELS),
+        "shards": [{n: r[n] for n in ("file", "count", "bytes", "sha256")} for r in records],
+    }
+    _write_json(out / INDEX, index)
+
+
+def _statistics(sums):
+    """The mean and the standard deviation of each channel of sampled raw latents."""
+    count = sum(s["count"] for s in sums)
+    first = np.sum([s["first"] for s in sums], axis=0) / count
+    second = np.sum([s["second"] for s in sums], axis=0) / count
+    std = np.sqrt(np.maximum(second - first**2, 0))
+    return {"mean": first.tolist(), "std": std.tolist()}
+
+
+def _shards(plan):
+    return -(-plan["count"] // plan["shard_size"])
+
+
+def _indices(plan, shard):
+    first = shard * plan["shard_size"]
+    return np.arange(first, min(first + plan["shard_size"], plan["count"]))
+
+
+def _record(out, shard):
+    return out / f"shard-{shard:05d}.json"
+
+
+def _is_done(out, shard):
+    """Whether a shard and its record are there and agree."""
+    record = _record(out, shard)
+    if not record.is_file():
+        return False
+    known = json.loads(record.read_text("utf-8"))
+    path = out / known["file"]
+    return path.is_file() and checksum(path) == known["sha256"]
+
+
+def _ahead(function, items):
+    """Yields function(item) for each item, the next one computed meanwhile in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = []
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 1:
+                yield waiting.pop(0).result()
+        yield from (future.result() for future in waiting)
+
+
+def _write_json(path, content):
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def _save_array(path, array):
+    with open(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)

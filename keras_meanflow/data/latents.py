@@ -1,0 +1,169 @@
+"""The latent store: a data set of encoded images, on disk, read at random."""
+
+import hashlib
+import json
+import threading
+from functools import cached_property
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_meanflow.codecs.base import Codec
+from keras_meanflow.codecs.normalisation import Normalisation
+from keras_meanflow.data.moments import MomentSource
+
+INDEX, PLAN, LABELS, CODEC = "store.json", "encoding.json", "labels.npy", "codec.keras"
+FORMAT = "keras_meanflow latents 1"
+DTYPE = "float16"
+
+
+class LatentStore(MomentSource):
+    """A data source over the folder that `keras-meanflow encode` makes.
+
+    The folder holds raw latents in shards, `shard-00000.npy` and so on, half precision
+    `(n, copies, moments, h, w, channels)`, memory-mapped when read; `labels.npy`; the autoencoder,
+    `codec.keras`; and `store.json`: sizes, class names, statistics, normalisation, checksums.
+    A batch of `Batches` is drawn from all shards, and is a function of (seed, step).
+
+    Args:
+        path: the folder.
+        normalisation: of the latents; default the recorded one.
+        threads: how many blocks of rows are read at a time; default one a core.
+
+    Raises:
+        ValueError: for a folder that is no store or is not finished, for shards that are missing
+            or truncated.
+
+    Example:
+
+    >>> store = LatentStore("eurosat-latents")
+    >>> z, y = store.take([0, 1])
+    >>> pixels = store.codec.decode(z)
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        normalisation: Normalisation | None = None,
+        threads: int | None = None,
+    ):
+        self.path = Path(path)
+        self.index = _read_index(self.path)
+        super().__init__(normalisation or Normalisation(**self.index["normalisation"]), threads)
+        self.count, self.shape = self.index["count"], tuple(self.index["shape"])
+        self.moments, self.copies = self.index["moments"], self.index["copies"]
+        self.class_names = tuple(self.index["class_names"])
+        self.labels = None
+        if self.index["labels_sha256"]:
+            self.labels = np.load(self.path / LABELS, allow_pickle=False)
+        self._rows = self.index["shards"][0]["count"]  # in every shard but the last
+        self._shards = [None] * len(self.index["shards"])
+        self._lock = threading.Lock()
+        self._check_sizes()
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes; None where there are no labels."""
+        if self.labels is None:
+            return None
+        return len(self.class_names) or int(self.labels.max()) + 1
+
+    @cached_property
+    def codec(self) -> Codec | None:
+        """The autoencoder that made the store, with this normalisation; None if none is recorded.
+
+        Raises:
+            ValueError: when `codec.keras` holds another one than `store.json` says.
+        """
+        recorded = self.index["codec"]
+        if recorded is None:
+            return None
+        codec = keras.saving.load_model(self.path / CODEC, compile=False)
+        codec.normalisation = self.normalisation
+        self.check_codec(codec)
+        return codec
+
+    def check_codec(self, codec: Codec) -> None:
+        """Raises a ValueError if these latents are not of that codec and its normalisation."""
+        super().check_codec(codec)
+        expected = self.index["codec"] or {}
+        found = codec.describe()
+        for name, value in expected.items():
+            if found[name] != value:
+                raise ValueError(
+                    f"{self.path} was encoded by another codec: its {name} is {value}. "
+                    f"Received {found[name]}."
+                )
+
+    def read(self, index, copy):
+        """Returns one item's raw latents, memory-mapped, and its label or None."""
+        shard, row = divmod(index, self._rows)
+        label = None if self.labels is None else self.labels[index]
+        return self._open(shard)[row, copy], label
+
+    def verify(self) -> None:
+        """Reads every file and compares checksums.
+
+        Raises:
+            ValueError: naming the first file that has changed.
+        """
+        files = {shard["file"]: shard["sha256"] for shard in self.index["shards"]}
+        if self.labels is not None:
+            files[LABELS] = self.index["labels_sha256"]
+        for name, expected in files.items():
+            found = checksum(self.path / name)
+            if found != expected:
+                raise ValueError(
+                    f"{self.path / name} is damaged: its SHA-256 should be {expected}. Received "
+                    f"{found}. Delete {INDEX} and encode again: only what is damaged is redone."
+                )
+
+    def _open(self, shard):
+        if self._shards[shard] is None:
+            with self._lock:
+                path = self.path / self.index["shards"][shard]["file"]
+                self._shards[shard] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        return self._shards[shard]
+
+    def _check_sizes(self):
+        for shard in self.index["shards"]:
+            path, expected = self.path / shard["file"], shard["bytes"]
+            found = path.stat().st_size if path.is_file() else 0
+            if found != expected:
+                raise ValueError(
+                    f"{path} is truncated or missing: it should have {expected:,} bytes. Received "
+                    f"{found:,}. Delete {INDEX} and encode again: only what is damaged is redone."
+                )
+
+
+def is_store(path: Path) -> bool:
+    """Returns whether a folder is a latent store, finished or not."""
+    return (path / INDEX).is_file() or (path / PLAN).is_file()
+
+
+def checksum(path: Path) -> str:
+    """Returns the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_index(path):
+    if not (path / INDEX).is_file():
+        reason = "holds no latents"
+        if (path / PLAN).is_file():
+            done, total = len(list(path.glob("shard-*.json"))), _planned_shards(path)
+            reason = f"is not finished ({done} of {total} shards)"
+        raise ValueError(f"{path} {reason}. Encode it: keras-meanflow encode SOURCE {path} ...")
+    index = json.loads((path / INDEX).read_text("utf-8"))
+    if index.get("format") != FORMAT:
+        raise ValueError(
+            f"{path / INDEX} must be of the format {FORMAT!r}. Received {index.get('format')!r}."
+        )
+    return index
+
+
+def _planned_shards(path):
+    plan = json.loads((path / PLAN).read_text("utf-8"))
+    return -(-plan["count"] // plan["shard_size"])

@@ -1,0 +1,114 @@
+"""What all sources of latents share: moments in, normalised latents out."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from keras_meanflow.codecs.normalisation import Normalisation
+
+BLOCK = 64  # rows that one thread reads and samples, from a generator of its own
+
+
+class MomentSource:
+    """A data source over raw latents: means, or means and standard deviations.
+
+    `take` gives the means, `draw` samples of them (and of stored mirror images), both normalised.
+    A subclass sets `count`, `shape` and the numbers of `moments` and `copies`, and reads.
+
+    Args:
+        normalisation: raw latents to normalised ones.
+        threads: how many blocks of rows are read at a time; default one a core.
+    """
+
+    shape: tuple[int, int, int]
+    moments: int
+    copies = 1
+    class_names: tuple[str, ...] = ()
+    codec = None
+
+    def __init__(self, normalisation: Normalisation, threads: int | None = None):
+        self.normalisation = normalisation
+        self.threads = threads or min(16, os.cpu_count() or 1)
+        self._affine = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes, where it is recorded."""
+        return len(self.class_names) or None
+
+    def read(self, index: int, copy: int) -> tuple[np.ndarray, int | None]:
+        """Returns one item's raw latents `(moments, h, w, channels)`, and its label or None."""
+        raise NotImplementedError
+
+    def take(self, indices) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the normalised means of the latents at `indices`, and their labels or None."""
+        return self._gather(np.asarray(indices), None)
+
+    def draw(self, indices, generator: np.random.Generator) -> tuple:
+        """Returns normalised samples of the latents at `indices`, and their labels or None.
+
+        Each comes from the image or from its mirror image, where both are stored. The draws depend
+        on the generator and on the position among the indices, not on the number of threads.
+        """
+        return self._gather(np.asarray(indices), generator)
+
+    def raw(self, indices, copy: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns raw latents `(n, moments, h, w, channels)` at `indices`, and their labels."""
+        latents, labels = zip(*(self.read(int(i), copy) for i in indices), strict=True)
+        return np.stack(latents), None if labels[0] is None else np.array(labels, "int32")
+
+    def check_codec(self, codec) -> None:
+        """Raises a ValueError if a codec has another normalisation than these latents."""
+        if codec.normalisation != self.normalisation:
+            raise ValueError(
+                f"The latents are read with {self.normalisation}. Received a codec with "
+                f"{codec.normalisation}: give both the same."
+            )
+
+    def _gather(self, indices, generator):
+        blocks = [indices[first : first + BLOCK] for first in range(0, len(indices), BLOCK)]
+        seeds = [None] * len(blocks)
+        if generator is not None:
+            seeds = generator.integers(2**63, size=len(blocks)).tolist()
+        x = np.empty((len(indices), *self.shape), "float32")
+        parts = np.split(x, range(BLOCK, len(indices), BLOCK))
+        if len(blocks) == 1:
+            labels = [self._fill(parts[0], blocks[0], seeds[0])]
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                labels = list(pool.map(self._fill, parts, blocks, seeds))
+        labels = sum(labels, [])
+        return x, None if labels[0] is None else np.array(labels, "int32")
+
+    def _fill(self, x, indices, seed):
+        """Fills x with the latents at `indices`; returns their labels."""
+        generator = None if seed is None else np.random.Generator(np.random.SFC64(seed))
+        copies = np.zeros(len(indices), "int64")
+        if generator is not None and self.copies > 1:
+            copies = generator.integers(self.copies, size=len(indices))
+        if generator is not None and self.moments == 2:
+            generator.standard_normal(out=x, dtype="float32")
+        else:
+            x[:] = 0
+        mean, inverse_std = self._map()
+        labels = []
+        for row, index, copy in zip(x, indices, copies, strict=True):
+            raw, label = self.read(int(index), int(copy))
+            if self.moments == 2:
+                row *= raw[1]
+            row += raw[0]
+            labels.append(label)
+        x -= mean
+        x *= inverse_std
+        return labels
+
+    def _map(self):
+        """The normalisation as two whole items, whose long rows are fast."""
+        if self._affine is None:
+            mean, std = (np.float32(v) for v in (self.normalisation.mean, self.normalisation.std))
+            self._affine = tuple(np.broadcast_to(v, self.shape).copy() for v in (mean, 1 / std))
+        return self._affine
