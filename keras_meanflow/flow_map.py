@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 # Loading a saved model finds its parts among the classes that have been imported.
-from keras_meanflow import couplings, difficulty, networks, schedules, times  # noqa: F401
+from keras_meanflow import couplings, difficulty, networks, optimizers, schedules, times  # noqa: F401
 from keras_meanflow.backend import Trainer, first_row, global_norm, lerp, may_compile, replica_sum
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.configurable import register
@@ -132,7 +132,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         """Configure training; arguments as in `keras.Model.compile`, but for the loss and metrics.
 
         Raises:
-            ValueError: if `loss` or `metrics` is given.
+            ValueError: if `loss` or `metrics` is given, or the optimizer keeps an average itself.
         """
         for name, value in (("loss", loss), ("metrics", metrics)):
             if value is not None:
@@ -147,6 +147,12 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
             )
             kwargs["jit_compile"] = False
         super().compile(optimizer=optimizer, **kwargs)
+        if self.optimizer.use_ema:
+            raise ValueError(
+                "At the end of fit, an optimizer's own average replaces the raw weights. Leave "
+                "it to FlowMap(averages=...): give the optimizer use_ema=False. "
+                f"Received: {type(self.optimizer).__name__}(use_ema=True)."
+            )
 
     def compile_from_config(self, config):
         """Compile from a saved configuration, ready to load the optimizer's state."""

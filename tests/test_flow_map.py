@@ -471,3 +471,9 @@ def test_an_unknown_average_names_the_known_ones():
 
 def test_the_config_is_json():
     assert json.loads(json.dumps(_model().get_config()))
+
+
+def test_an_optimizer_that_keeps_an_average_itself_is_refused():
+    flow_map = FlowMap(MLP(data_size=3, width=8, num_classes=3))
+    with pytest.raises(ValueError, match=r"FlowMap\(averages=...\): give the optimizer use_ema"):
+        flow_map.compile(keras.optimizers.Adam(use_ema=True))
