@@ -41,7 +41,9 @@ demo: $(VENV)/.installed-$(DEMO_BACKEND)
 	$(BIN)/keras-meanflow train digits --backend $(DEMO_BACKEND)
 	@ls runs/digits/*.png | sed 's/^/picture: /'
 
-PYTEST = $(BIN)/python -m pytest --durations=15
+# Compiling takes most of the time and one core: a worker for each core halves it.
+WORKERS ?= auto
+PYTEST = $(BIN)/python -m pytest --durations=15 -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 test: $(VENV)/.installed
 	$(MAKE) --keep-going $(BACKENDS:%=test-%)

@@ -5,7 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 BACKENDS = ("jax", "tensorflow", "torch")
-THREADS = str(min(4, os.cpu_count() or 1))
+# One of several pytest workers keeps to one thread.
+THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else str(min(4, os.cpu_count() or 1))
 
 os.environ.setdefault("KERAS_BACKEND", next(filter(find_spec, BACKENDS), "jax"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
