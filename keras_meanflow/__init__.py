@@ -40,6 +40,8 @@ _NAMES = {
     "Jump": "samplers",
     "Euler": "samplers",
     "Heun": "samplers",
+    "AdamsBashforth2": "samplers",
+    "BanditSampler": "samplers",
 }
 __all__ = [*_NAMES, "__version__"]
 
