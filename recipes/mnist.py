@@ -40,7 +40,8 @@ def mnist(
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train mnist --set data=PATH.npz
     Data: x_train (60000, 28, 28) of uint8 and y_train (60000,), as in Keras' mnist.npz.
-    Cost: meant for a GPU.
+    Cost: 981 s on one core of a 2-core CPU, busy otherwise, with JAX.
+    Expected: LeNet-FID of 10,000 samples 39.2 in one step, 4.7 in two, 3.3 in four.
     """
     if data is None:
         raise ValueError(
