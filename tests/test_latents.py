@@ -349,8 +349,8 @@ def test_latents_of_another_size_are_refused(store):
         open_source(store.path, image_size=32, channels=4)
 
 
-def test_stored_flips_are_not_flipped_again(store):
-    with pytest.raises(ValueError, match="mirror images"):
+def test_latents_are_not_mirrored_themselves(store):
+    with pytest.raises(ValueError, match="encode with --flips"):
         Batches(store, 4, 0, flip=True)
 
 

@@ -24,7 +24,8 @@ class TAEF2(Codec):
     about 29 dB on ImageNet images of 256 pixels: for work that must be small and real.
 
     Args:
-        normalisation: of latents; default none: they have a mean of 0.00 and a std of 0.78.
+        normalisation: of latents; default none: over ImageNet images of 256 pixels they have a
+            mean of 0.03 and a std of 0.85.
 
     Example:
 

@@ -55,8 +55,11 @@ class Batches(keras.utils.PyDataset):
             raise ValueError(f"seed must be from 0 to {MAX_SEED}. Received {seed}.")
         if flip and source.take(np.zeros(1, "int64"))[0].ndim != 4:
             raise ValueError("flip needs images (height, width, channels). Pass flip=False.")
-        if flip and getattr(source, "copies", 1) > 1:
-            raise ValueError("The data holds mirror images, and draws them. Pass flip=False.")
+        if flip and hasattr(source, "copies"):
+            raise ValueError(
+                "Mirrored latents are not those of the mirror image. Pass flip=False, and for "
+                "mirror images encode with --flips."
+            )
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.first_step, self.flip = first_step, flip
         self._permutations = {}
