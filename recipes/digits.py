@@ -43,7 +43,8 @@ def digits(
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train digits
-    Cost: on two CPU cores 271 s for 3,400 steps on JAX.
+    Cost: on two CPU cores 73 ms a step on JAX, about six minutes.
+    Expected: docs/evaluation.md; the README's table by benchmarks/digits_quality.py.
     """
     keras.utils.set_random_seed(seed)
     network = DiT(
