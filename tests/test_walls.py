@@ -15,10 +15,10 @@ BACKENDS = {"jax", "jaxlib", "tensorflow", "torch", "orbax"}
 LAYERS = (
     "backend configurable files provenance",
     "paths couplings times difficulty expectations guidance weightings schedules "
-    "networks samplers codecs metrics data optimizers pictures reports",
+    "networks samplers codecs metrics data optimizers pictures reports charts",
     "objectives weights",
     "flow_map generation curriculum presets",
-    "callbacks evaluating runs",
+    "callbacks evaluating runs diagnostics",
     "recipe cli",
     "recipes",
 )

@@ -10,6 +10,7 @@ from keras_meanflow.cli.encode import encode
 from keras_meanflow.cli.evaluate import evaluate
 from keras_meanflow.cli.sample import export, sample
 from keras_meanflow.cli.statistics import statistics
+from keras_meanflow.cli.study import study
 from keras_meanflow.cli.train import recipes_command, train
 
 
@@ -19,6 +20,7 @@ def main():
     """Train and use MeanFlow models: one network, one step."""
 
 
+TRAINING = (recipes_command, encode, train, study)
 TRAINED = (sample, evaluate, statistics, export, convert, card)
-for command in (recipes_command, encode, train, *TRAINED):
+for command in TRAINING + TRAINED:
     main.add_command(command)

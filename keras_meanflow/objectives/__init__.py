@@ -3,5 +3,6 @@
 from keras_meanflow.objectives.base import Draws, Objective, Problem
 from keras_meanflow.objectives.flow_matching import FlowMatching
 from keras_meanflow.objectives.mean_flow import MeanFlow
+from keras_meanflow.objectives.noisy_velocity import NoisyVelocity
 
-__all__ = ["Draws", "FlowMatching", "MeanFlow", "Objective", "Problem"]
+__all__ = ["Draws", "FlowMatching", "MeanFlow", "NoisyVelocity", "Objective", "Problem"]

@@ -1,0 +1,319 @@
+"""`keras-meanflow study`: the diagnostics, each with a CSV file and a figure."""
+
+import functools
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from keras_meanflow.cli.backend import (
+    backend_option,
+    choose_backend,
+    load_run,
+    one_line_errors,
+    start,
+    verbose_option,
+)
+from keras_meanflow.recipe import find, recipes, resolve
+
+TRAINING = (
+    click.argument("recipe"),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Turn a knob."),
+    click.option("--seeds", default="0", show_default=True, help="A run for each, as in 0,1,2."),
+    click.option("--at", default="1", show_default=True, help="Measure after these shares of the "
+                 "steps, as in 0.25,0.5,1."),
+    click.option("--out", type=click.Path(), help="Folder of the runs, results.csv, results.png; "
+                 "default studies/NAME-RECIPE."),
+    backend_option,
+    verbose_option,
+)  # fmt: skip
+QUALITY = (
+    click.option("--protocol", help="FID under a protocol, as mnist-lenet; default: the energy "
+                 "distance to the data."),
+    click.option("--weights", type=click.Path(), help="Of the protocol's network."),
+    click.option("--reference", help="Of the protocol: statistics (.npz) or data."),
+    click.option("--samples", type=click.IntRange(2), help="Number; default the protocol's, or "
+                 "2000."),
+    click.option("--samplers", help="As in jump1,euler32: jumps of u, or Euler's steps along v."),
+)  # fmt: skip
+TRUTH = (
+    click.option("--gaps", default="0.1,0.3,0.5,0.7,0.9,1", show_default=True, help="t - r."),
+    click.option("--truth", type=click.Choice(["learned", "ring"]), default="learned",
+                 show_default=True, help="The model's own v, or that of the recipe gaussian."),
+    click.option("--ode-steps", type=click.IntRange(1), default=64, show_default=True,
+                 help="Runge-Kutta steps from t to r."),
+)  # fmt: skip
+RUN = (
+    click.option("--images", "count", type=click.IntRange(1), default=512, show_default=True,
+                 help="Size of the fixed random subset of the data."),
+    click.option("--data", help="Data of the run, if it is not where it was."),
+    click.option("--average/--raw", default=True, help="Averaged or raw weights."),
+    backend_option,
+)  # fmt: skip
+
+
+def with_options(options):
+    """Adds options to a command, in their order."""
+
+    def decorate(command):
+        return functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+    return decorate
+
+
+@click.group()
+def study():
+    """Look inside training: each study writes a CSV file and a figure.
+
+    The same command again goes on where it stopped.
+    """
+
+
+@study.command("two-stages")
+@click.option("--shares", default="0,0.0625,0.125,0.1875,0.25", show_default=True,
+              help="Of the cost, for v.")  # fmt: skip
+@click.option("--u-step-cost", type=float, default=1.0, show_default=True,
+              help="Of a step of the u-loss, in steps of the v-loss.")  # fmt: skip
+@with_options(QUALITY)
+@with_options(TRAINING)
+def two_stages(shares, u_step_cost, **options):
+    """Velocity first, then average velocity, at one total cost."""
+    with one_line_errors():
+        special = {"shares": numbers(shares, "--shares"), "u_step_cost": u_step_cost}
+        _train("two_stages", special, "jump1", **options)
+
+
+@study.command("noisy-velocity")
+@click.option("--noises", default="0,0.01,0.03,0.1", show_default=True,
+              help="k of noise k ||v||.")  # fmt: skip
+@with_options(QUALITY)
+@with_options(TRAINING)
+def noisy_velocity(noises, **options):
+    """Noise in the target of the v-loss."""
+    with one_line_errors():
+        _train("noisy_velocity", {"noises": numbers(noises, "--noises")}, "jump1", **options)
+
+
+@study.command("one-gap")
+@click.option("--bins", default="0.1-0.3,0.3-0.5,0.5-0.7,0.7-0.9", show_default=True,
+              help="Of t - r.")  # fmt: skip
+@click.option("--starts", default="random,velocity", show_default=True,
+              help="Weights to start from.")  # fmt: skip
+@with_options(QUALITY)
+@with_options(TRAINING)
+def one_gap(bins, starts, **options):
+    """Training on one bin of gaps, v read out by many steps."""
+    with one_line_errors():
+        starts = tuple(starts.split(","))
+        if not set(starts) <= {"random", "velocity"}:
+            raise ValueError(f"--starts are random, velocity. Received: {','.join(starts)}.")
+        _train("one_gap", {"bins": pairs(bins), "starts": starts}, "euler32", **options)
+
+
+@study.command("affinity")
+@click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--random", "untrained", is_flag=True, help="Also the first RUN's random weights.")
+@click.option("--bins", default="0.1-0.3,0.3-0.5,0.5-0.7,0.7-0.9", show_default=True,
+              help="Of t - r.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--draws", type=click.IntRange(1), default=1, show_default=True,
+              help="Of noise and times for each item.")  # fmt: skip
+@click.option("--out", type=click.Path(), help="Folder; default the first RUN.")
+@with_options(RUN)
+def affinity(run_dirs, untrained, bins, batch_size, draws, out, count, data, average, backend):
+    """Cosine of the gradients of the v-loss and of the u-loss of each bin of gaps."""
+    with one_line_errors():
+        rows, settings = [], {"bins": pairs(bins), "batch_size": batch_size, "draws": draws}
+        for run_dir in run_dirs:
+            flow_map, points = _load(run_dir, backend, data, count, average)
+            from keras_meanflow.diagnostics import task_affinities
+            from keras_meanflow.diagnostics.affinity import draw_affinities
+
+            models = {Path(run_dir).name: flow_map}
+            if untrained and run_dir == run_dirs[0]:
+                models = {"random": _untrained(flow_map), **models}
+            for name, model in models.items():
+                found = task_affinities(model, points, **settings)
+                rows += [{"run": name, **row} for row in found]
+        _write(rows, draw_affinities(rows), Path(out or run_dirs[0]), "affinity")
+
+
+@study.command("u-error")
+@click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--out", type=click.Path(), help="Folder; default the first RUN.")
+@with_options(TRUTH)
+@with_options(RUN)
+def u_error(run_dirs, out, gaps, truth, ode_steps, count, data, average, backend):
+    """Error of u by gap, against a fine ODE solve of v."""
+    with one_line_errors():
+        gaps, rows = numbers(gaps, "--gaps"), []
+        for run_dir in run_dirs:
+            flow_map, points = _load(run_dir, backend, data, count, average)
+            from keras_meanflow.diagnostics import LearnedField, u_errors
+            from keras_meanflow.diagnostics.u_error import draw_u_errors_of_runs
+
+            u = LearnedField(flow_map)
+            velocity = _true_velocity(truth) or u.velocity
+            found = u_errors(u, velocity, points, gaps=gaps, ode_steps=ode_steps)
+            rows += [{"run": Path(run_dir).name, **row} for row in found]
+        _write(rows, draw_u_errors_of_runs(rows), Path(out or run_dirs[0]), "u-error")
+
+
+@study.command("u-error-training")
+@click.option("--images", "count", type=click.IntRange(1), default=512, show_default=True,
+              help="Size of the fixed random subset of the data.")  # fmt: skip
+@with_options(TRUTH)
+@with_options(TRAINING)
+def u_error_training(gaps, truth, count, ode_steps, **options):
+    """Error of u by gap during training."""
+    with one_line_errors():
+        gaps = numbers(gaps, "--gaps")
+        subject, folder, options = _begin("u-error-training", **options)
+        from keras_meanflow.diagnostics import Points, UErrors
+        from keras_meanflow.diagnostics.u_error import draw_u_errors, errors_in_training
+
+        points = Points.of(subject.recipe(**subject.knobs).data, count)
+        measure = UErrors(points, _true_velocity(truth), gaps=gaps, ode_steps=ode_steps)
+        rows = errors_in_training(subject, folder, measure, **options)
+        _write(rows, draw_u_errors(rows), folder, "results")
+
+
+@study.command("du-dt")
+@click.argument("run_dir", metavar="RUN")
+@click.option("--cells", type=click.IntRange(1), default=10, show_default=True,
+              help="Of the grid in r and in t.")  # fmt: skip
+@click.option("--out", type=click.Path(), help="Folder; default RUN.")
+@with_options(RUN)
+def du_dt(run_dir, cells, out, count, data, average, backend):
+    """Norm of du/dt by (r, t) as a heat map."""
+    with one_line_errors():
+        flow_map, points = _load(run_dir, backend, data, count, average)
+        from keras_meanflow.diagnostics import LearnedField, du_dt_norms
+        from keras_meanflow.diagnostics.du_dt import draw_du_dt_norms
+
+        rows = du_dt_norms(LearnedField(flow_map).derivative, points, cells=cells)
+        _write(rows, draw_du_dt_norms(rows), Path(out or run_dir), "du-dt")
+
+
+def numbers(text, option):
+    """The numbers of a text like 0,0.5,1."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} are numbers, as in 0,0.5,1. Received: {text!r}.") from None
+
+
+def pairs(text):
+    """The pairs of a text like 0.1-0.3,0.3-0.5."""
+    try:
+        bins = tuple(tuple(float(end) for end in part.split("-")) for part in text.split(","))
+    except ValueError:
+        bins = ()
+    if not bins or any(len(one) != 2 for one in bins):
+        raise ValueError(f"--bins are pairs, as in 0.1-0.3,0.3-0.5. Received: {text!r}.")
+    return bins
+
+
+def _begin(name, recipe, settings, seeds, at, out, backend, verbose):
+    """The subject, the folder, and what all studies that train take: seeds, at, verbose."""
+    options = {
+        "seeds": tuple(int(seed) for seed in numbers(seeds, "--seeds")),
+        "at": numbers(at, "--at"),
+        "verbose": 2 if verbose else 0,
+    }
+    if not all(0.0 < share <= 1.0 for share in options["at"]):
+        raise ValueError(f"--at are shares of the steps in (0, 1]. Received: {at!r}.")
+    found = find(recipe)
+    start(choose_backend(backend))
+    from keras_meanflow.diagnostics import Subject
+
+    function = found.load()
+    shipped = found == recipes().get(found.name)
+    subject = Subject(
+        recipe=function,
+        knobs=resolve(function, settings),
+        name=found.name if shipped else f"{found.file}:{found.name}",
+        command=shlex.join(["keras-meanflow", *sys.argv[1:]]),
+    )
+    return subject, Path(out or Path("studies") / f"{name}-{found.name}"), options
+
+
+def _train(name, special, default, *, protocol, weights, reference, samples, samplers, **options):
+    """Run one of the studies that train and measure the quality of samples."""
+    subject, folder, options = _begin(name.replace("_", "-"), **options)
+    from keras_meanflow import diagnostics
+
+    samplers = _samplers(samplers or default)
+    if protocol is None:
+        data = subject.recipe(**subject.knobs).data
+        quality = diagnostics.EnergyDistance(data, samples or 2000, samplers)
+    else:
+        evaluation = _evaluation(protocol, weights, reference, samples)
+        quality = diagnostics.FrechetDistance(evaluation, samplers)
+    getattr(diagnostics, name)(subject, folder, quality, **special, **options)
+    click.echo(f"{folder / 'results.csv'}, {folder / 'results.png'}")
+
+
+def _samplers(text):
+    from keras_meanflow.samplers import Euler, Jump
+
+    kinds, chosen = {"jump": Jump, "euler": Euler}, {}
+    for name in text.split(","):
+        kind = name.rstrip("0123456789")
+        if kind not in kinds or kind == name:
+            raise ValueError(f"--samplers are as in jump1,jump4,euler32. Received: {text!r}.")
+        chosen[name] = kinds[kind](steps=int(name.removeprefix(kind)))
+    return chosen
+
+
+def _evaluation(protocol, weights, reference, samples):
+    import dataclasses
+
+    from keras_meanflow.evaluating import Evaluation
+
+    evaluation = Evaluation.open(protocol, weights=weights, reference=reference)
+    if samples is None:
+        return evaluation
+    smaller = dataclasses.replace(evaluation.protocol, samples=samples)
+    return dataclasses.replace(evaluation, protocol=smaller)
+
+
+def _load(run_dir, backend, data, count, average):
+    """The model of a run, and a subset of its recipe's data."""
+    flow_map = load_run(run_dir, backend)
+    flow_map.average = flow_map.average if average else None
+    from keras_meanflow import runs
+    from keras_meanflow.diagnostics import Points
+
+    settings = runs.read_settings(run_dir)
+    if settings["recipe"] is None:
+        raise ValueError(f"{run_dir} names no recipe, whose data is needed.")
+    knobs = {name: value for name, value in settings["knobs"].items() if name != "study"}
+    knobs |= {} if data is None else {"data": data}
+    source = find(settings["recipe"]).load()(**knobs).data
+    return flow_map, Points.of(source, min(count, len(source)))
+
+
+def _true_velocity(truth):
+    """The closed form of the `gaussian` recipe's velocity, or None for the model's own."""
+    from keras_meanflow.diagnostics import GaussianMixture
+
+    return GaussianMixture.ring().velocity if truth == "ring" else None
+
+
+def _untrained(flow_map):
+    import keras
+
+    keras.utils.set_random_seed(flow_map.seed)
+    model = type(flow_map).from_config(flow_map.get_config())
+    model.average = None
+    return model
+
+
+def _write(rows, image, folder, name):
+    from keras_meanflow.diagnostics.tables import write_figure, write_table
+
+    write_table(folder / f"{name}.csv", rows)
+    write_figure(folder / f"{name}.png", image)
+    click.echo(f"{folder / name}.csv, {folder / name}.png")

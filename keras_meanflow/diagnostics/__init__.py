@@ -1,0 +1,30 @@
+"""What happens inside MeanFlow training: studies that train, and measurements of trained models."""
+
+from keras_meanflow.diagnostics.affinity import task_affinities
+from keras_meanflow.diagnostics.du_dt import du_dt_norms
+from keras_meanflow.diagnostics.fields import LearnedField, average_velocity
+from keras_meanflow.diagnostics.mixture import GaussianMixture
+from keras_meanflow.diagnostics.points import Points
+from keras_meanflow.diagnostics.quality import EnergyDistance, FrechetDistance
+from keras_meanflow.diagnostics.studies import noisy_velocity, one_gap, two_stages
+from keras_meanflow.diagnostics.training import Case, Subject, train_cases
+from keras_meanflow.diagnostics.u_error import UErrors, u_errors
+
+__all__ = [
+    "Case",
+    "EnergyDistance",
+    "FrechetDistance",
+    "GaussianMixture",
+    "LearnedField",
+    "Points",
+    "Subject",
+    "UErrors",
+    "average_velocity",
+    "du_dt_norms",
+    "noisy_velocity",
+    "one_gap",
+    "task_affinities",
+    "train_cases",
+    "two_stages",
+    "u_errors",
+]

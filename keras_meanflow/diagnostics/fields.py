@@ -1,0 +1,97 @@
+"""A trained network as a field of NumPy arrays, and average velocities by a fine ODE solve."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_meanflow.backend import BACKEND, compiled, jvp
+
+
+class LearnedField:
+    """The network of a FlowMap with its chosen weights, as a function of NumPy arrays.
+
+    Args:
+        flow_map: the model; the weights are those of its `average` at each call.
+        batch_size: rows that the network sees at once; the last batch is padded to it.
+
+    Example:
+        >>> u = LearnedField(flow_map)
+        >>> u(z, r, t, labels).shape == z.shape
+        True
+    """
+
+    def __init__(self, flow_map, *, batch_size=256):
+        self.flow_map, self.batch_size = flow_map, batch_size
+        network, jit = flow_map.network, BACKEND != "torch"
+        self._others = network.non_trainable_variables
+        variables = [*network.trainable_variables, *self._others]
+
+        def derivative(z, r, t, v, *condition):
+            tangents = (v, ops.zeros_like(r), ops.ones_like(t))
+            return jvp(lambda z, r, t: network(z, r, t, *condition), (z, r, t), tangents)[1]
+
+        self._u = compiled(lambda *arguments: network(*arguments), variables, jit)
+        self._derivative = compiled(derivative, variables, jit)
+
+    def __call__(self, z, r, t, condition=None):
+        """The average velocity `u(z, r, t)`, float32 of the shape of `z`; r, t: (n,)."""
+        return self._map(self._u, (z, r, t), condition)
+
+    def velocity(self, z, t, condition=None):
+        """The instantaneous velocity `u(z, t, t)`."""
+        return self(z, t, t, condition)
+
+    def derivative(self, z, r, t, v, condition=None):
+        """`du/dt = v . grad_z u + d_t u`, of the shape of `z`."""
+        return self._map(self._derivative, (z, r, t, v), condition)
+
+    def _map(self, call, arrays, condition):
+        arrays = [np.asarray(array, "float32") for array in arrays]
+        arrays += [] if condition is None else [condition]
+        values = [weight.value for weight in self.flow_map.chosen_weights]
+        values += [variable.value for variable in self._others]
+        n, out = len(arrays[0]), []
+        size = min(n, self.batch_size)
+        for start in range(0, n, size):
+            rows = np.minimum(np.arange(start, start + size), n - 1)
+            part = keras.tree.map_structure(
+                lambda a, rows=rows: ops.convert_to_tensor(np.asarray(a)[rows]), arrays
+            )
+            out.append(ops.convert_to_numpy(call(values, *part))[: n - start])
+        return np.concatenate(out)
+
+
+def average_velocity(velocity, z, r, t, *, steps=64):
+    """`u(z, r, t) = (z_t - z_r) / (t - r)`, with z_r by `steps` Runge-Kutta steps from t to r.
+
+    Args:
+        velocity: `v(z, t)`, from and to NumPy arrays.
+        z: (n, ...) at time t.
+        r, t: (n,), r < t.
+        steps: of the classical method of fourth order: four velocities each.
+
+    Returns:
+        float64 of the shape of `z`.
+
+    Raises:
+        ValueError: if r does not lie below t.
+
+    Example:
+        >>> u = average_velocity(LearnedField(flow_map).velocity, z, r, t)
+    """
+    r, t = np.asarray(r, "float64"), np.asarray(t, "float64")
+    if not (r < t).all():
+        raise ValueError(f"r must lie below t. Received: t - r as small as {(t - r).min():g}.")
+    start = np.asarray(z, "float64")
+    z, column = start, (-1,) + (1,) * (start.ndim - 1)
+    h = (r - t) / steps
+    wide = h.reshape(column)
+    for i in range(steps):
+        now = t + i * h
+        k1 = velocity(z, now)
+        k2 = velocity(z + wide / 2 * k1, now + h / 2)
+        k3 = velocity(z + wide / 2 * k2, now + h / 2)
+        # Not below r, nor below 0, by rounding.
+        k4 = velocity(z + wide * k3, np.maximum(now + h, r))
+        z = z + wide / 6 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+    return (start - z) / (t - r).reshape(column)
