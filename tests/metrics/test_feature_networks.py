@@ -187,7 +187,7 @@ def test_any_keras_model_gives_features():
 def test_weights_are_never_fetched_unasked(tmp_path, monkeypatch):
     monkeypatch.setenv("KMF_CACHE", str(tmp_path))
     monkeypatch.setattr(published.urllib.request, "urlopen", lambda _: pytest.fail("fetched"))
-    with pytest.raises(ValueError, match="call `fetch_weights..inception"):
+    with pytest.raises(ValueError, match="with `fetch_weights..inception"):
         FeatureExtractor.inception()
 
 
