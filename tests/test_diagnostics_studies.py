@@ -1,6 +1,7 @@
 """The studies: what each case trains on, that they go on, and what the commands write."""
 
 import csv
+import dataclasses
 import importlib
 import json
 
@@ -11,11 +12,12 @@ from click.testing import CliRunner
 from keras import ops
 from PIL import Image
 
-from keras_meanflow import MLP, Euler, FlowMap, Jump, MeanFlow, Uniform, cli, runs
+from keras_meanflow import MLP, Euler, FlowMap, Jump, MeanFlow, Network, Uniform, cli, runs
 from keras_meanflow.data import ArraySource
-from keras_meanflow.diagnostics import EnergyDistance, Subject, train_cases
+from keras_meanflow.diagnostics import EnergyDistance, FrechetDistance, Subject, train_cases
 from keras_meanflow.diagnostics import studies as study
 from keras_meanflow.diagnostics.tables import series_by, write_table
+from keras_meanflow.evaluating import Evaluation
 from keras_meanflow.objectives import NoisyVelocity
 
 cli_study = importlib.import_module("keras_meanflow.cli.study")
@@ -218,6 +220,29 @@ def test_the_energy_distance_is_measured_for_each_sampler():
     assert found["jump1"] == pytest.approx(found["euler4"], abs=1e-6)
     assert 0.0 < found["jump1"] < 1.0
     assert np.abs(noise).max() > 1.0
+
+
+class Shrink(Network):
+    """`u = z / 2` for images of 8 x 8, by class."""
+
+    def __init__(self):
+        super().__init__(data_shape=(8, 8, 1), num_classes=10)
+        self.built = True
+
+    def call(self, z, r, t, condition=None):
+        return 0.5 * z
+
+
+def test_the_frechet_distance_in_one_step_is_the_evaluations_own(shared_data):
+    evaluation = Evaluation.open("digits-lenet", weights=shared_data / "lenet_mnist_fid.pth")
+    protocol = dataclasses.replace(evaluation.protocol, samples=120)
+    evaluation = dataclasses.replace(evaluation, protocol=protocol, batch_size=50)
+    flow_map = FlowMap(Shrink(), averages=())
+    quality = FrechetDistance(evaluation, {"jump1": Jump(steps=1), "euler2": Euler(steps=2)})
+    assert quality.name == "digits-lenet-120-jump1-euler2"
+    found = quality(flow_map)
+    assert found["jump1"] == pytest.approx(evaluation.measure(flow_map, 1)["fid"]["value"])
+    assert abs(found["euler2"] - found["jump1"]) > 1.0
 
 
 # Tables

@@ -34,8 +34,9 @@ class NoisyVelocity(Objective):
 
     `||v||` is the norm of the row's whole conditional velocity `e - x`, so that the noise is
     `k sqrt(D)` times as long as v for data of D numbers: twice at k = 0.03 and D = 4096, where the
-    paper finds that it harms the average velocity. Its mean is 0 and each step draws anew: what is
-    learned in the limit stays the same. Rows with r < t are left alone.
+    paper finds that it harms the average velocity. Its mean is 0 and each step draws anew: under
+    the squared error what is learned in the limit stays the same; an adaptive loss also gives the
+    noisy rows less weight. Rows with r < t are left alone.
 
     Args:
         objective: the other objective.
