@@ -1,6 +1,7 @@
 """FlowMap: a network, an objective and their averages as a `keras.Model`."""
 
 import contextlib
+import threading
 import types
 import warnings
 
@@ -73,7 +74,10 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
             self.horizon.assign(horizon)
         # Kept from Keras' tracking, which has the variables already.
         self._untracked = types.SimpleNamespace(
-            averages={decay: self._copies() for decay in self.averages}, calls_use=None, steps={}
+            averages={decay: self._copies() for decay in self.averages},
+            calls_use=None,
+            steps={},
+            v_error={},
         )
         self.average = self.averages[0] if self.averages else None
         names = ("gradient_norm", *self.objective.logs)
@@ -278,7 +282,10 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         error = squared_norm(ops.cast(y_pred, "float32") - _full_target(y, y_pred))
         below = ops.cast(x["r"] < x["t"], "float32")
         self._trackers["v_error"].update_state(error, sample_weight=1.0 - below)
-        self._untracked.v_error = ops.sum(error * (1.0 - below)), ops.sum(1.0 - below)
+        if self.pacing:
+            # TensorFlow's replicas take their steps in threads of their own.
+            sums = ops.sum(error * (1.0 - below)), ops.sum(1.0 - below)
+            self._untracked.v_error[threading.get_ident()] = sums
         if "u_error" in self._trackers:
             self._trackers["u_error"].update_state(error, sample_weight=below)
         return self.get_metrics_result()
@@ -301,7 +308,8 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
 
     def _pace(self):
         """Move the stage by this step's error on the rows with r = t, of all replicas."""
-        total, count = (replica_sum(value) for value in self._untracked.v_error)
+        sums = self._untracked.v_error.pop(threading.get_ident())
+        total, count = (replica_sum(value) for value in sums)
         variables = self.stage, self.stage_count, self.stage_error, self.stage_best
         now = [variable.value for variable in variables]
         after = self.pacing(total / ops.maximum(count, 1.0), now)

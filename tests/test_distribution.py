@@ -73,5 +73,5 @@ def test_two_devices_take_the_steps_of_one():
     np.testing.assert_allclose(two["samples"], one["samples"], atol=2e-3)
     for name in ("weights", "average"):
         for a, b in zip(one[name], two[name], strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5)
+            np.testing.assert_allclose(a, b, atol=1e-5 if BACKEND == "jax" else 1e-4)
     assert BACKEND != "tensorflow" or not two["jit"]

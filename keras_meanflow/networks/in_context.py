@@ -246,4 +246,5 @@ class InContextDiT(Network):
 
 def _add(prefix, embedding):
     """Learned tokens (n, D) plus one embedding (B, D) each: (B, n, D)."""
-    return prefix[None] + ops.expand_dims(embedding, 1)
+    prefix = prefix[None]  # in half precision under a mixed policy
+    return prefix + ops.cast(ops.expand_dims(embedding, 1), prefix.dtype)
