@@ -19,7 +19,7 @@ from keras_meanflow.codecs import IMF, SDVAE, Identity, Normalisation
 from keras_meanflow.data import ArraySource, Batches, ImageFolder, LatentStore, open_source
 from keras_meanflow.data import encoding as encoding_module
 from keras_meanflow.data.encoding import encode
-from keras_meanflow.data.moments import BLOCK, MomentSource
+from keras_meanflow.data.moments import BLOCK, MomentSource, widen
 from keras_meanflow.data.published_latents import TorchLatents, ZipLatents
 from keras_meanflow.data.resized import Resized
 
@@ -75,6 +75,12 @@ def test_the_store_gives_back_every_latent_and_label_in_half_precision(store):
     np.testing.assert_array_equal(z, x.astype("float16").astype("float32"))
     np.testing.assert_array_equal(labels, y)
     assert (len(store), store.shape, store.num_classes, z.dtype) == (N, (4, 4, 3), 3, np.float32)
+
+
+def test_every_finite_half_is_widened_exactly():
+    halves = np.arange(2**16, dtype="uint16").view("float16")
+    halves = halves[np.isfinite(halves)]
+    np.testing.assert_array_equal(widen(halves), halves.astype("float32"))
 
 
 def test_half_of_the_draws_are_of_the_stored_mirror_images(store):

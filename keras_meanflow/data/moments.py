@@ -8,6 +8,22 @@ import numpy as np
 from keras_meanflow.codecs.normalisation import Normalisation
 
 BLOCK = 64  # rows that one thread reads and samples, from a generator of its own
+SIGN_AND_HALF = np.int32(-(2**31) | 0x0FFFE000)
+
+
+def widen(values: np.ndarray) -> np.ndarray:
+    """Returns finite numbers as float32; half precision twice as fast as NumPy casts it.
+
+    A half has its sign at bit 15 and then the first bits of a float32, its exponent 112 too low.
+    """
+    if values.dtype != np.float16:
+        return values.astype("float32")
+    bits = values.view("int16").astype("int32")  # extends the sign
+    bits <<= 13
+    bits &= SIGN_AND_HALF
+    wide = bits.view("float32")
+    wide *= np.float32(2.0**112)
+    return wide
 
 
 class MomentSource:
@@ -95,16 +111,14 @@ class MomentSource:
         else:
             x[:] = 0
         mean, inverse_std = self._map()
-        labels = []
-        for row, index, copy in zip(x, indices, copies, strict=True):
-            raw, label = self.read(int(index), int(copy))
-            if self.moments == 2:
-                row *= raw[1]
-            row += raw[0]
-            labels.append(label)
+        raw, labels = zip(*map(self.read, indices.tolist(), copies.tolist()), strict=True)
+        raw = widen(np.stack(raw, axis=1))  # (moments, n, h, w, channels)
+        if self.moments == 2:
+            x *= raw[1]
+        x += raw[0]
         x -= mean
         x *= inverse_std
-        return labels
+        return list(labels)
 
     def _map(self):
         """The normalisation as two whole items, whose long rows are fast."""
