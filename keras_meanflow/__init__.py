@@ -34,6 +34,8 @@ _NAMES = {
     "Steps": "schedules",
     "Piecewise": "schedules",
     "SPlus": "optimizers",
+    "ForwardMode": "derivatives",
+    "CentralDifference": "derivatives",
     "Linear": "paths",
     "Independent": "couplings",
     "StoredPairs": "couplings",

@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_meanflow.backend import jvp
 from keras_meanflow.configurable import part
 from keras_meanflow.couplings import Independent
+from keras_meanflow.derivatives import Derivative, ForwardMode
 from keras_meanflow.guidance import Guidance
 from keras_meanflow.objectives.base import Objective, Problem, data_of, inputs_of, take_rows
 from keras_meanflow.paths import Linear, per_row
@@ -35,6 +35,7 @@ class MeanFlow(Objective):
         guidance: guidance that is baked into the target, or None.
         label_dropout: share of rows that get the null condition and the unguided velocity. Drawn
             over all rows; the official code drops rows with r = t only.
+        derivative: how du/dt is computed.
         path: from x, e, t to z_t and v.
         coupling: which noise belongs to which data.
 
@@ -53,6 +54,7 @@ class MeanFlow(Objective):
     beta: ProgressiveGap | None = None
     guidance: Guidance | None = None
     label_dropout: float = 0.1
+    derivative: Derivative = ForwardMode()
     path: Linear = Linear()
     coupling: Independent = Independent()
 
@@ -124,5 +126,5 @@ class MeanFlow(Objective):
         if kappa is not None:
             v = v + per_row(kappa, v) * u(z, t, t, condition)  # Eq. 21
         tangents = (v, ops.zeros_like(r), ops.ones_like(t))
-        _, du_dt = jvp(lambda z, r, t: u(z, r, t, condition), (z, r, t), tangents)
+        du_dt = self.derivative(lambda z, r, t: u(z, r, t, condition), (z, r, t), tangents)
         return v - per_row(t - r, v) * du_dt, du_dt

@@ -1,0 +1,117 @@
+"""How a target's du/dt is computed: by forward mode, or by a difference of two network calls."""
+
+import abc
+
+from keras import ops
+
+from keras_meanflow.backend import jvp
+from keras_meanflow.configurable import Configurable, part
+from keras_meanflow.paths import per_row
+
+
+class Derivative(Configurable, abc.ABC):
+    """The directional derivative of `u(*primals)` along `tangents`; a subclass writes `__call__`.
+
+    `u` is any callable of `z, r, t`. Along `(v, 0, 1)` it is `du/dt = v . grad_z u + d_t u`.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, u, primals, tangents):
+        """The derivative, of the shape of u's output; no gradient flows through it."""
+
+
+@part
+class ForwardMode(Derivative):
+    """The exact derivative by a forward-mode product, at the price of two forward passes.
+
+    Example:
+        >>> du_dt = ForwardMode()(u, (z, r, t), (v, 0.0 * r, 1.0 + 0.0 * t))
+    """
+
+    def __call__(self, u, primals, tangents):
+        """See `Derivative.__call__`."""
+        return jvp(u, primals, tangents)[1]
+
+
+class Difference(Derivative):
+    """A central difference, two forward passes; a subclass says how long the step is."""
+
+    step: float
+
+    def __post_init__(self):
+        if not self.step > 0.0:
+            raise ValueError(f"step must exceed 0. Received: {self.step}.")
+
+    @abc.abstractmethod
+    def length(self, primals, tangents):
+        """The step h of each row, (B,)."""
+
+    def __call__(self, u, primals, tangents):
+        """`(u(p + h d) - u(p - h d)) / 2h`; see `Derivative.__call__`."""
+        h = self.length(primals, tangents)
+        moves = [per_row(h, d) * d for d in tangents]
+        ahead = u(*(p + move for p, move in zip(primals, moves, strict=True)))
+        behind = u(*(p - move for p, move in zip(primals, moves, strict=True)))
+        return (ahead - behind) / (2.0 * per_row(h, ahead))
+
+
+@part
+class CentralDifference(Difference):
+    """`(u(z + h v, r, t + h) - u(z - h v, r, t - h)) / 2h`: for layers without forward mode.
+
+    Its error falls with h^2 until rounding takes over, at about `1e-7 |u| / h` in float32: compute
+    in float32, not in bfloat16. t may leave [0, 1] by h, which is not clipped.
+
+    Args:
+        step: h. One-step FID of MF-RAE on ImageNet: exact 1.96; h = 1e-4 5.63, 1e-3 2.06,
+            5e-3 2.03, 1e-2 2.17.
+
+    Raises:
+        ValueError: for a step that is not positive.
+
+    Example:
+        >>> MeanFlow(derivative=CentralDifference(step=5e-3))
+
+    References:
+        MeanFlow Transformers with Representation Autoencoders (MF-RAE), `training_losses_mfd`.
+    """
+
+    step: float = 5e-3
+
+    def length(self, primals, tangents):
+        """See `Difference.length`."""
+        del tangents
+        return self.step * ops.ones_like(primals[-1])
+
+
+@part
+class ScaledCentralDifference(Difference):
+    """A central difference whose step follows the size of the row: `h = step (|z| + |v|)`.
+
+    |z| is the mean over positions of the length of the vector of channels, which for a
+    spectrogram of real pairs is the modulus.
+
+    Args:
+        step: relative to both lengths.
+
+    Raises:
+        ValueError: for a step that is not positive.
+
+    Example:
+        >>> MeanFlow(derivative=ScaledCentralDifference())
+
+    References:
+        liduojia1/MeanFlowSE `_fd_jvp_chunked`.
+    """
+
+    step: float = 1e-3
+
+    def length(self, primals, tangents):
+        """See `Difference.length`."""
+        return self.step * ops.maximum(_mean_length(primals[0]) + _mean_length(tangents[0]), 1e-6)
+
+
+def _mean_length(a):
+    """The mean over positions of the length of the vector of channels, (B,)."""
+    length = ops.sqrt(ops.sum(ops.square(a), axis=-1))
+    return ops.mean(ops.reshape(length, (ops.shape(a)[0], -1)), axis=1)
