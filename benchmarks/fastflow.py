@@ -78,14 +78,15 @@ class Judge:
         self.reference = Reference.of(self._gathered(images))
 
     def _gathered(self, images, batch=500):
+        from keras_meanflow.metrics.protocols import quantise
+
         gathered = self.statistics()
         for i in range(0, len(images), batch):
             part = images[i : i + batch]
             if self.extract is None:
                 gathered.update(part.reshape(len(part), -1))
             else:
-                pixels = np.clip(np.floor(127.5 * part + 128.0), 0, 255).astype("uint8")
-                gathered.update(self.extract(pixels)["features"])
+                gathered.update(self.extract(quantise(part))["features"])
         return gathered
 
     def __call__(self, images):

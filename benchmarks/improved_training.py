@@ -48,6 +48,7 @@ COMMON = {
     "patience": 10,
     "sample_every": None,
 }
+PROTOCOLS = {"mnist": "mnist-lenet", "eurosat": "eurosat-squeezenet"}
 TENTHS = 10
 DURING = (1, 5_000)  # steps of sampling and samples, at every tenth
 FINAL = ((1, 10_000), (2, 10_000), (4, 10_000), (16, 2_000))
@@ -118,14 +119,10 @@ class Judge:
     """The Frechet distance of a model's samples to the training images."""
 
     def __init__(self, dataset, features, data, folder):
-        from keras_meanflow.metrics import FeatureExtractor, Reference, make_reference
+        from keras_meanflow.metrics import Reference, make_reference
+        from keras_meanflow.metrics.named import open_protocol
 
-        if dataset == "mnist":
-            self.extract = FeatureExtractor.lenet(features)
-        else:
-            from keras_meanflow.metrics.resize import LegacyBilinear
-
-            self.extract = FeatureExtractor.squeezenet(features, resize=LegacyBilinear(64))
+        self.protocol, self.extract = open_protocol(PROTOCOLS[dataset], weights=features)
         path = Path(folder) / f"{dataset}-{self.extract.name}.npz"
         if not path.exists():
             images = np.load(data)["x_train"]
@@ -135,14 +132,13 @@ class Judge:
         self.reference = Reference.load(path)
 
     def __call__(self, flow_map, nfe, samples):
-        from keras_meanflow.metrics import Protocol, Statistics, frechet_distance
+        from keras_meanflow.metrics import Statistics, frechet_distance
 
-        protocol = Protocol.of(self.extract, samples=samples, labels="balanced", reference="train")
         statistics = Statistics()
         for first in range(0, samples, 1000):
             labels = np.arange(first, first + 1000) % 10
             images = flow_map.generate(labels, steps=nfe, seed=SAMPLE_SEED, first=first, verbose=0)
-            statistics.update(self.extract(protocol.quantise(images))["features"])
+            statistics.update(self.extract(self.protocol.quantise(images))["features"])
         total = statistics.total()
         return float(
             frechet_distance(
@@ -209,18 +205,21 @@ def _reached(fractions, values, goal):
 
 def draw(path, curves):
     """The one-step distances over training, mean and range over seeds."""
-    from matplotlib import pyplot
+    from keras_meanflow.charts import Series, line_chart
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, (fractions, values) in curves.items():
-        (line,) = axes.semilogy(fractions, values.mean(axis=1), label=name, marker=".")
-        low, high = values.min(axis=1), values.max(axis=1)
-        axes.fill_between(fractions, low, high, color=line.get_color(), alpha=0.15)
-    axes.axhline(curves["baseline"][1][-1].mean(), color="grey", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("share of the training steps")
-    axes.set_ylabel(f"Frechet distance of {DURING[1]:,} one-step samples")
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    lines = {
+        name: Series(
+            x=fractions, y=values.mean(axis=1), low=values.min(axis=1), high=values.max(axis=1)
+        )
+        for name, (fractions, values) in curves.items()
+    }
+    line_chart(
+        lines,
+        title=f"FID of {DURING[1]:,} one-step samples",
+        x_label="share of the training steps",
+        y_label="FID",
+        log=True,
+    ).save(path)
 
 
 def main():

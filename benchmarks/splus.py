@@ -228,7 +228,9 @@ class Judge:
         self.labels, self.real = np.arange(options.samples) % 10, self.moments(images)
 
     def moments(self, images):
-        pixels = np.clip(np.floor(127.5 * images + 128.0), 0, 255).astype("uint8")
+        from keras_meanflow.metrics.protocols import quantise
+
+        pixels = quantise(images)
         parts = [self.extract(pixels[i : i + 500])["features"] for i in range(0, len(pixels), 500)]
         features = np.concatenate(parts).astype("float64")
         return features.mean(0), np.cov(features, rowvar=False)

@@ -112,6 +112,12 @@ def improved_training(objective, *, gamma=5.0, exponent=1.0, stages=None, patien
     return Curriculum(parts)
 
 
+def improve(training, **settings):
+    """A `Training` whose model learns by `improved_training` with these settings."""
+    improved_training(training.flow_map.objective, **settings).apply(training.flow_map)
+    return training
+
+
 def _replaced(part, names, value, path):
     """A part with the value at the end of a path replaced."""
     name, *rest = names

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_meanflow.configurable import Configurable, part
+from keras_meanflow.schedules import Schedule
 from keras_meanflow.times import TimeSampler
 
 _ROOT_2 = 2.0**0.5
@@ -84,7 +85,7 @@ class EasyFirst(TimeSampler):
 
     mean: float = -0.4
     std: float = 1.0
-    fraction_r_equals_t: float = 0.75
+    fraction_r_equals_t: float | Schedule = 0.75
     pacing: Plateau = Plateau(stages=20)
 
     def pair(self, keys, rows, below):

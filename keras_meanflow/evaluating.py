@@ -133,8 +133,8 @@ class Evaluation:
         about = {"subject": "samples", "steps": steps, "nfe": nfe, "model": model}
         return {**about, **report, "made": provenance()}
 
-    def batches(self, flow_map, steps):
-        """Yields the samples, float images in [-1, 1], batch by batch."""
+    def batches(self, flow_map, steps=None, *, sampler=None):
+        """Yields the samples of so many jumps, or of a `Sampler`: float images in [-1, 1]."""
         n, labels = self.protocol.samples, self.labels(flow_map.network.num_classes)
         size = min(self.batch_size, n)
         for first in range(0, n, size):
@@ -142,6 +142,7 @@ class Evaluation:
             samples = flow_map.generate(
                 size if labels is None else labels[rows],
                 steps=steps,
+                sampler=sampler,
                 seed=self.seed,
                 first=first,
                 batch_size=size,

@@ -1,5 +1,6 @@
-"""Files that appear complete or not at all, and which checkpoint is the newest."""
+"""Files that appear complete or not at all, their checksums, and the newest checkpoint."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -14,6 +15,17 @@ def latest_checkpoint(folder):
 def checkpoints(folder):
     """The paths of all checkpoints in a folder, the newest last."""
     return sorted(Path(folder).glob("step-*.keras"))
+
+
+def sha256_of(path):
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path, text):
+    """Write a text file, complete or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def write_atomically(path, write):

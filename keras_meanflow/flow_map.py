@@ -268,7 +268,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         if training:
             stage = self.stage.value if self.pacing else 0
             return Keys(self.seed, self.step.value, first_row(rows), self.progress, stage)
-        last = self.pacing.stages - 1 if self.pacing else 0
+        last = self.objective.times.last_stage
         return Keys(_EVALUATION_SEED, self.evaluation_step.value, first_row(rows), 1.0, last)
 
     def compute_loss(self, x, y, y_pred, sample_weight, training=True):

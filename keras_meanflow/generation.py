@@ -169,18 +169,20 @@ class Generation:
 
     def sampling_model(self, sampler):
         """A plain `keras.Model` from noise, or (noise, condition), to samples, weights copied."""
-        network = type(self.network).from_config(self.network.get_config())
-        for target, source in zip(network.trainable_variables, self.chosen_weights, strict=True):
-            target.assign(source)
-        others = zip(
-            network.non_trainable_variables, self.network.non_trainable_variables, strict=True
-        )
-        for target, source in others:
-            target.assign(source)
+        network = self.copied_network(self.average)
         inputs = [keras.Input(network.data_shape, name="noise")]
         if network.conditional:
             inputs.append(keras.Input((), dtype="int32", name="condition"))
         return keras.Model(inputs, SamplingLayer(network, sampler)(*inputs))
+
+    def copied_network(self, average):
+        """A copy of the network with the average of this decay, or the raw weights for None."""
+        network = type(self.network).from_config(self.network.get_config())
+        sources = [*self.weights_of(average), *self.network.non_trainable_variables]
+        targets = [*network.trainable_variables, *network.non_trainable_variables]
+        for target, source in zip(targets, sources, strict=True):
+            target.assign(source.value)
+        return network
 
 
 class SamplingLayer(keras.layers.Layer):

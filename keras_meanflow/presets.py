@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 
 from keras_meanflow import __version__
-from keras_meanflow.files import write_atomically
+from keras_meanflow.files import write_text
 from keras_meanflow.objectives import FlowMatching, MeanFlow
 from keras_meanflow.weights.checkpoints import CHECKPOINTS
 from keras_meanflow.weights.conversion import assign_own, load_network, save_network
@@ -102,20 +102,11 @@ class Presets:
             (CONFIG, json.dumps(config, indent=2) + "\n"),
             (CARD, self._card(title, licence, text)),
         ):
-            write_atomically(
-                folder / name, lambda path, content=content: path.write_text(content, "utf-8")
-            )
+            write_text(folder / name, content)
 
     def network_with(self, average):
         """The network itself for None, or a copy of it with the average of this decay."""
-        if average is None:
-            return self.network
-        network = type(self.network).from_config(self.network.get_config())
-        sources = [*self.weights_of(average), *self.network.non_trainable_variables]
-        targets = [*network.trainable_variables, *network.non_trainable_variables]
-        for target, source in zip(targets, sources, strict=True):
-            target.assign(source.value)
-        return network
+        return self.network if average is None else self.copied_network(average)
 
     def _card(self, title, licence, text):
         network, objective = self.network, self.objective

@@ -69,6 +69,11 @@ class Found:
         """The first line of the docstring."""
         return self.doc.partition("\n")[0]
 
+    @property
+    def address(self):
+        """What `find` finds it by: the name of one that ships, FILE:NAME of a user's own."""
+        return self.name if self == recipes().get(self.name) else f"{self.file}:{self.name}"
+
     def load(self):
         """The function; its file is imported, and with it Keras."""
         spec = importlib.util.spec_from_file_location(f"recipe_{self.file.stem}", self.file)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from keras_meanflow.files import write_atomically
+from keras_meanflow.files import write_text
 from keras_meanflow.pictures import curves
 
 PAIRS = ("precision", "recall", "density", "coverage")
@@ -20,7 +20,7 @@ def write_reports(path, reports):
     """Write reports as JSON, into a folder that is made if absent."""
     path, text = Path(path), json.dumps({"reports": reports}, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda path: path.write_text(text, "utf-8"))
+    write_text(path, text)
 
 
 def merged(reports, new):

@@ -21,6 +21,7 @@ from keras_meanflow.callbacks import (
 from keras_meanflow.codecs import Codec
 from keras_meanflow.data import Batches, open_source
 from keras_meanflow.evaluating import Evaluation
+from keras_meanflow.files import write_text
 from keras_meanflow.flow_map import FlowMap
 from keras_meanflow.provenance import provenance
 
@@ -195,7 +196,7 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / SETTINGS).exists():
         text = json.dumps(settings, indent=2) + "\n"
-        write_atomically(run_dir / SETTINGS, lambda path: path.write_text(text, "utf-8"))
+        write_text(run_dir / SETTINGS, text)
     if training.codec is not None and not (run_dir / CODEC).exists():
         write_atomically(run_dir / CODEC, training.codec.save)
     start = restore(flow_map, run_dir)

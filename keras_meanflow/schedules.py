@@ -2,6 +2,7 @@
 
 import abc
 import itertools
+import math
 
 from keras import ops
 
@@ -111,7 +112,7 @@ class Cosine(Ramp):
 
     def shape(self, q):
         """`(1 - cos(pi q)) / 2`."""
-        return 0.5 * (1.0 - ops.cos(3.141592653589793 * q))
+        return 0.5 * (1.0 - ops.cos(math.pi * q))
 
 
 @part

@@ -90,12 +90,23 @@ class TimeSampler(Configurable, abc.ABC):
             states = [(float(p), 0) for p in np.linspace(0.0, 1.0, _TABLE)]
         else:
             states = [(1.0, 0)]
-        return np.array([self._mean_gap(Lattice(*state)) for state in states], "float32")
+        return np.array([self._mean_gap(*state) for state in states], "float32")
 
-    def _mean_gap(self, lattice):
-        r, t = self.pair(lattice, lattice.rows, ops.ones(lattice.rows, "bool"))
-        gap = np.asarray(ops.convert_to_numpy(t - r), "float64")
+    def _mean_gap(self, progress, stage):
+        r, t = self.even_pairs(progress, stage)
+        gap = (t - r).astype("float64")
         return gap[gap > 0.0].mean()
+
+    def even_pairs(self, progress=1.0, stage=0):
+        """r and t with r < t, NumPy, that fill this law evenly: their means are expectations."""
+        lattice = Lattice(progress, stage)
+        pairs = self.pair(lattice, lattice.rows, ops.ones(lattice.rows, "bool"))
+        return tuple(ops.convert_to_numpy(times) for times in pairs)
+
+    @property
+    def last_stage(self):
+        """The stage in which training ends; 0 without `pacing`."""
+        return self.pacing.stages - 1 if self.pacing else 0
 
     def look_up(self, table, progress, stage):
         """The entry of a table from `mean_gaps`, between two entries on a straight line."""
@@ -271,9 +282,7 @@ class GapBin(TimeSampler):
 
     def _pairs_of_the_bin(self):
         """(n, 2) float32 pairs r, t."""
-        lattice = Lattice(stage=self.times.pacing.stages - 1 if self.times.pacing else 0)
-        every = self.times.pair(lattice, lattice.rows, ops.ones(lattice.rows, "bool"))
-        r, t = (np.asarray(ops.convert_to_numpy(a), "float32") for a in every)
+        r, t = self.times.even_pairs(stage=self.times.last_stage)
         inside = (r < t) & (self.low <= t - r) & (t - r <= self.high)
         if not inside.any():
             raise ValueError(

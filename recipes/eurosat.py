@@ -4,8 +4,9 @@ import keras
 import numpy as np
 
 from keras_meanflow import DiT, FlowMap, LogitNormal, MeanFlow
-from keras_meanflow.curriculum import improved_training
+from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
+from keras_meanflow.optimizers import compile_with
 from keras_meanflow.recipe import recipe
 from keras_meanflow.runs import Training
 
@@ -17,6 +18,7 @@ def eurosat(
     seed: int = 0,
     steps: int = 40_000,
     batch_size: int = 128,
+    optimizer: str = "adam",
     learning_rate: float = 3e-4,
     warmup_steps: int = 1000,
     averages: tuple[float, ...] = (0.9998,),
@@ -32,6 +34,8 @@ def eurosat(
     jit_compile: bool | str = "auto",
 ) -> Training:
     """EuroSAT, 32x32 in colour, ten kinds of land by class, with a DiT of patches of 4.
+
+    learning_rate is Adam's; optimizer=splus takes 2 width learning_rate (docs/splus.md).
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447); the data is EuroSAT
     (arXiv 1709.00029).
@@ -59,10 +63,16 @@ def eurosat(
         times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t), label_dropout=label_dropout
     )
     flow_map = FlowMap(network, objective, averages=averages, horizon=steps, seed=seed)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(steps - warmup_steps, 1), warmup_target=learning_rate, warmup_steps=warmup_steps
+    flow_map.compile(
+        **compile_with(
+            optimizer,
+            learning_rate,
+            width=width,
+            steps=steps,
+            warmup_steps=warmup_steps,
+            jit_compile=jit_compile,
+        )
     )
-    flow_map.compile(keras.optimizers.Adam(schedule), jit_compile=jit_compile)
     return Training(
         flow_map=flow_map,
         data=open_source(data, image_size=32, channels=3),
@@ -96,13 +106,5 @@ def eurosat_improved(
     Command: keras-meanflow train eurosat_improved --set data=PATH.npz
     Cost: that of eurosat.
     """
-    training = eurosat(**knobs)
-    scheme = improved_training(
-        training.flow_map.objective,
-        gamma=gamma,
-        exponent=exponent,
-        stages=stages,
-        patience=patience,
-    )
-    scheme.apply(training.flow_map)
-    return training
+    scheme = dict(gamma=gamma, exponent=exponent, stages=stages, patience=patience)
+    return improve(eurosat(**knobs), **scheme)

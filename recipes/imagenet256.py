@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_meanflow import AdaptiveLoss, DiT, FlowMap, Guidance, LogitNormal, MeanFlow
-from keras_meanflow.curriculum import improved_training
+from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
 from keras_meanflow.recipe import recipe
 from keras_meanflow.runs import Training
@@ -214,15 +214,12 @@ def imagenet256_dit_b4_improved(**knobs) -> Training:
 
     Paper: Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065). Its
         code is not public; what the notes leave open is said in `EasyFirst` and `MinSNRVelocity`.
-    Command: keras-meanflow train imagenet256_dit_b4_improved --set data=PATH.npz
+    Command: keras-meanflow train imagenet256_dit_b4_improved --set data=PATH
     Cost: that of imagenet256_dit_b4.
     Expected: FID of 50,000 one-step samples 9.87 (11.58 without) in the paper, after
         240 epochs: steps=1_200_000.
     """
-    training = imagenet256_dit_b4(**knobs)
-    scheme = improved_training(training.flow_map.objective, gamma=5.0)
-    scheme.apply(training.flow_map)
-    return training
+    return improve(imagenet256_dit_b4(**knobs), gamma=5.0)
 
 
 @recipe(extends=imagenet256_dit_l2)
@@ -231,14 +228,11 @@ def imagenet256_dit_l2_improved(**knobs) -> Training:
 
     Paper: Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065). Its
         code is not public; what the notes leave open is said in `EasyFirst` and `MinSNRVelocity`.
-    Command: keras-meanflow train imagenet256_dit_l2_improved --set data=PATH.npz
+    Command: keras-meanflow train imagenet256_dit_l2_improved --set data=PATH
     Cost: that of imagenet256_dit_l2.
     Expected: FID of 50,000 one-step samples 3.47 (3.84 without) in the paper.
     """
-    training = imagenet256_dit_l2(**knobs)
-    scheme = improved_training(training.flow_map.objective, gamma=None, stages=20)
-    scheme.apply(training.flow_map)
-    return training
+    return improve(imagenet256_dit_l2(**knobs), gamma=None, stages=20)
 
 
 @recipe(extends=imagenet256_dit_xl2)
@@ -247,14 +241,11 @@ def imagenet256_dit_xl2_improved(**knobs) -> Training:
 
     Paper: Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065). Its
         code is not public; what the notes leave open is said in `EasyFirst` and `MinSNRVelocity`.
-    Command: keras-meanflow train imagenet256_dit_xl2_improved --set data=PATH.npz
+    Command: keras-meanflow train imagenet256_dit_xl2_improved --set data=PATH
     Cost: that of imagenet256_dit_xl2.
     Expected: FID of 50,000 one-step samples 2.87 (3.43 without) in the paper.
     """
-    training = imagenet256_dit_xl2(**knobs)
-    scheme = improved_training(training.flow_map.objective, gamma=None, stages=20)
-    scheme.apply(training.flow_map)
-    return training
+    return improve(imagenet256_dit_xl2(**knobs), gamma=None, stages=20)
 
 
 def _imagenet256(

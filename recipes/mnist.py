@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_meanflow import DiT, FlowMap, LogitNormal, MeanFlow
-from keras_meanflow.curriculum import improved_training
+from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
 from keras_meanflow.optimizers import compile_with
 from keras_meanflow.recipe import recipe
@@ -105,13 +105,5 @@ def mnist_improved(
     Command: keras-meanflow train mnist_improved --set data=PATH.npz
     Cost: that of mnist.
     """
-    training = mnist(**knobs)
-    scheme = improved_training(
-        training.flow_map.objective,
-        gamma=gamma,
-        exponent=exponent,
-        stages=stages,
-        patience=patience,
-    )
-    scheme.apply(training.flow_map)
-    return training
+    scheme = dict(gamma=gamma, exponent=exponent, stages=stages, patience=patience)
+    return improve(mnist(**knobs), **scheme)

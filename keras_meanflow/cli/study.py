@@ -15,7 +15,7 @@ from keras_meanflow.cli.backend import (
     start,
     verbose_option,
 )
-from keras_meanflow.recipe import find, recipes, resolve
+from keras_meanflow.recipe import find, resolve
 
 TRAINING = (
     click.argument("recipe"),
@@ -229,11 +229,10 @@ def _begin(name, recipe, settings, seeds, at, out, backend, verbose):
     from keras_meanflow.diagnostics import Subject
 
     function = found.load()
-    shipped = found == recipes().get(found.name)
     subject = Subject(
         recipe=function,
         knobs=resolve(function, settings),
-        name=found.name if shipped else f"{found.file}:{found.name}",
+        name=found.address,
         command=shlex.join(["keras-meanflow", *sys.argv[1:]]),
     )
     return subject, Path(out or Path("studies") / f"{name}-{found.name}"), options

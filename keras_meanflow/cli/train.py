@@ -64,8 +64,7 @@ def train(recipe, settings, run_dir, dry_run, backend, verbose):
 def _train(found, function, knobs, run_dir, dry_run, verbose):
     from keras_meanflow import runs
 
-    name = found.name if found == recipes().get(found.name) else f"{found.file}:{found.name}"
-    settings = runs.describe(name, knobs, shlex.join(["keras-meanflow", *sys.argv[1:]]))
+    settings = runs.describe(found.address, knobs, shlex.join(["keras-meanflow", *sys.argv[1:]]))
     runs.check_same(run_dir, settings)
     training = function(**knobs)
     if dry_run or verbose:

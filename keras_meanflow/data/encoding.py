@@ -19,10 +19,9 @@ from keras_meanflow.data.latents import (
     LABELS,
     PLAN,
     LatentStore,
-    checksum,
 )
 from keras_meanflow.data.moments import MomentSource
-from keras_meanflow.files import TEMPORARY, write_atomically
+from keras_meanflow.files import TEMPORARY, sha256_of, write_atomically, write_text
 
 SHARD_SIZE, MOST_SHARDS = 4096, 512  # every shard in use is an open file
 
@@ -229,7 +228,7 @@ def _finish(out, plan):
         "moments": records[0]["moments"],
         "statistics": statistics,
         "normalisation": statistics if plan["measured"] else plan["normalisation"],
-        "labels_sha256": None if labels is None else checksum(out / LABELS),
+        "labels_sha256": None if labels is None else sha256_of(out / LABELS),
         "shards": [{n: r[n] for n in ("file", "count", "bytes", "sha256")} for r in records],
     }
     _write_json(out / INDEX, index)
@@ -264,7 +263,7 @@ def _is_done(out, shard):
         return False
     known = json.loads(record.read_text("utf-8"))
     path = out / known["file"]
-    return path.is_file() and checksum(path) == known["sha256"]
+    return path.is_file() and sha256_of(path) == known["sha256"]
 
 
 def _ahead(function, items):
@@ -279,8 +278,7 @@ def _ahead(function, items):
 
 
 def _write_json(path, content):
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _save_array(path, array):

@@ -1,6 +1,5 @@
 """The latent store: a data set of encoded images, on disk, read at random."""
 
-import hashlib
 import json
 import threading
 from functools import cached_property
@@ -12,6 +11,7 @@ import numpy as np
 from keras_meanflow.codecs.base import Codec
 from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.data.moments import MomentSource
+from keras_meanflow.files import sha256_of
 
 INDEX, PLAN, LABELS, CODEC = "store.json", "encoding.json", "labels.npy", "codec.keras"
 FORMAT = "keras_meanflow latents 1"
@@ -113,7 +113,7 @@ class LatentStore(MomentSource):
         if self.labels is not None:
             files[LABELS] = self.index["labels_sha256"]
         for name, expected in files.items():
-            found = checksum(self.path / name)
+            found = sha256_of(self.path / name)
             if found != expected:
                 raise ValueError(
                     f"{self.path / name} is damaged: its SHA-256 should be {expected}. Received "
@@ -141,12 +141,6 @@ class LatentStore(MomentSource):
 def is_store(path: Path) -> bool:
     """Returns whether a folder is a latent store, finished or not."""
     return (path / INDEX).is_file() or (path / PLAN).is_file()
-
-
-def checksum(path: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_index(path):

@@ -14,7 +14,23 @@ from keras_meanflow.weights.readers import read_torch
 READ_ERRORS = (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile)
 
 
-class TorchLatents(MomentSource):
+class PublishedMoments(MomentSource):
+    """Means above standard deviations, item by item; a subclass opens, counts and reads them."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        normalisation: Normalisation = SD_SCALE,
+        threads: int | None = None,
+    ):
+        super().__init__(normalisation, threads)
+        self.path, self.moments, self.shape = Path(path), 2, None
+        self.count = self._open()
+        self.shape = self.read(0, 0)[0].shape[1:]
+
+
+class TorchLatents(PublishedMoments):
     """A data source over the official MeanFlow's latents: a `.pt` file for each image.
 
     Each holds `{"image": (2 channels, h, w), "label"}`, means above standard deviations, as
@@ -34,20 +50,11 @@ class TorchLatents(MomentSource):
     >>> z, y = TorchLatents("latents/train").take([0])
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        normalisation: Normalisation = SD_SCALE,
-        threads: int | None = None,
-    ):
-        super().__init__(normalisation, threads)
-        self.path, self.moments = Path(path), 2
+    def _open(self):
         self.paths = sorted(self.path.glob("*.pt"))
         if not self.paths:
-            raise ValueError(f"{path} must be a folder of .pt files. It holds none.")
-        self.count, self.shape = len(self.paths), None
-        self.shape = self.read(0, 0)[0].shape[1:]
+            raise ValueError(f"{self.path} must be a folder of .pt files. It holds none.")
+        return len(self.paths)
 
     def read(self, index, copy):
         """Returns one item's raw latents `(2, h, w, channels)`, and its label or None."""
@@ -59,7 +66,7 @@ class TorchLatents(MomentSource):
         return _channels_last(content["image"], file, self.shape), _label(label)
 
 
-class ZipLatents(MomentSource):
+class ZipLatents(PublishedMoments):
     """A data source over a zip of `.npy` latents with a `dataset.json`, in the form of edm2.
 
     Each file is `(2 channels, h, w)`, means above standard deviations; `dataset.json` holds
@@ -81,26 +88,19 @@ class ZipLatents(MomentSource):
     >>> z, y = ZipLatents("vae-sd.zip").take([0])
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        normalisation: Normalisation = SD_SCALE,
-        threads: int | None = None,
-    ):
-        super().__init__(normalisation, threads)
-        self.path, self.moments = Path(path), 2
+    def _open(self):
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(self.path)
         except READ_ERRORS as error:
-            raise ValueError(f"{path} must be a zip of .npy files. {error}") from error
+            raise ValueError(f"{self.path} must be a zip of .npy files. {error}") from error
         names = self._zip.namelist()
         self.names = sorted(name for name in names if name.endswith(".npy"))
         if not self.names:
-            raise ValueError(f"{path} must be a zip of .npy latents. It holds {len(names)} others.")
+            raise ValueError(
+                f"{self.path} must be a zip of .npy latents. It holds {len(names)} others."
+            )
         self.labels = self._read_labels(names)
-        self.count, self.shape = len(self.names), None
-        self.shape = self.read(0, 0)[0].shape[1:]
+        return len(self.names)
 
     @property
     def num_classes(self):

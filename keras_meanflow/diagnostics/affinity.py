@@ -163,7 +163,7 @@ class _Gradients:
 
 def _keys(times, number):
     """The draws of batch `number`, the same in each task but for the times."""
-    return Keys(_SEED, number, stage=times.pacing.stages - 1 if times.pacing else 0)
+    return Keys(_SEED, number, stage=times.last_stage)
 
 
 def draw_affinities(rows):

@@ -87,25 +87,10 @@ class FrechetDistance(Quality):
         evaluation = self.evaluation
         evaluation.check(flow_map)
         report = evaluate_images(
-            self._batches(flow_map, sampler),
+            evaluation.batches(flow_map, sampler=sampler),
             evaluation.protocol,
             evaluation.reference,
             evaluation.extract,
             pairwise=0,
         )
         return report["fid"]["value"]
-
-    def _batches(self, flow_map, sampler):
-        n, size = self.evaluation.protocol.samples, self.evaluation.batch_size
-        labels = self.evaluation.labels(flow_map.network.num_classes)
-        for first in range(0, n, size):
-            rows = np.minimum(np.arange(first, first + size), n - 1)
-            chosen = size if labels is None else labels[rows]
-            yield flow_map.generate(
-                chosen,
-                sampler=sampler,
-                seed=self.evaluation.seed,
-                first=first,
-                batch_size=size,
-                verbose=0,
-            )[: n - first]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_meanflow import runs
-from keras_meanflow.callbacks import write_atomically
 from keras_meanflow.diagnostics.tables import write_table
+from keras_meanflow.files import write_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,8 +115,7 @@ def _train_case(case, run_dir, measure, at, verbose):
         if f"{share:g}" not in known:
             _check_step(training.flow_map, steps, run_dir)
             known[f"{share:g}"] = {"at": share, "step": steps, **measure(training.flow_map)}
-            text = json.dumps(known, indent=1)
-            write_atomically(path, lambda path, text=text: path.write_text(text, "utf-8"))
+            write_text(path, json.dumps(known, indent=1))
     return [known[f"{share:g}"] for share in sorted(at)]
 
 

@@ -5,13 +5,14 @@ Nothing is fetched unless `fetch_weights` is called.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
+
+from keras_meanflow.files import sha256_of
 
 
 class Published(NamedTuple):
@@ -95,12 +96,6 @@ def find_weights(name: str, path: str | os.PathLike | None) -> Path:
             f"`fetch_weights({name!r})` or --fetch: nothing is downloaded unasked."
         )
     return found
-
-
-def sha256_of(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sha256(path: str | os.PathLike, expected: str | None) -> str:

@@ -15,7 +15,7 @@ from keras_meanflow.networks.layers import (
     plain_norm,
     sincos_positions,
 )
-from keras_meanflow.networks.patches import patchify, unpatchify
+from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
 
 SIZES = {  # depth, width, heads
     "S": (12, 384, 6),
@@ -86,12 +86,8 @@ class DiT(Network):
         frequency_shift=0,
         **kwargs,
     ):
-        height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        height_width, grid = patch_grid(image_size, patch_size)
         super().__init__(data_shape=(*height_width, channels), num_classes=num_classes, **kwargs)
-        if any(side % patch_size for side in height_width):
-            raise ValueError(
-                f"patch_size must divide the image size. Received: {patch_size}, {height_width}."
-            )
         unknown = [name for name in time_inputs if name not in TIME_INPUTS]
         if unknown or not time_inputs:
             raise ValueError(
@@ -109,7 +105,7 @@ class DiT(Network):
         self.time_inputs = tuple(time_inputs)
         self.split_depth, self.unused_channels = split_depth, unused_channels
         self.frequency_shift = frequency_shift
-        self.grid = tuple(side // patch_size for side in height_width)
+        self.grid = grid
         self._make_layers()
 
     @classmethod

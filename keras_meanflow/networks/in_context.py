@@ -7,7 +7,7 @@ from keras import layers, ops
 from keras_meanflow.configurable import register
 from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.layers import TimeEmbedding, TokenDense
-from keras_meanflow.networks.patches import patchify, unpatchify
+from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
 from keras_meanflow.networks.rotary import RotaryBlock, fan_in_normal, rms_norm, rotary_table
 
 IN_CONTEXT_SIZES = {  # depth, width, heads
@@ -82,12 +82,8 @@ class InContextDiT(Network):
         guidance=None,
         **kwargs,
     ):
-        height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        height_width, grid = patch_grid(image_size, patch_size)
         super().__init__(data_shape=(*height_width, channels), num_classes=num_classes, **kwargs)
-        if any(side % patch_size for side in height_width):
-            raise ValueError(
-                f"patch_size must divide the image size. Received: {patch_size}, {height_width}."
-            )
         if not 0 <= head_depth <= depth:
             raise ValueError(f"head_depth lies in 0..depth. Received: {head_depth}, {depth}.")
         self.image_size, self.channels, self.patch_size = height_width, channels, patch_size
@@ -98,7 +94,7 @@ class InContextDiT(Network):
         self.interval_tokens, self.time_tokens = interval_tokens, time_tokens
         self.time_scale = time_scale
         self.guidance = {**GUIDANCE, **(guidance or {})}
-        self.grid = tuple(side // patch_size for side in height_width)
+        self.grid = grid
         self._make_layers()
 
     @classmethod

@@ -3,6 +3,18 @@
 from keras import ops
 
 
+def patch_grid(image_size, patch_size):
+    """Height and width of an image size, an integer or a pair, and its rows and columns of patches.
+
+    Raises:
+        ValueError: for a patch size that does not divide them.
+    """
+    sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+    if any(side % patch_size for side in sides):
+        raise ValueError(f"patch_size must divide the image size. Received: {patch_size}, {sides}.")
+    return sides, tuple(side // patch_size for side in sides)
+
+
 def patchify(z, grid, patch_size):
     """(B, rows * p, columns * p, C) to (B, rows * columns, p * p * C)."""
     (rows, columns), p, c = grid, patch_size, z.shape[-1]
