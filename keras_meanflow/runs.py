@@ -24,6 +24,7 @@ from keras_meanflow.evaluating import Evaluation
 from keras_meanflow.files import write_text
 from keras_meanflow.flow_map import FlowMap
 from keras_meanflow.provenance import provenance
+from keras_meanflow.samplers import Sampler
 
 SETTINGS, CODEC = "settings.json", "codec.keras"
 
@@ -43,6 +44,7 @@ class Training:
         log_every: steps in a logging period, Keras' epoch.
         sample_every: steps between two pictures of samples, or None for one at the end.
         sample_columns: columns of these pictures.
+        sampler: draws them; default one jump, a flow model takes `Heun` or the like.
         reference: data to draw behind samples that are points.
         checkpoint_seconds: the most work that a crash may cost.
         codec: makes pixels of samples that are latents; default that of the data, if it has one.
@@ -63,6 +65,7 @@ class Training:
     log_every: int = 100
     sample_every: int | None = 1000
     sample_columns: int | None = None
+    sampler: Sampler | None = None
     reference: np.ndarray | None = None
     checkpoint_seconds: float = 60.0
     codec: Codec | None = None
@@ -86,6 +89,27 @@ class Training:
         if self.codec and self.evaluation and self.evaluation.decode is None:
             decoded = dataclasses.replace(self.evaluation, decode=self.codec.decode)
             object.__setattr__(self, "evaluation", decoded)
+
+    def with_objective(self, objective, **changes):
+        """The same training with another kind of objective, in a new FlowMap of the same network.
+
+        Args:
+            objective: an `Objective`.
+            changes: other fields of the Training to change, such as `sampler`.
+
+        Example:
+            >>> training = digits(**knobs).with_objective(FlowMatching(), sampler=Heun(steps=25))
+        """
+        old = self.flow_map
+        flow_map = FlowMap(
+            old.network,
+            objective,
+            averages=old.averages,
+            horizon=old.fixed_horizon,
+            seed=old.seed,
+        )
+        flow_map.compile_from_config(old.get_compile_config())
+        return dataclasses.replace(self, flow_map=flow_map, **changes)
 
     def batches(self, first_step=0):
         """The stream of batches from a step on."""
@@ -255,6 +279,7 @@ def _callbacks(training, run_dir):
             every_steps=training.sample_every,
             seed=training.seed,
             columns=training.sample_columns,
+            sampler=training.sampler,
             reference=training.reference,
             decode=training.codec and training.codec.decode,
         ),

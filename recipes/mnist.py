@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_meanflow import DiT, FlowMap, LogitNormal, MeanFlow
+from keras_meanflow import DiT, FlowMap, FlowMatching, Heun, LogitNormal, MeanFlow
 from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
 from keras_meanflow.optimizers import compile_with
@@ -107,3 +107,16 @@ def mnist_improved(
     """
     scheme = dict(gamma=gamma, exponent=exponent, stages=stages, patience=patience)
     return improve(mnist(**knobs), **scheme)
+
+
+@recipe(extends=mnist)
+def mnist_flow(**knobs) -> Training:
+    """MNIST by flow matching: a velocity for many steps, and a teacher for other methods.
+
+    Paper: Flow Matching for Generative Modeling (arXiv 2210.02747).
+    Command: keras-meanflow train mnist_flow --set data=PATH.npz
+    Cost: three quarters of that of mnist.
+    """
+    training = mnist(**knobs)
+    objective = FlowMatching(label_dropout=training.flow_map.objective.label_dropout)
+    return training.with_objective(objective, sampler=Heun(steps=25))

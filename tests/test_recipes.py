@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from PIL import Image
 
-from keras_meanflow import Guidance
+from keras_meanflow import FlowMatching, Guidance, Heun
 from keras_meanflow.networks.dit import SIZES
+from keras_meanflow.pictures import draw_samples
 from keras_meanflow.recipe import Found, find, recipe, recipes, recipes_in, resolve
 from keras_meanflow.runs import train
 
@@ -184,6 +186,20 @@ def test_the_default_recipe_runs_to_its_pictures(tmp_path):
     assert_moves(training.flow_map, lambda: train(training, tmp_path / "run", verbose=0))
     assert (tmp_path / "run" / "samples.png").exists()
     assert (tmp_path / "run" / "curve.png").exists()
+
+
+def test_a_training_with_another_objective_keeps_the_rest(tmp_path):
+    training = small_training("digits", tmp_path, depth=1, warmup_steps=0, averages=(0.5,))
+    flow = training.with_objective(FlowMatching(), sampler=Heun(steps=2))
+    assert flow.flow_map.network is training.flow_map.network
+    assert flow.flow_map.get_compile_config() == training.flow_map.get_compile_config()
+    assert (flow.flow_map.averages, flow.flow_map.fixed_horizon) == ((0.5,), 2)
+    assert_moves(flow.flow_map, lambda: train(flow, tmp_path / "run", verbose=0))
+    drawn = draw_samples(
+        flow.flow_map.generate(flow.sample_labels, sampler=Heun(steps=2)), columns=10
+    )
+    with Image.open(tmp_path / "run" / "samples.png") as kept:
+        assert kept.tobytes() == drawn.tobytes()
 
 
 @pytest.mark.parametrize("name", [name for name in recipes() if data_for(name)])

@@ -9,7 +9,7 @@ from keras_meanflow.pictures import draw_samples
 
 
 class SampleGrid(keras.callbacks.Callback):
-    """Draws one-step samples from the averaged weights as training goes, and at its end.
+    """Draws samples from the averaged weights as training goes, and at its end.
 
     Writes `samples/step-00001000.png` and so on in a folder, the newest also as `samples.png`.
 
@@ -19,6 +19,7 @@ class SampleGrid(keras.callbacks.Callback):
         every_steps: steps between two pictures, or None for one at the end only.
         seed: of the noise, the same for all pictures.
         columns: of the grid.
+        sampler: a `Sampler`; default one jump.
         reference: data to draw behind points (n, 2).
         decode: from samples to images in [-1, 1], for a model of latents.
 
@@ -34,12 +35,13 @@ class SampleGrid(keras.callbacks.Callback):
         every_steps=1000,
         seed=0,
         columns=None,
+        sampler=None,
         reference=None,
         decode=None,
     ):
         super().__init__()
         self.folder, self.labels, self.every_steps = Path(folder), labels, every_steps
-        self.seed, self.columns = seed, columns
+        self.seed, self.columns, self.sampler = seed, columns, sampler
         self.reference, self.decode = reference, decode
 
     def on_train_begin(self, logs=None):
@@ -64,7 +66,7 @@ class SampleGrid(keras.callbacks.Callback):
 
     def draw(self, step):
         """Draw now."""
-        samples = self.model.generate(self.labels, seed=self.seed, verbose=0)
+        samples = self.model.generate(self.labels, sampler=self.sampler, seed=self.seed, verbose=0)
         samples = samples if self.decode is None else self.decode(samples)
         picture = draw_samples(samples, self.reference, columns=self.columns)
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
