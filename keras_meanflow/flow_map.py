@@ -17,7 +17,7 @@ from keras_meanflow.configurable import register
 from keras_meanflow.curriculum import Curriculum
 from keras_meanflow.generation import Generation
 from keras_meanflow.objectives import MeanFlow
-from keras_meanflow.objectives.base import inputs_of
+from keras_meanflow.objectives.base import arguments_of
 from keras_meanflow.paths import per_row
 from keras_meanflow.presets import Presets
 from keras_meanflow.weightings import squared_norm
@@ -33,6 +33,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
     step solves it. `fit` takes data x (or {"x", "e"}, stored pairs) and the condition y; sample
     weights multiply the objective's. Logged: `loss`, the unnormalised squared errors `v_error` of
     rows with r = t and `u_error` of rows with r < t, `gradient_norm`, and what the objective adds.
+    Networks of the objective's own (see `Objective`) are tracked: teachers frozen, all saved.
 
     Args:
         network: a `Network`.
@@ -44,7 +45,8 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         seed: seed of all draws of training.
 
     Raises:
-        ValueError: for a decay outside [0, 1).
+        ValueError: for a decay outside [0, 1), or an objective's network that is the network
+            itself, or of another data shape.
 
     Example:
         >>> flow_map = FlowMap(DiT.from_size("S/4", image_size=32, channels=3, num_classes=10))
@@ -63,7 +65,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         if any(not 0.0 <= decay < 1.0 for decay in averages):
             raise ValueError(f"averages are decays in [0, 1). Received: {tuple(averages)}.")
         self.network = network
-        self.objective = MeanFlow() if objective is None else objective
+        self._own(MeanFlow() if objective is None else objective)
         self.averages, self.seed = tuple(averages), int(seed)
         self.fixed_horizon = horizon
         self.step = self._counter("step")
@@ -84,6 +86,22 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         self._add_stage()
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
+
+    def _own(self, objective):
+        """Take an objective, and its networks among the tracked layers."""
+        companion, teachers = objective.companion, objective.teachers
+        for network in (*teachers, *([companion] if companion else [])):
+            if network is self.network or network.data_shape != self.network.data_shape:
+                raise ValueError(
+                    "An objective's network is another one than that which is trained, for data "
+                    f"of its shape, {self.network.data_shape}. Received: {type(network).__name__} "
+                    f"{network.name!r} for {network.data_shape}."
+                )
+        for teacher in teachers:
+            # Loaded as frozen, its layers are not; TensorFlow skips what is set already.
+            teacher.trainable = True
+            teacher.trainable = False
+        self.objective, self.teachers, self.companion = objective, teachers, companion
 
     def _counter(self, name):
         return self._scalar(name, "int32")
@@ -124,11 +142,15 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
 
     def call(self, inputs):
         """The network's prediction for a dict of `z`, `r`, `t` and, if any, `condition`."""
-        arguments = inputs["z"], inputs["r"], inputs["t"], inputs.get("condition")
-        if self._untracked.calls_use is None:
-            return self.network(*arguments)
-        with keras.StatelessScope(self._untracked.calls_use):
-            return self.network(*arguments)
+        with self.calling():
+            if "second" in inputs:
+                return self.objective.predict_both(self.network, inputs, inputs["second"])
+            return self.network(*arguments_of(inputs))
+
+    def calling(self):
+        """Within, the network has the weights that calls of the model use at present."""
+        use = self._untracked.calls_use
+        return contextlib.nullcontext() if use is None else keras.StatelessScope(use)
 
     # Compiling and fitting
 
@@ -199,7 +221,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
                 f"Received: {type(objective).__name__}."
             )
         if objective != self.objective:
-            self.objective = objective
+            self._own(objective)
             self._add_stage()
             self.train_function = self.test_function = None  # compiled for the one before
 
@@ -280,6 +302,10 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Track the unnormalised squared errors on and off the diagonal."""
         error = squared_norm(ops.cast(y_pred, "float32") - _full_target(y, y_pred))
+        rows = ops.shape(x["t"])[0]
+        if "second_error" in self._trackers:
+            self._trackers["second_error"].update_state(error[rows:])
+        error = error[:rows]
         below = ops.cast(x["r"] < x["t"], "float32")
         self._trackers["v_error"].update_state(error, sample_weight=1.0 - below)
         if self.pacing:
@@ -402,7 +428,8 @@ class _Field:
         self.drop = flow_map.network.drop_condition
 
     def __call__(self, z, r, t, condition=None):
-        return self._flow_map.call(inputs_of(z, r, t, condition))
+        with self._flow_map.calling():
+            return self._flow_map.network(z, r, t, condition)
 
 
 def _full_target(y, y_pred):

@@ -38,8 +38,9 @@ class Presets:
             **settings: of `load_network`, such as `format="sit"` or `image_size=32`.
 
         Raises:
-            ValueError: for an unknown name, a checkpoint that a browser has to fetch, or weights
-                that are not the network's.
+            ValueError: for an unknown name, a checkpoint that a browser has to fetch, weights that
+                are not the network's, or a folder's objective with networks of its own, which a
+                preset does not hold.
 
         Example:
             >>> flow_map = FlowMap.from_preset("imf-b-2")
@@ -66,6 +67,12 @@ class Presets:
         if objective is not None:
             config["objective"] = keras.saving.serialize_keras_object(objective)
         flow_map = cls.from_config(config)
+        if objective is None and (flow_map.teachers or flow_map.companion):
+            raise ValueError(
+                f"{type(flow_map.objective).__name__} has networks of its own, which a preset does "
+                "not hold. Give an objective, MeanFlow() if it is for sampling only: "
+                "from_preset(..., objective=MeanFlow())."
+            )
         try:
             assign_own(flow_map.network, read_weights(folder / WEIGHTS))
         except ValueError as error:

@@ -139,7 +139,9 @@ class Trainer:
         trainable, other, metrics = state
         scope = self._mapping(trainable, other)
         weights = dict((id(variable), value) for variable, value in scope)
-        evaluated = [weights[id(variable)] for variable in self.chosen_weights]
+        pairs = zip(self.network.trainable_variables, self.chosen_weights, strict=True)
+        chosen = {id(raw): weights[id(used)] for raw, used in pairs}
+        evaluated = [chosen.get(id(v), weights[id(v)]) for v in self.trainable_variables]
         with keras.StatelessScope(self._mapping(evaluated, other)):
             problem = self.build_problem(data, training=False)
         _, (_, other, metrics) = super().test_step((evaluated, other, metrics), problem.as_data())

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_meanflow.configurable import Configurable
+from keras_meanflow.networks.base import Network
 from keras_meanflow.schedules import bounds_of
 from keras_meanflow.times import count_r_below_t
 
@@ -39,6 +40,8 @@ class Problem:
         weight: (rows,) weights applied to each row's loss, or None.
         self_share: (rows,) share of the prediction itself in the target, or None.
         logs: name -> (values, weights), each (rows,): what to average into the logs.
+        second: the `Problem` of a second output (`Objective.predict_both`), or None. Its loss, the
+            mean over its own rows, is added.
     """
 
     inputs: dict
@@ -46,20 +49,48 @@ class Problem:
     weight: Any = None
     self_share: Any = None
     logs: dict = dataclasses.field(default_factory=dict)
+    second: "Problem | None" = None
 
     def as_data(self):
         """The problem in the form of a batch that Keras' own steps take."""
+        if self.second is not None:
+            return self._with_second()
         target = {"target": self.target}
         if self.self_share is not None:
             target["self_share"] = self.self_share
         return (self.inputs, target, self.weight)
+
+    def _with_second(self):
+        """Both problems' rows, weighted so that the mean over all is the sum of two means."""
+        both = (self, self.second)
+        rows = [ops.cast(ops.shape(problem.target)[0], "float32") for problem in both]
+        filled = [
+            problem.filled(weight=sum(rows) / count)
+            for problem, count in zip(both, rows, strict=True)
+        ]
+        target = {
+            name: ops.concatenate([getattr(problem, name) for problem in filled])
+            for name in ("target", "self_share")
+        }
+        weight = ops.concatenate([problem.weight for problem in filled])
+        return ({**self.inputs, "second": self.second.inputs}, target, weight)
+
+    def filled(self, weight=1.0):
+        """The problem with `weight` and `self_share` for every row, the former times `weight`."""
+        ones = ops.ones_like(self.inputs["t"])
+        return dataclasses.replace(
+            self,
+            weight=weight * (ones if self.weight is None else self.weight),
+            self_share=0.0 * ones if self.self_share is None else self.self_share,
+        )
 
     def weighted(self, sample_weight):
         """The problem with the user's (B,) weights multiplied in; None leaves it."""
         if sample_weight is None:
             return self
         weight = sample_weight if self.weight is None else self.weight * sample_weight
-        return dataclasses.replace(self, weight=weight)
+        second = None if self.second is None else self.second.weighted(sample_weight)
+        return dataclasses.replace(self, weight=weight, second=second)
 
 
 class Objective(Configurable, abc.ABC):
@@ -67,10 +98,35 @@ class Objective(Configurable, abc.ABC):
 
     Its fields are at least `path`, `coupling`, `times`, `loss` and `label_dropout`. `u(z, r, t,
     condition)` is any callable; `u.drop(condition, drop)` gives the null condition to some rows.
+
+    An objective that needs networks of its own has them as fields, or as fields of its parts, and
+    calls them like u. `FlowMap` tracks them, saves them and resumes with them; they are in no
+    average.
+
+    - A teacher, say `teacher: Network`: `FlowMap` freezes it. Give a copy where the network is
+      trained itself: `other.network_with(other.average)`.
+    - A network that is trained along is the field `companion: Network`. Its regression is
+      `Problem.second`, whose rows join the batch of the one optimizer; targets are under a
+      stop-gradient, so neither loss reaches the other network. With "second_error" among its
+      `logs`, the objective has the mean squared error of these rows logged.
+    - A second output of the same network (a head) is `Problem.second` too, with its own
+      `predict_both`.
     """
 
     guidance = None
+    companion = None
     logs = ("v_error",)
+
+    @property
+    def teachers(self):
+        """The networks in the fields of the objective and its parts, but for `companion`."""
+        return [network for network in _networks_in(self) if network is not self.companion]
+
+    def predict_both(self, network, inputs, second):
+        """The rows of a problem with a second output: u(inputs), then `companion` at `second`."""
+        return ops.concatenate(
+            [network(*arguments_of(inputs)), self.companion(*arguments_of(second))]
+        )
 
     def draw(self, keys, x, condition=None):
         """The `Draws` of one step, a pure function of `keys`."""
@@ -112,6 +168,19 @@ def inputs_of(z, r, t, condition):
     """The network's inputs as a dict; a condition of None is left out."""
     inputs = {"z": z, "r": r, "t": t}
     return inputs if condition is None else {**inputs, "condition": condition}
+
+
+def arguments_of(inputs):
+    """`z, r, t, condition` from such a dict."""
+    return inputs["z"], inputs["r"], inputs["t"], inputs.get("condition")
+
+
+def _networks_in(part):
+    """The networks in a part's fields and in those of the parts within it, each once."""
+    if isinstance(part, Network):
+        return [part]
+    values = (getattr(part, name) for name in getattr(part, "__dataclass_fields__", ()))
+    return list(dict.fromkeys(network for value in values for network in _networks_in(value)))
 
 
 def take_rows(tree, indices):

@@ -62,6 +62,8 @@ class NoisyVelocity(Objective):
     label_dropout = _of_the_objective("label_dropout")
     guidance = _of_the_objective("guidance")
     logs = _of_the_objective("logs")
+    companion = _of_the_objective("companion")
+    predict_both = _of_the_objective("predict_both")
 
     def __post_init__(self):
         if not self.k >= 0.0:
