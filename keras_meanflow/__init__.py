@@ -10,6 +10,7 @@ _NAMES = {
     "DiT": "networks",
     "InContextDiT": "networks",
     "MLP": "networks",
+    "NoisePrediction": "networks",
     "Network": "networks",
     "MeanFlow": "objectives",
     "FlowMatching": "objectives",

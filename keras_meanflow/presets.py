@@ -53,12 +53,7 @@ class Presets:
         if known is not None:
             settings = {"format": known.format, **known.settings, **settings}
         network = load_network(_file(str(preset), known, path), **settings)
-        if objective is None and known is not None and known.predicts == "noise":
-            raise ValueError(
-                f"{preset} predicts noise, and a FlowMap velocities: it can only be where training "
-                "starts. Give what to train it with: from_preset(..., objective=FlowMatching())."
-            )
-        flow = known is not None and known.predicts == "velocity"
+        flow = known is not None and known.predicts != "average velocity"
         return cls(network, objective or (FlowMatching() if flow else MeanFlow()))
 
     @classmethod

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from keras import ops
 from test_presets import SIZES, filled, hub  # noqa: F401
 
-from keras_meanflow import MLP, DiT, FlowMap, cli
+from keras_meanflow import MLP, DiT, FlowMap, NoisePrediction, cli
 from keras_meanflow.weights.conversion import load_network, save_network
 
 
@@ -30,6 +30,22 @@ def test_convert_goes_there_and_back_and_makes_starts_of_flow_maps(tmp_path):
     np.testing.assert_array_equal(ops.convert_to_numpy(start.times[1].out.kernel), 0.0)
     assert call("convert", ours, tmp_path / "split.safetensors", "--decouple", "1")[1] == 0
     assert load_network(tmp_path / "split.safetensors").split_depth == 1
+
+
+def test_a_diffusion_model_becomes_a_preset_to_fine_tune_with_the_same_output(tmp_path):
+    noise = DiT(**SIZES, num_classes=5, time_inputs=("t",), time_scale=1000.0, unused_channels=3)
+    flow = NoisePrediction(filled(noise))
+    save_network(flow, tmp_path / "dit.pt", "dit")
+    arguments = ("--from", "dit", "--interval", "--set", "heads=3")
+    assert call("convert", tmp_path / "dit.pt", tmp_path / "start", *arguments)[1] == 0
+    start = FlowMap.from_preset(tmp_path / "start")
+    z, t = np.ones((3, 8, 8, 3), "float32"), np.array([0.0, 0.4, 1.0], "float32")
+    labels = np.array([0, 5, 2], "int32")
+    found, expected = (ops.convert_to_numpy(n(z, t, t, labels)) for n in (start.network, flow))
+    np.testing.assert_array_equal(found, expected)
+    start.compile("sgd")
+    start.fit(z, labels, batch_size=3, verbose=0)  # with the JVP of the MeanFlow identity
+    assert int(start.step.value) == 1
 
 
 def test_convert_and_card_say_in_one_line_what_is_wrong(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from golden import weights_formats as golden
 from keras import ops
 
-from keras_meanflow import MLP, DiT, FlowMap, Uniform
+from keras_meanflow import MLP, DiT, FlowMap, NoisePrediction, Uniform
 from keras_meanflow.objectives import FlowMatching, MeanFlow
 from keras_meanflow.presets import is_preset, model_card
 from keras_meanflow.weights import checkpoints
@@ -144,14 +144,19 @@ def test_what_cannot_be_fetched_or_is_unknown_is_refused(hub, tmp_path):
     assert is_preset("sit-xl-2") and is_preset("hf://a/b") and not is_preset("runs/digits")
 
 
-def test_a_network_that_predicts_noise_is_only_a_start(tmp_path):
-    path = tmp_path / "dit.pt"
-    small_dit = DiT(**SIZES, num_classes=5, time_inputs=("t",), time_scale=1000.0)
-    save_network(small_dit, path, "dit")
-    with refused("predicts noise.*Give what to train it with"):
-        FlowMap.from_preset("dit-xl-2", path=path, heads=3)
-    loaded = FlowMap.from_preset("dit-xl-2", path=path, heads=3, objective=FlowMatching())
-    assert loaded.network.time_scale == 1000.0
+def test_a_named_model_of_noise_is_a_flow_model_like_any_other(tmp_path):
+    noise = DiT(**SIZES, num_classes=5, time_inputs=("t",), time_scale=1000.0)
+    save_network(NoisePrediction(filled(noise)), tmp_path / "dit.pt", "dit")
+    flow_map = FlowMap.from_preset("dit-xl-2", path=tmp_path / "dit.pt", heads=3)
+    assert isinstance(flow_map.objective, FlowMatching)
+    z, t = np.ones((1, 8, 8, 3), "float32"), np.array([0.4], "float32")
+    labels = np.array([3], "int32")
+    np.testing.assert_array_equal(
+        *(
+            ops.convert_to_numpy(n(z, t, t, labels))
+            for n in (flow_map.network, NoisePrediction(noise))
+        )
+    )
 
 
 def test_a_preset_with_another_networks_weights_is_refused(tmp_path):

@@ -4,5 +4,6 @@ from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.dit import DiT
 from keras_meanflow.networks.in_context import InContextDiT
 from keras_meanflow.networks.mlp import MLP
+from keras_meanflow.networks.noise_prediction import NoisePrediction
 
-__all__ = ["DiT", "InContextDiT", "MLP", "Network"]
+__all__ = ["DiT", "InContextDiT", "MLP", "Network", "NoisePrediction"]

@@ -21,7 +21,8 @@ class Checkpoint:
         latents: the autoencoder and normalisation that its data are in.
         sha256: of the file, where it is known.
         by_hand: whether a browser has to fetch it.
-        predicts: "average velocity", "velocity" (a flow model) or "noise" (a diffusion model).
+        predicts: "average velocity", "velocity" (a flow model) or "noise" (a diffusion model, which
+            `NoisePrediction` makes a flow model).
     """
 
     title: str

@@ -43,8 +43,8 @@ def load_network(
 
     Returns:
         A `DiT` or `InContextDiT` in the conventions of this package: t = 1 is noise, and the
-        output is the average velocity (for the formats "dit" and "diffusers": the noise, at the
-        variance-preserving scale).
+        output is the average velocity. Of the formats "dit" and "diffusers", whose networks predict
+        the noise of a DDPM, a `NoisePrediction` around the `DiT`.
 
     Raises:
         ValueError: for missing or unmatched tensors, all of them by name; another size; a file
@@ -65,7 +65,7 @@ def load_network(
         found.read_into(network, state)
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded. {error}") from error
-    return network
+    return found.velocity(network)
 
 
 def save_network(network: Network, path: str | os.PathLike, format: str = OWN) -> None:
@@ -74,7 +74,8 @@ def save_network(network: Network, path: str | os.PathLike, format: str = OWN) -
     The package's own format is a `.safetensors` file that also holds the network's arguments.
 
     Args:
-        network: a `DiT` or `InContextDiT`; any network in the package's own format.
+        network: a `DiT` or `InContextDiT`, in a `NoisePrediction` for "dit" and "diffusers"; any
+            network in the package's own format.
         path: ends in the container: `.safetensors`, `.npz`, `.msgpack`, `.pt` or `.pth`.
         format: a name of `FORMATS`, or "keras_meanflow".
 
@@ -91,7 +92,8 @@ def save_network(network: Network, path: str | os.PathLike, format: str = OWN) -
         write_weights(path, own_state(network), metadata={OWN: json.dumps(_config(network))})
         return
     found = _named(format)
-    write_weights(path, found.state_of(network), wrapping=found.wrapping)
+    state = found.state_of(found.published(network))
+    write_weights(path, state, wrapping=found.wrapping)
 
 
 def own_state(network: keras.Layer) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_meanflow.networks.dit import SIZES, DiT
 from keras_meanflow.networks.layers import sincos_positions
+from keras_meanflow.networks.noise_prediction import BETAS, STEPS, NoisePrediction
 from keras_meanflow.weights.dialects import FLAX, TORCH, Dialect, flax_patch, repeated
 from keras_meanflow.weights.format import Format, required
 
@@ -50,6 +51,7 @@ class DiTFormat(Format):
         stores_positions: whether the fixed position table is in the file.
         qk_norm: whether queries and keys may be RMS-normed.
         splits: whether a network may be split between t and r.
+        predicts_noise: whether it predicts the noise of a DDPM with DiT's schedule.
         dialect: how layers' tensors are called and laid out.
     """
 
@@ -61,6 +63,7 @@ class DiTFormat(Format):
     stores_positions: bool = True
     qk_norm: bool = False
     splits: bool = False
+    predicts_noise: bool = False
     training_only: tuple = ()
     wrapping: tuple = ()
     dialect: Dialect = TORCH_DIALECT
@@ -117,6 +120,26 @@ class DiTFormat(Format):
         if self.splits:
             required(found, "split_depth", "20 for DMF-XL/2 or None for a flow model")
         return DiT(**found)
+
+    def velocity(self, network):
+        """See `Format.velocity`."""
+        return NoisePrediction(network) if self.predicts_noise else network
+
+    def published(self, network):
+        """See `Format.published`."""
+        if not self.predicts_noise:
+            return network
+        if not isinstance(network, NoisePrediction):
+            raise ValueError(
+                f"The format {self.name} is of networks that predict noise, NoisePrediction(DiT). "
+                f"Received: {type(network).__name__}."
+            )
+        if (network.betas, network.steps) != (BETAS, STEPS):
+            raise ValueError(
+                f"The format {self.name} has the linear schedule {BETAS} in {STEPS} steps. "
+                f"Received: {network.betas} in {network.steps}."
+            )
+        return network.network
 
     def _shape(self, shapes, ours, depth):
         """The shape of the first of their tensors that make a weight of ours; None without it."""
@@ -240,6 +263,7 @@ DIT_FORMATS = (
         origin="facebookresearch/DiT, which predicts noise at 1000 t",
         time_inputs=("t",),
         time_scale=1000.0,
+        predicts_noise=True,
     ),
     NamedDiT(
         name="sit",
@@ -286,5 +310,6 @@ DIT_FORMATS = (
         time_scale=1000.0,
         frequency_shift=1,
         stores_positions=False,
+        predicts_noise=True,
     ),
 )

@@ -2,18 +2,19 @@
 
 import numpy as np
 
-from keras_meanflow.networks import DiT
+from keras_meanflow.networks import DiT, Network, NoisePrediction
 from keras_meanflow.weights.names import named_weights
 
 
-def add_interval(network: DiT) -> DiT:
+def add_interval(network: Network) -> Network:
     """A flow model that is also told t - r, by an embedding whose last layer is zero.
 
     The output is the flow model's for every r, until training moves the new embedding. Its
     `time_scale` is 1, as a larger one multiplies du/dt.
 
     Args:
-        network: a `DiT` with the one time input "t" or "1-t", and no split.
+        network: a `DiT` with the one time input "t" or "1-t", and no split; or a
+            `NoisePrediction` around one, where t - r is told in the DDPM's clock.
 
     Raises:
         ValueError: for a network that knows r already.
@@ -25,6 +26,8 @@ def add_interval(network: DiT) -> DiT:
     References:
         The initialisation of zhuyu-cs/MeanFlow's fine-tuning of SiT.
     """
+    if isinstance(network, NoisePrediction):
+        return network.around(add_interval(network.network))
     config = _flow_config(network)
     scale = np.atleast_1d(network.time_scale).tolist()[0]
     config |= {"time_inputs": (*network.time_inputs, "t-r"), "time_scale": (scale, 1.0)}
@@ -35,13 +38,13 @@ def add_interval(network: DiT) -> DiT:
     return grown
 
 
-def decouple(network: DiT, split_depth: int) -> DiT:
+def decouple(network: Network, split_depth: int) -> Network:
     """A flow model whose blocks from `split_depth` on see r: a Decoupled MeanFlow, no new weights.
 
     At r = t the output is the flow model's.
 
     Args:
-        network: a `DiT` with the one time input "t" or "1-t".
+        network: a `DiT` with the one time input "t" or "1-t", or a `NoisePrediction` around one.
         split_depth: number of blocks that go on seeing t: 20 of 28 in the paper's XL/2, 18 of 24
             in its L/2, and about two thirds elsewhere.
 
@@ -54,6 +57,8 @@ def decouple(network: DiT, split_depth: int) -> DiT:
     References:
         Decoupled MeanFlow (arXiv 2510.24474).
     """
+    if isinstance(network, NoisePrediction):
+        return network.around(decouple(network.network, split_depth))
     return _with_weights_of(network, {**_flow_config(network), "split_depth": split_depth})
 
 

@@ -35,6 +35,18 @@ class Format(abc.ABC):
             ValueError: for a setting that the file does not tell and nobody gave.
         """
 
+    def velocity(self, network):
+        """The network of the file as one that predicts velocities: itself, unless it does not."""
+        return network
+
+    def published(self, network):
+        """The network that the file has, of one that `velocity` returned.
+
+        Raises:
+            ValueError: for a network that predicts something else than the file's.
+        """
+        return network
+
     @abc.abstractmethod
     def check(self, network):
         """Raise a ValueError for a network that this format's own code would not compute."""

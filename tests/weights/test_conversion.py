@@ -8,7 +8,7 @@ import pytest
 from golden import weights_formats as golden
 from keras import ops
 
-from keras_meanflow.networks import MLP, DiT, InContextDiT
+from keras_meanflow.networks import MLP, DiT, InContextDiT, NoisePrediction
 from keras_meanflow.weights.conversion import FORMATS, load_network, save_network
 from keras_meanflow.weights.names import named_weights
 from keras_meanflow.weights.readers import read_weights
@@ -52,8 +52,10 @@ def tree(path):
 
 
 def outputs_of(network):
-    """The network's outputs for the golden inputs."""
+    """What the authors' code computes too, for the golden inputs: noise, where it is noise."""
     z, r, t, labels, guidance = golden.inputs()
+    if isinstance(network, NoisePrediction):
+        network = network.network
     if not isinstance(network, InContextDiT):
         return {"u": ops.convert_to_numpy(network(z, r, t, labels))}
     u, v = network.u_and_v(z, r, t, {"labels": labels, **guidance})
@@ -181,8 +183,15 @@ def test_a_network_that_the_formats_code_would_compute_otherwise_is_not_written(
     path = tmp_path / "a.pt"
     with refused(r"time_inputs \('t', 't-r'\) \(the format's is \('1-t',\)\)"):
         save_network(network, path, "sit")
+    noise = DiT(**small, num_classes=5, time_inputs=("t",))
     with refused("time_scale"):
-        save_network(DiT(**small, num_classes=5, time_inputs=("t",)), path, "dit")
+        save_network(NoisePrediction(noise), path, "dit")
+    with refused(r"predict noise, NoisePrediction\(DiT\). Received: DiT"):
+        save_network(noise, path, "dit")
+    with refused("schedule.*Received: .*0.01.* in 500"):
+        save_network(NoisePrediction(noise, betas=(1e-4, 0.01), steps=500), path, "diffusers")
+    with refused("DiT networks with labels. Received: NoisePrediction"):
+        save_network(NoisePrediction(noise), path, "sit")
     with refused("qk_norm True"):
         save_network(DiT(**small, num_classes=5, qk_norm=True), path, "zhuyu")
     with refused("DiT networks with labels. Received: DiT, num_classes None"):
@@ -223,6 +232,7 @@ def test_halved_weights_become_single_and_a_parallel_prefix_is_left_out(tmp_path
 
 OWN = [
     lambda: MLP(data_size=3, width=8, num_classes=3),
+    lambda: NoisePrediction(MLP(data_size=3, width=8, num_classes=3)),
     lambda: DiT(image_size=(4, 6), channels=2, patch_size=2, width=16, depth=1, heads=2),
     lambda: InContextDiT(
         image_size=4, channels=2, patch_size=2, width=16, depth=2, heads=2, head_depth=1

@@ -6,7 +6,7 @@ from golden import weights_formats as golden
 from keras import ops
 from oracles import randomise
 
-from keras_meanflow.networks import MLP, DiT
+from keras_meanflow.networks import MLP, DiT, NoisePrediction
 from keras_meanflow.weights.fine_tuning import add_interval, decouple
 
 SMALL = {"image_size": 8, "channels": 3, "patch_size": 2, "width": 24, "depth": 2, "heads": 3}
@@ -17,6 +17,22 @@ SIT = {"time_inputs": ("1-t",), "unused_channels": 3}
 def u(network, r):
     z, _, t, labels, _ = golden.inputs()
     return ops.convert_to_numpy(network(z, t if r is None else r, t, labels))
+
+
+def test_a_ddpm_with_an_interval_or_split_is_its_own_velocity_at_r_equal_t():
+    flow = NoisePrediction(randomise(DiT(**SMALL, num_classes=5, **DIT)))
+    _, r, _, _, _ = golden.inputs()
+    expected = u(flow, None)
+    network = add_interval(flow)
+    np.testing.assert_array_equal(u(network, None), expected)
+    np.testing.assert_array_equal(u(network, r), expected)
+    network.network.times[-1].out.kernel.assign(np.ones((24, 24)))
+    assert np.abs(u(network, r) - expected).max() > 1e-3
+    split = decouple(flow, split_depth=1)
+    np.testing.assert_array_equal(u(split, None), expected)
+    assert np.abs(u(split, r) - expected).max() > 1e-3
+    with pytest.raises(ValueError, match="one time input"):
+        add_interval(network)
 
 
 @pytest.mark.parametrize("kind", [DIT, SIT])
