@@ -6,8 +6,10 @@ from pathlib import Path
 import keras
 
 from keras_meanflow import __version__
-from keras_meanflow.files import write_text
+from keras_meanflow.codecs.base import CODEC, Codec
+from keras_meanflow.files import write_atomically, write_text
 from keras_meanflow.objectives import FlowMatching, MeanFlow
+from keras_meanflow.weights.autoencoders import AUTOENCODERS, PublishedCodec
 from keras_meanflow.weights.checkpoints import CHECKPOINTS
 from keras_meanflow.weights.conversion import assign_own, load_network, save_network
 from keras_meanflow.weights.fetching import HUGGING_FACE, fetch, split_address
@@ -80,7 +82,7 @@ class Presets:
                 average.assign(weight.value)
         return flow_map
 
-    def save_to_preset(self, folder, *, title="A FlowMap", licence=None, text=""):
+    def save_to_preset(self, folder, *, codec=None, title="A FlowMap", licence=None, text=""):
         """Write a folder to share: arguments, the weights of `average`, and a model card.
 
         What training needs to go on (raw weights beside averages, the optimizer, the step) is not
@@ -88,18 +90,27 @@ class Presets:
 
         Args:
             folder: made if it is not there.
+            codec: for a model of latents, what makes pixels of them: a `Codec`, which is written
+                beside the weights, or a `PublishedCodec`, whose address is.
             title: of the card.
             licence: of the weights, an SPDX name such as "mit".
             text: Markdown for the card: data, quality, intended use.
+
+        Raises:
+            ValueError: for a codec of other latents than the network's.
 
         Example:
             >>> flow_map.save_to_preset("digits-preset", licence="apache-2.0")
             >>> FlowMap.from_preset("digits-preset").generate([3], seed=0)
         """
+        if isinstance(codec, Codec):
+            codec.check_latents(self.network.data_shape)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_network(self.network_with(self.average), folder / WEIGHTS)
         config = {"keras_meanflow": __version__, "flow_map": self.get_config()}
+        if codec is not None:
+            config["codec"] = _keep_codec(codec, folder)
         for name, content in (
             (CONFIG, json.dumps(config, indent=2) + "\n"),
             (CARD, self._card(title, licence, text)),
@@ -137,6 +148,56 @@ class Presets:
 def is_preset(name):
     """Whether `from_preset` takes this name: a folder of one, a known checkpoint, an address."""
     return name in CHECKPOINTS or name.startswith(HUGGING_FACE) or (Path(name) / CONFIG).is_file()
+
+
+def codec_of(name):
+    """What makes pixels of the samples of a run or preset: a `Codec`, `PublishedCodec` or None.
+
+    Args:
+        name: a run's folder, or what `from_preset` takes; None for a model of pixels, and for a
+            file of weights that the table does not know.
+
+    Raises:
+        ValueError: for a preset whose codec is missing.
+    """
+    known = known_checkpoint(str(name))
+    if known is not None:
+        return AUTOENCODERS[known.autoencoder]
+    folder = _folder(str(name))
+    if folder is None:
+        return _codec_in(Path(name))
+    kept = json.loads((folder / CONFIG).read_text("utf-8")).get("codec")
+    if isinstance(kept, dict):
+        return keras.saving.deserialize_keras_object(kept)
+    if kept is not None and str(name).startswith(HUGGING_FACE):
+        fetch(f"{name}/{kept}")
+    if kept is not None and not (folder / kept).is_file():
+        raise ValueError(f"{folder} must hold {kept}, the codec of its latents. It is missing.")
+    return kept and _codec_in(folder)
+
+
+def load_codec(name):
+    """The `Codec` of a run or preset, fetched if need be; None for a model of pixels.
+
+    Example:
+        >>> flow_map, codec = FlowMap.from_preset("sit-xl-2"), load_codec("sit-xl-2")
+        >>> pixels = codec.decode(flow_map.generate([207], sampler=Euler(steps=50)))
+    """
+    codec = codec_of(name)
+    return codec.load() if isinstance(codec, PublishedCodec) else codec
+
+
+def _codec_in(folder):
+    path = folder / CODEC
+    return keras.saving.load_model(path, compile=False) if path.is_file() else None
+
+
+def _keep_codec(codec, folder):
+    """Write a codec into a preset's folder; returns what its config says of it."""
+    if isinstance(codec, PublishedCodec):
+        return keras.saving.serialize_keras_object(codec)
+    write_atomically(folder / CODEC, codec.save)
+    return CODEC
 
 
 def model_card(name):

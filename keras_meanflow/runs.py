@@ -19,14 +19,16 @@ from keras_meanflow.callbacks import (
     write_atomically,
 )
 from keras_meanflow.codecs import Codec
+from keras_meanflow.codecs.base import CODEC
 from keras_meanflow.data import Batches, open_source
 from keras_meanflow.evaluating import Evaluation
 from keras_meanflow.files import write_text
 from keras_meanflow.flow_map import FlowMap
+from keras_meanflow.presets import load_codec
 from keras_meanflow.provenance import provenance
 from keras_meanflow.samplers import Sampler
 
-SETTINGS, CODEC = "settings.json", "codec.keras"
+SETTINGS = "settings.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,12 +176,6 @@ def check_same(run_dir, settings):
             f"{run_dir} holds a run with other settings: {changes}. Give the old ones to go on "
             "with it, or name another directory with --run DIR."
         )
-
-
-def load_codec(run_dir):
-    """The codec that makes pixels of a run's samples; None for a run on pixels themselves."""
-    path = Path(run_dir) / CODEC
-    return keras.saving.load_model(path, compile=False) if path.is_file() else None
 
 
 def _check_codec(run_dir, codec):

@@ -6,6 +6,8 @@ from keras import ops
 from test_presets import SIZES, filled, hub  # noqa: F401
 
 from keras_meanflow import MLP, DiT, FlowMap, NoisePrediction, cli
+from keras_meanflow.presets import codec_of
+from keras_meanflow.weights.autoencoders import AUTOENCODERS
 from keras_meanflow.weights.conversion import load_network, save_network
 
 
@@ -36,8 +38,9 @@ def test_a_diffusion_model_becomes_a_preset_to_fine_tune_with_the_same_output(tm
     noise = DiT(**SIZES, num_classes=5, time_inputs=("t",), time_scale=1000.0, unused_channels=3)
     flow = NoisePrediction(filled(noise))
     save_network(flow, tmp_path / "dit.pt", "dit")
-    arguments = ("--from", "dit", "--interval", "--set", "heads=3")
+    arguments = ("--from", "dit", "--interval", "--set", "heads=3", "--codec", "sd-vae-ft-ema")
     assert call("convert", tmp_path / "dit.pt", tmp_path / "start", *arguments)[1] == 0
+    assert codec_of(tmp_path / "start") == AUTOENCODERS["sd-vae-ft-ema"]
     start = FlowMap.from_preset(tmp_path / "start")
     z, t = np.ones((3, 8, 8, 3), "float32"), np.array([0.0, 0.4, 1.0], "float32")
     labels = np.array([0, 5, 2], "int32")
@@ -55,6 +58,14 @@ def test_convert_and_card_say_in_one_line_what_is_wrong(tmp_path):
         (("convert", tmp_path / "a.safetensors", tmp_path / "b", "--to", "sit"), "needs an ending"),
         (("convert", tmp_path / "none.pt", tmp_path / "b.pt"), "none.pt"),
         (("convert", "x", "y", "--set", "heads"), "KEY=VALUE"),
+        (
+            ("convert", tmp_path / "a.safetensors", tmp_path / "b", "--codec", "vae"),
+            "--codec is one",
+        ),
+        (
+            ("convert", tmp_path / "a.safetensors", tmp_path / "b.npz", "--codec", "sd-vae-ft-ema"),
+            "without an ending",
+        ),
         (("card", "nothing"), "one of imf-b-2"),
     ):
         output, code = call(*arguments)

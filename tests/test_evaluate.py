@@ -265,7 +265,7 @@ def test_a_run_is_evaluated_on_the_command_line(folder, features, evaluation, tm
 
 def test_a_run_of_latents_is_decoded_by_its_codec(folder, features, monkeypatch, tmp_path):
     grey = types.SimpleNamespace(decode=np.zeros_like, factor=1, depth=1)
-    monkeypatch.setattr("keras_meanflow.runs.load_codec", lambda run_dir: grey)
+    monkeypatch.setattr("keras_meanflow.presets.load_codec", lambda run_dir: grey)
     command = [*features, "--reference", "digits:test", "--samples", 50, "-q"]
     output, code = call("evaluate", folder / "run", *command, "--out", tmp_path / "scores.json")
     assert code == 0, output

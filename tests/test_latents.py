@@ -446,6 +446,11 @@ def test_a_run_on_a_store_decodes_its_samples_and_keeps_to_its_normalisation(tmp
     latents = runs.load(tmp_path / "run").generate(np.arange(3))
     with np.load(tmp_path / "run" / "generated.npz") as written:
         np.testing.assert_allclose(written["x"], 0.25 * latents + 0.1, atol=1e-5)
+    assert call("convert", tmp_path / "run", tmp_path / "preset")[1] == 0
+    out = tmp_path / "preset.png"
+    assert call("sample", tmp_path / "preset", "-n", 3, "--npz", "-q", "--out", out)[1] == 0
+    with np.load(out.with_suffix(".npz")) as written:
+        np.testing.assert_allclose(written["x"], 0.25 * latents + 0.1, atol=1e-5)
     (tmp_path / "b").rename(tmp_path / "c")
     (tmp_path / "a").rename(tmp_path / "b")
     (tmp_path / "c").rename(tmp_path / "a")

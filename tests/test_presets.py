@@ -7,13 +7,16 @@ import threading
 
 import numpy as np
 import pytest
+from golden import codec_autoencoders as codec_weights
 from golden import weights_formats as golden
 from keras import ops
 
 from keras_meanflow import MLP, DiT, FlowMap, NoisePrediction, Uniform
+from keras_meanflow.codecs import IMF, SDVAE, Identity, Normalisation
 from keras_meanflow.objectives import FlowMatching, MeanFlow
-from keras_meanflow.presets import is_preset, model_card
+from keras_meanflow.presets import codec_of, is_preset, load_codec, model_card
 from keras_meanflow.weights import checkpoints
+from keras_meanflow.weights.autoencoders import AUTOENCODERS, PublishedCodec
 from keras_meanflow.weights.conversion import FORMATS, save_network
 from keras_meanflow.weights.fetching import fetch, split_address
 from keras_meanflow.weights.writers import write_weights
@@ -104,7 +107,7 @@ def test_a_published_file_is_loaded_from_an_address_and_under_its_name(hub, tmp_
         settings={"heads": 3},
         licence="MIT",
         quality="FID 300",
-        latents="pixels",
+        autoencoder="sd-vae-ft-mse",
         predicts="velocity",
     )
     unnamed = FlowMap.from_preset(address, format="sit", heads=3)
@@ -157,6 +160,51 @@ def test_a_named_model_of_noise_is_a_flow_model_like_any_other(tmp_path):
             for n in (flow_map.network, NoisePrediction(noise))
         )
     )
+
+
+def latent_map():
+    """A FlowMap of latents 4x4x4."""
+    sizes = {"image_size": 4, "channels": 4, "patch_size": 2, "width": 8, "depth": 1, "heads": 2}
+    return FlowMap(filled(DiT(**sizes)), averages=())
+
+
+def test_a_preset_of_latents_carries_its_codec(hub):
+    codec = Identity(4, normalisation=Normalisation(mean=(0.1,), std=(0.5,)))
+    served = hub / "me" / "latents" / "resolve" / "main"
+    latent_map().save_to_preset(served, codec=codec)
+    for preset in (served, "hf://me/latents"):
+        FlowMap.from_preset(preset)
+        assert load_codec(preset).describe() == codec.describe()
+    with refused("Identity has latents of 3 channels. Received latents of .4, 4, 4"):
+        latent_map().save_to_preset(served, codec=Identity(3))
+    (served / "codec.keras").unlink()
+    with refused("must hold codec.keras, the codec of its latents. It is missing"):
+        load_codec(served)
+    small().save_to_preset(hub / "points")
+    assert load_codec(hub / "points") is None
+
+
+def test_a_codec_that_is_published_itself_is_kept_by_its_address(hub, tmp_path, monkeypatch):
+    published = hub / "them" / "vae" / "resolve" / "main" / "vae.safetensors"
+    published.parent.mkdir(parents=True)
+    state = codec_weights.seeded_weights(json.loads(str(codec_golden("shapes")))["sd_vae"])
+    write_weights(published, state)
+    codec = PublishedCodec(
+        address="hf://them/vae/vae.safetensors", normalisation=IMF, sizes=codec_weights.SD
+    )
+    latent_map().save_to_preset(tmp_path / "preset", codec=codec)
+    assert not (tmp_path / "preset" / "codec.keras").exists()
+    assert codec_of(tmp_path / "preset").address == codec.address
+    loaded = load_codec(tmp_path / "preset")
+    assert loaded.normalisation == IMF
+    assert loaded.fingerprint() == SDVAE.load(published, **codec_weights.SD).fingerprint()
+    monkeypatch.setitem(AUTOENCODERS, "sd-vae-ft-ema", codec)
+    assert load_codec("dit-xl-2").fingerprint() == loaded.fingerprint()
+
+
+def codec_golden(name):
+    with np.load(golden.golden_path("dit").with_name("codec_autoencoders.npz")) as stored:
+        return stored[name]
 
 
 def test_a_preset_with_another_networks_weights_is_refused(tmp_path):

@@ -120,6 +120,13 @@ def load_run(run_dir, backend):
     return runs.load(run_dir)
 
 
+def load_codec(run_dir):
+    """What makes pixels of the samples of a run or preset; None for a model of pixels."""
+    from keras_meanflow import presets
+
+    return presets.load_codec(run_dir)
+
+
 def _import_recipe(settings):
     """Import a user's recipe file, which may hold the classes that its model needs."""
     name = (settings or {}).get("recipe") or ""

@@ -23,9 +23,19 @@ from keras_meanflow.cli.backend import (
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the network.")
 @click.option("--interval", is_flag=True, help="Tell a flow model t - r, by zeros at first.")
 @click.option("--decouple", type=int, metavar="DEPTH", help="Let its blocks from DEPTH on see r.")
+@click.option("--codec", "codec_name", help="Of the latents: sd-vae-ft-ema, ... or FILE.keras.")
 @backend_option
 def convert(
-    source, target, source_format, target_format, average, settings, interval, decouple, backend
+    source,
+    target,
+    source_format,
+    target_format,
+    average,
+    settings,
+    interval,
+    decouple,
+    codec_name,
+    backend,
 ):
     """Convert weights: SOURCE, published or a run, to TARGET.
 
@@ -35,24 +45,32 @@ def convert(
     diffusers, imf, imf-torch, keras_meanflow.
     """
     with one_line_errors():
-        network = _network(source, source_format, average, _settings(settings), backend)
+        network, objective = _source(source, source_format, average, _settings(settings), backend)
+        from keras_meanflow.objectives import MeanFlow
         from keras_meanflow.weights import fine_tuning
 
         if interval:
-            network = fine_tuning.add_interval(network)
+            network, objective = fine_tuning.add_interval(network), MeanFlow()
         if decouple is not None:
-            network = fine_tuning.decouple(network, decouple)
-        _write(network, target, target_format)
+            network, objective = fine_tuning.decouple(network, decouple), MeanFlow()
+        if Path(target).suffix:
+            _write_file(network, target, target_format, codec_name)
+        else:
+            _write_preset(network, objective, _codec(source, codec_name), target, target_format)
         click.echo(f"{type(network).__name__} of {network.count_params():,} parameters: {target}")
 
 
-def _network(source, source_format, average, settings, backend):
-    """The network of a run, of a preset, or of a file."""
+def _source(source, source_format, average, settings, backend):
+    """The network of a run, of a preset, or of a file, and the objective that it was trained with.
+
+    A file tells no objective: None.
+    """
     if (Path(source) / "settings.json").is_file():
         if source_format or settings:
             raise ValueError(f"{source} is a run, which tells its network: no --from and no --set.")
         flow_map = load_run(source, backend)
-        return flow_map.network_with(flow_map.average if average else None)
+        network = flow_map.network_with(flow_map.average if average else None)
+        return network, flow_map.objective
     start(choose_backend(backend))
     from keras_meanflow.flow_map import FlowMap
     from keras_meanflow.presets import is_preset
@@ -61,8 +79,28 @@ def _network(source, source_format, average, settings, backend):
     if source_format:
         settings["format"] = source_format
     if is_preset(source):
-        return FlowMap.from_preset(source, **settings).network
-    return load_network(source, averaged=average, **settings)
+        flow_map = FlowMap.from_preset(source, **settings)
+        return flow_map.network, flow_map.objective
+    return load_network(source, averaged=average, **settings), None
+
+
+def _codec(source, name):
+    """What makes pixels of the source's latents: the one that is named, or the source's own."""
+    import keras
+
+    from keras_meanflow.presets import codec_of
+    from keras_meanflow.weights.autoencoders import AUTOENCODERS
+
+    if name is None:
+        return codec_of(source)
+    if name in AUTOENCODERS:
+        return AUTOENCODERS[name]
+    if not Path(name).is_file():
+        raise ValueError(
+            f"--codec is one of {', '.join(AUTOENCODERS)}, or the codec.keras of a store or run. "
+            f"Received: {name!r}."
+        )
+    return keras.saving.load_model(name, compile=False)
 
 
 def _settings(texts):
@@ -79,16 +117,24 @@ def _settings(texts):
     return settings
 
 
-def _write(network, target, target_format):
-    from keras_meanflow.flow_map import FlowMap
+def _write_file(network, target, target_format, codec_name):
     from keras_meanflow.weights.conversion import OWN, save_network
 
-    if Path(target).suffix:
-        save_network(network, target, target_format or OWN)
-    elif target_format in (None, OWN):
-        FlowMap(network, averages=()).save_to_preset(target, title=Path(target).name)
-    else:
+    if codec_name is not None:
+        raise ValueError(
+            f"--codec is for a TARGET without an ending, a preset. Received: {target}."
+        )
+    save_network(network, target, target_format or OWN)
+
+
+def _write_preset(network, objective, codec, target, target_format):
+    from keras_meanflow.flow_map import FlowMap
+    from keras_meanflow.weights.conversion import OWN
+
+    if target_format not in (None, OWN):
         raise ValueError(f"TARGET needs an ending, such as .safetensors. Received: {target}.")
+    flow_map = FlowMap(network, objective, averages=())
+    flow_map.save_to_preset(target, codec=codec, title=Path(target).name)
 
 
 @click.command()

@@ -10,6 +10,7 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
+    load_codec,
     load_run,
     one_line_errors,
     start,
@@ -68,7 +69,7 @@ def evaluate(
         _check_subject(run_dir, images, self_check, reference)
         steps = _steps(steps)
         flow_map = load_run(run_dir, backend) if run_dir else start(choose_backend(backend))
-        codec = _codec(run_dir)
+        codec = load_codec(run_dir) if run_dir else None
         if flow_map is not None:
             flow_map.average = flow_map.average if average else None
             folder = {**_image_shape(flow_map, codec), **folder}
@@ -113,13 +114,6 @@ def _steps(text):
     if not all(part.isdigit() and int(part) for part in parts):
         raise ValueError(f"--steps are numbers from 1 up, as in 1 or 1,2,4. Received: {text!r}.")
     return tuple(dict.fromkeys(map(int, parts)))
-
-
-def _codec(run_dir):
-    """What makes pixels of a run's samples; None for a run on pixels, or no run."""
-    from keras_meanflow import runs
-
-    return runs.load_codec(run_dir) if run_dir else None
 
 
 def _image_shape(flow_map, codec):

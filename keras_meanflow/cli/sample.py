@@ -4,7 +4,13 @@ from pathlib import Path
 
 import click
 
-from keras_meanflow.cli.backend import backend_option, load_run, one_line_errors, verbose_option
+from keras_meanflow.cli.backend import (
+    backend_option,
+    load_codec,
+    load_run,
+    one_line_errors,
+    verbose_option,
+)
 
 SAMPLERS = ("jump", "euler", "heun", "ab2", "fastflow")
 _HELP = "jump: of the average velocity, as trained; the others: of the velocity u(z, t, t)."
@@ -43,7 +49,7 @@ def sample(
 ):
     """Draw samples with the model of a RUN, or of a preset: a folder, a name, hf://..."""
     with one_line_errors():
-        flow_map = load_run(run_dir, backend)
+        flow_map, codec = load_run(run_dir, backend), load_codec(run_dir)
         if not average:
             flow_map.average = None
         labels = _labels(labels, count, flow_map.network.num_classes)
@@ -56,7 +62,7 @@ def sample(
             verbose="auto" if verbose else 0,
         )
         finish()
-        samples = _pixels(samples, run_dir)
+        samples = samples if codec is None else codec.decode(samples)
         _write(samples, labels, _picture(out, run_dir), columns, npz)
 
 
@@ -130,14 +136,6 @@ def _picture(out, run_dir):
     """Where the picture goes: into the run's folder, or here for a preset that is elsewhere."""
     folder = Path(run_dir) if Path(run_dir).is_dir() else Path()
     return Path(out or folder / "generated.png")
-
-
-def _pixels(samples, run_dir):
-    """Latents decoded by the run's codec; anything else as it is."""
-    from keras_meanflow import runs
-
-    codec = runs.load_codec(run_dir)
-    return samples if codec is None else codec.decode(samples)
 
 
 def _write(samples, labels, out, columns, npz):

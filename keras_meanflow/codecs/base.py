@@ -8,6 +8,8 @@ from keras import ops
 
 from keras_meanflow.codecs.normalisation import Normalisation
 
+CODEC = "codec.keras"  # the file that a store, a run or a preset keeps its codec in
+
 
 class Codec(keras.Model):
     """Pixels in [-1, 1] to raw latents to normalised latents, and back to pixels.

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from keras.utils import Progbar
 
-from keras_meanflow.codecs.base import Codec
+from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.data.latents import (
-    CODEC,
     DTYPE,
     FORMAT,
     INDEX,

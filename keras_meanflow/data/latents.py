@@ -8,12 +8,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_meanflow.codecs.base import Codec
+from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.data.moments import MomentSource
 from keras_meanflow.files import sha256_of
 
-INDEX, PLAN, LABELS, CODEC = "store.json", "encoding.json", "labels.npy", "codec.keras"
+INDEX, PLAN, LABELS = "store.json", "encoding.json", "labels.npy"
 FORMAT = "keras_meanflow latents 1"
 DTYPE = "float16"
 

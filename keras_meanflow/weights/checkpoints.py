@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras_meanflow.weights.autoencoders import AUTOENCODERS
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -18,7 +20,7 @@ class Checkpoint:
         settings: arguments of the network that the file does not tell.
         licence: of the weights' repository.
         quality: published FID-50K on ImageNet, and how it was sampled.
-        latents: the autoencoder and normalisation that its data are in.
+        autoencoder: a name of `AUTOENCODERS`: what makes pixels of its latents.
         sha256: of the file, where it is known.
         by_hand: whether a browser has to fetch it.
         predicts: "average velocity", "velocity" (a flow model) or "noise" (a diffusion model, which
@@ -32,13 +34,14 @@ class Checkpoint:
     settings: dict
     licence: str
     quality: str
-    latents: str
+    autoencoder: str
     sha256: str | None = None
     by_hand: bool = False
     predicts: str = "average velocity"
 
     def card(self, name: str) -> str:
         """The text of a model card, in Markdown."""
+        codec = AUTOENCODERS[self.autoencoder]
         fetch = f'FlowMap.from_preset("{name}"{", path=FILE" if self.by_hand else ""})'
         return "\n".join(
             [
@@ -49,7 +52,8 @@ class Checkpoint:
                 "",
                 f"- Load: `{fetch}`",
                 f"- Published quality: {self.quality}. Not measured again by this package.",
-                f"- Data: ImageNet-1k, {self.latents}.",
+                f"- Data: ImageNet-1k, latents of {codec.address}, normalised by "
+                f"{codec.normalisation}; `keras-meanflow sample {name}` decodes them.",
                 f"- Licence: {self.licence}.",
                 f"- SHA-256: {self.sha256 or 'not known; the file is taken as it comes'}.",
                 f"- Network arguments that the file does not tell: {self.settings}.",
@@ -58,8 +62,6 @@ class Checkpoint:
         )
 
 
-_SD = "latents of sd-vae-ft-{}, times 0.18215"
-_CHANNELS = "latents of sd-vae-ft-mse, normalised by channel"
 _IMF = {
     "b": ("B", "3.39 (repository: 3.32)", {"omega": 8.0, "t_min": 0.4, "t_max": 0.65}),
     "m": ("M", "2.27 (repository: 2.26)", {"omega": 10.5, "t_min": 0.4, "t_max": 0.6}),
@@ -77,7 +79,7 @@ def _improved(size, fid, guidance):
         settings={"image_size": 32, "guidance": guidance},
         licence="MIT",
         quality=f"FID {fid} in one step, classes balanced, with this guidance",
-        latents=_CHANNELS,
+        autoencoder="sd-vae-ft-mse-imf",
     )
 
 
@@ -90,7 +92,7 @@ def _dit(side, fid):
         settings={},
         licence="CC-BY-NC-4.0",
         quality=f"FID {fid} in 250 steps of DDPM with guidance 1.5",
-        latents=_SD.format("ema"),
+        autoencoder="sd-vae-ft-ema",
         predicts="noise",
     )
 
@@ -105,7 +107,7 @@ CHECKPOINTS = {
         settings={"image_size": 32},
         licence="MIT",
         quality="FID 11.4 in one step",
-        latents=_SD.format("mse"),
+        autoencoder="sd-vae-ft-mse",
         by_hand=True,
     ),
     "meanflow-b-4-torch": Checkpoint(
@@ -116,7 +118,7 @@ CHECKPOINTS = {
         settings={},
         licence="MIT",
         quality="FID 11.4 in one step in JAX, 13.39 reported with this file",
-        latents=_SD.format("mse"),
+        autoencoder="sd-vae-ft-mse",
         by_hand=True,
     ),
     "dmf-xl-2": Checkpoint(
@@ -127,7 +129,7 @@ CHECKPOINTS = {
         settings={"split_depth": 20},
         licence="none stated: ask the authors before use",
         quality="FID 2.16 in one step, 1.64 in two, 1.51 in four",
-        latents=_SD.format("mse"),
+        autoencoder="sd-vae-ft-mse",
     ),
     "sit-xl-2": Checkpoint(
         title="SiT-XL/2, ImageNet 256x256",
@@ -138,7 +140,7 @@ CHECKPOINTS = {
         settings={},
         licence="MIT",
         quality="FID 2.06 in 250 steps of an SDE with guidance 1.5",
-        latents=_SD.format("ema"),
+        autoencoder="sd-vae-ft-ema",
         predicts="velocity",
     ),
     "dit-xl-2": _dit(256, 2.27),
