@@ -60,7 +60,7 @@ class Presets:
 
     @classmethod
     def _from_folder(cls, folder, objective):
-        config = json.loads((folder / CONFIG).read_text("utf-8"))["flow_map"]
+        config = _config_in(folder)["flow_map"]
         if objective is not None:
             config["objective"] = keras.saving.serialize_keras_object(objective)
         flow_map = cls.from_config(config)
@@ -166,7 +166,7 @@ def codec_of(name):
     folder = _folder(str(name))
     if folder is None:
         return _codec_in(Path(name))
-    kept = json.loads((folder / CONFIG).read_text("utf-8")).get("codec")
+    kept = _config_in(folder).get("codec")
     if isinstance(kept, dict):
         return keras.saving.deserialize_keras_object(kept)
     if kept is not None and str(name).startswith(HUGGING_FACE):
@@ -185,6 +185,24 @@ def load_codec(name):
     """
     codec = codec_of(name)
     return codec.load() if isinstance(codec, PublishedCodec) else codec
+
+
+def _config_in(folder):
+    """The config of a preset's folder.
+
+    Raises:
+        ValueError: for another file of this name.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / CONFIG} is not JSON, or truncated: {error}.") from error
+    if not isinstance(config, dict) or "flow_map" not in config:
+        raise ValueError(
+            f"{folder / CONFIG} must be what save_to_preset writes, with the arguments of a "
+            f"flow_map. Received: {sorted(config)[:5]}."
+        )
+    return config
 
 
 def _codec_in(folder):

@@ -193,7 +193,6 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch
         assert len(encoded) <= 5 + 1  # five shards, at most one of them twice
 
 
-COMMAND = [sys.executable, "-m", "keras_meanflow.cli"]
 SLOW = """
 import sys, time
 import numpy as np

@@ -214,6 +214,10 @@ def test_a_preset_with_another_networks_weights_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with refused(r"model.safetensors cannot be loaded.*labels.embeddings is \(4, 8\).*is \(5, 8\)"):
         FlowMap.from_preset(tmp_path)
+    for text, message in (("{", "is not JSON, or truncated"), ('{"a": 1}', r"Received: \['a'\]")):
+        (tmp_path / "config.json").write_text(text)
+        with refused(f"config.json.*{message}"):
+            FlowMap.from_preset(tmp_path)
 
 
 @pytest.mark.parametrize("name", checkpoints.CHECKPOINTS)
