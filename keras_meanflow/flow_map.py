@@ -11,7 +11,15 @@ from keras import ops
 
 # Loading a saved model finds its parts among the classes that have been imported.
 from keras_meanflow import couplings, difficulty, networks, optimizers, schedules, times  # noqa: F401
-from keras_meanflow.backend import Trainer, first_row, global_norm, lerp, may_compile, replica_sum
+from keras_meanflow.backend import (
+    Trainer,
+    first_row,
+    global_norm,
+    jvp_with_gradient,
+    lerp,
+    may_compile,
+    replica_sum,
+)
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.configurable import register
 from keras_meanflow.curriculum import Curriculum
@@ -20,6 +28,7 @@ from keras_meanflow.objectives import MeanFlow
 from keras_meanflow.objectives.base import arguments_of
 from keras_meanflow.paths import per_row
 from keras_meanflow.presets import Presets
+from keras_meanflow.rows import Rows
 from keras_meanflow.weightings import squared_norm
 
 _EVALUATION_SEED = 0x5EED
@@ -141,16 +150,37 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         return copies
 
     def call(self, inputs):
-        """The network's prediction for a dict of `z`, `r`, `t` and, if any, `condition`."""
+        """The network's prediction for a dict of `z`, `r`, `t` and, if any, `condition`.
+
+        With the `tangent` of a `Problem`, a dict: the prediction `u`, and `du_dt`, which is zero on
+        the rows with r = t.
+        """
         with self.calling():
             if "second" in inputs:
                 return self.objective.predict_both(self.network, inputs, inputs["second"])
+            if "tangent" in inputs:
+                return self._call_in_one_pass(inputs)
             return self.network(*arguments_of(inputs))
 
     def calling(self):
         """Within, the network has the weights that calls of the model use at present."""
         use = self._untracked.calls_use
         return contextlib.nullcontext() if use is None else keras.StatelessScope(use)
+
+    def _call_in_one_pass(self, inputs):
+        inputs = {**inputs}
+        tangent = inputs.pop("tangent")
+        rows = Rows(ops.shape(inputs["z"])[0], ops.shape(tangent)[0])
+        z, r, t, condition = arguments_of(rows.below(inputs))
+        u, du_dt = jvp_with_gradient(
+            lambda z, r, t: self.network(z, r, t, condition),
+            (z, r, t),
+            (tangent, ops.zeros_like(r), ops.ones_like(t)),
+        )
+        du_dt = rows.replace(ops.zeros_like(inputs["z"]), du_dt)
+        if not rows.all_below:
+            u = rows.join(u, self.network(*arguments_of(rows.equal(inputs))))
+        return {"u": u, "du_dt": du_dt}
 
     # Compiling and fitting
 
@@ -282,7 +312,8 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         x = keras.tree.map_structure(lambda a: ops.cast(a, "float32"), x)
         rows = ops.shape(next(iter(keras.tree.flatten(x))))[0]
         draws = self.objective.draw(self.keys(rows, training=training), x, y)
-        problem = self.objective(_Field(self), x, y, draws)
+        make = self.objective.training_problem if training else self.objective
+        problem = make(_Field(self), x, y, draws)
         return problem.weighted(sample_weight)
 
     def keys(self, rows, *, training=True):
@@ -295,18 +326,23 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
 
     def compute_loss(self, x, y, y_pred, sample_weight, training=True):
         """The objective's loss of a problem, and the network's own losses."""
-        del x, training
-        loss = self.objective.loss(_full_target(y, y_pred), y_pred, sample_weight=sample_weight)
+        del training
+        u, target = _prediction_and_target(x, y, y_pred)
+        loss = self.objective.loss(target, u, sample_weight=sample_weight)
         return loss + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Track the unnormalised squared errors on and off the diagonal."""
-        error = squared_norm(ops.cast(y_pred, "float32") - _full_target(y, y_pred))
+        u, target = _prediction_and_target(x, y, y_pred)
+        error = squared_norm(ops.cast(u, "float32") - target)
         rows = ops.shape(x["t"])[0]
         if "second_error" in self._trackers:
             self._trackers["second_error"].update_state(error[rows:])
         error = error[:rows]
         below = ops.cast(x["r"] < x["t"], "float32")
+        if "tangent" in x:
+            norm = ops.sqrt(squared_norm(y_pred["du_dt"]))
+            self._trackers["du_dt_norm"].update_state(norm, sample_weight=below)
         self._trackers["v_error"].update_state(error, sample_weight=1.0 - below)
         if self.pacing:
             # TensorFlow's replicas take their steps in threads of their own.
@@ -432,9 +468,13 @@ class _Field:
             return self._flow_map.network(z, r, t, condition)
 
 
-def _full_target(y, y_pred):
-    """The target with the prediction's own share in it; no gradient flows into either."""
-    if "self_share" not in y:
-        return y["target"]
-    share = per_row(y["self_share"], y_pred)
-    return y["target"] + share * ops.stop_gradient(ops.cast(y_pred, "float32"))
+def _prediction_and_target(x, y, y_pred):
+    """u, and its full target: what is known of it only with u is added without gradient."""
+    u, target = y_pred, y["target"]
+    if "tangent" in x:
+        u = y_pred["u"]
+        target = target - per_row(x["t"] - x["r"], u) * y_pred["du_dt"]  # Eq. 10
+    if "self_share" in y:
+        share = per_row(y["self_share"], u)
+        target = target + share * ops.stop_gradient(ops.cast(u, "float32"))
+    return u, target

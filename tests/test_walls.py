@@ -15,7 +15,7 @@ BACKENDS = {"jax", "jaxlib", "tensorflow", "torch", "orbax"}
 LAYERS = (
     "backend configurable files provenance",
     "paths couplings times difficulty expectations guidance weightings schedules "
-    "networks samplers codecs metrics data optimizers pictures reports charts derivatives",
+    "networks samplers codecs metrics data optimizers pictures reports charts derivatives rows",
     "objectives weights",
     "flow_map generation curriculum presets",
     "callbacks evaluating runs diagnostics",

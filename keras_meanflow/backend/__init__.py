@@ -1,7 +1,8 @@
 """What differs between backends, under the same names: the only folder that imports one.
 
-`jvp`, `gradient`, `Trainer` (the train and test steps), `compiled`, `first_row`, `replica_sum`,
-`lerp`, and the counter-based draws of `backend.random`, which are the same bits everywhere.
+`jvp`, `jvp_with_gradient`, `gradient`, `Trainer` (the train and test steps), `compiled`,
+`first_row`, `replica_sum`, `lerp`, and the counter-based draws of `backend.random`, which are the
+same bits everywhere.
 """
 
 import keras
@@ -20,6 +21,7 @@ if BACKEND == "jax":
         global_norm,
         gradient,
         jvp,
+        jvp_with_gradient,
         lerp,
         may_compile,
         replica_sum,
@@ -38,6 +40,7 @@ elif BACKEND == "tensorflow":
         global_norm,
         gradient,
         jvp,
+        jvp_with_gradient,
         lerp,
         may_compile,
         replica_sum,
@@ -56,6 +59,7 @@ elif BACKEND == "torch":
         global_norm,
         gradient,
         jvp,
+        jvp_with_gradient,
         lerp,
         may_compile,
         replica_sum,
@@ -80,6 +84,7 @@ __all__ = [
     "global_norm",
     "gradient",
     "jvp",
+    "jvp_with_gradient",
     "lerp",
     "may_compile",
     "replica_sum",

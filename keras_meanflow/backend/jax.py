@@ -26,6 +26,12 @@ def jvp(fn, primals, tangents):
         return jax.jvp(fn, tuple(primals), tuple(tangents))
 
 
+def jvp_with_gradient(fn, primals, tangents):
+    """As `jvp`; gradients flow through `fn(*primals)`, and none through the derivative."""
+    out, tangent = jvp(fn, primals, tangents)
+    return out, jax.lax.stop_gradient(tangent)
+
+
 def first_row(rows):
     """Global index of this replica's first row: JAX programs see the global batch."""
     del rows

@@ -24,6 +24,12 @@ def jvp(fn, primals, tangents):
     return out, accumulator.jvp(out, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
+def jvp_with_gradient(fn, primals, tangents):
+    """As `jvp`; gradients flow through `fn(*primals)`, and none through the derivative."""
+    out, tangent = jvp(fn, primals, tangents)
+    return out, tf.stop_gradient(tangent)
+
+
 def first_row(rows):
     """Global index of this replica's first row."""
     context = tf.distribute.get_replica_context()

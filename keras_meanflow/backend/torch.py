@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 _BILINEAR = {
     torch.matmul,
@@ -43,9 +44,26 @@ class _SkipZeroTangents(TorchFunctionMode):
             return func(*args, **kwargs)
         without_bias = {k: v for k, v in kwargs.items() if k != "bias"}
         rest = (None, *args[3:]) if len(args) > 2 else ()
-        return forward_ad.make_dual(
-            func(left, right, *args[2:], **kwargs), func(tangent, right, *rest, **without_bias)
-        )
+        with torch.no_grad():
+            tangent = func(tangent, right, *rest, **without_bias)
+        return forward_ad.make_dual(func(left, right, *args[2:], **kwargs), tangent)
+
+
+class _NoGradientOfTangents(_SkipZeroTangents):
+    """Besides, tangents leave each function without a graph: what one would keep is freed."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = super().__torch_function__(func, types, args, kwargs)
+        return tree_map(_without_gradient_of_tangent, out)
+
+
+def _without_gradient_of_tangent(value):
+    if not isinstance(value, torch.Tensor):
+        return value
+    primal, tangent = forward_ad.unpack_dual(value)
+    if tangent is None or not tangent.requires_grad:
+        return value
+    return forward_ad.make_dual(primal, tangent.detach())
 
 
 def jvp(fn, primals, tangents):
@@ -53,12 +71,24 @@ def jvp(fn, primals, tangents):
 
     Fused attention has no forward-mode rule (pytorch/pytorch#128971): the math kernel runs here.
     """
-    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad():
+        return _jvp(fn, primals, tangents, _SkipZeroTangents())
+
+
+@torch.compiler.disable
+def jvp_with_gradient(fn, primals, tangents):
+    """As `jvp`; gradients flow through `fn(*primals)`, and none through the derivative."""
+    out, tangent = _jvp(fn, primals, tangents, _NoGradientOfTangents())
+    return out, tangent.detach()
+
+
+def _jvp(fn, primals, tangents, mode):
+    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
         duals = [
             forward_ad.make_dual(primal, tangent.to(primal.dtype))
             for primal, tangent in zip(primals, tangents, strict=True)
         ]
-        with _SkipZeroTangents():
+        with mode:
             out = fn(*duals)
         primal, tangent = forward_ad.unpack_dual(out)
         return primal.clone(), torch.zeros_like(primal) if tangent is None else tangent.clone()

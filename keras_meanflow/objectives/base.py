@@ -39,6 +39,9 @@ class Problem:
         target: what the network is to predict, of the shape of `z`.
         weight: (rows,) weights applied to each row's loss, or None.
         self_share: (rows,) share of the prediction itself in the target, or None.
+        tangent: None, or the velocity v of the rows with r < t, (K, ...) of `Rows(rows, K)`: the
+            target is then to lose `(t - r) du/dt` on them, with du/dt along (v, 0, 1) from the
+            pass that makes the prediction.
         logs: name -> (values, weights), each (rows,): what to average into the logs.
         second: the `Problem` of a second output (`Objective.predict_both`), or None. Its loss, the
             mean over its own rows, is added.
@@ -48,6 +51,7 @@ class Problem:
     target: Any
     weight: Any = None
     self_share: Any = None
+    tangent: Any = None
     logs: dict = dataclasses.field(default_factory=dict)
     second: "Problem | None" = None
 
@@ -58,7 +62,8 @@ class Problem:
         target = {"target": self.target}
         if self.self_share is not None:
             target["self_share"] = self.self_share
-        return (self.inputs, target, self.weight)
+        tangent = {} if self.tangent is None else {"tangent": self.tangent}
+        return ({**self.inputs, **tangent}, target, self.weight)
 
     def _with_second(self):
         """Both problems' rows, weighted so that the mean over all is the sum of two means."""
@@ -157,6 +162,10 @@ class Objective(Configurable, abc.ABC):
     @abc.abstractmethod
     def __call__(self, u, x, condition, draws):
         """The `Problem` of a batch."""
+
+    def training_problem(self, u, x, condition, draws):
+        """The `Problem` in the form in which training solves it fastest; the same regression."""
+        return self(u, x, condition, draws)
 
 
 def data_of(x):

@@ -1,5 +1,7 @@
 """MeanFlow: the network learns the average velocity through the MeanFlow identity."""
 
+import dataclasses
+
 import keras
 from keras import ops
 
@@ -7,14 +9,11 @@ from keras_meanflow.configurable import part
 from keras_meanflow.couplings import Independent
 from keras_meanflow.derivatives import Derivative, ForwardMode
 from keras_meanflow.guidance import Guidance
-from keras_meanflow.objectives.base import Objective, Problem, data_of, inputs_of, take_rows
+from keras_meanflow.objectives.base import Objective, Problem, data_of, inputs_of
 from keras_meanflow.paths import Linear, per_row
-from keras_meanflow.times import (
-    LogitNormal,
-    TimeSampler,
-    indices_r_below_t,
-    mask_r_below_t,
-)
+from keras_meanflow.rows import Rows
+from keras_meanflow.schedules import bounds_of
+from keras_meanflow.times import LogitNormal, TimeSampler
 from keras_meanflow.weightings import AdaptiveLoss, ProgressiveGap, TimeWeight, squared_norm
 
 
@@ -25,7 +24,8 @@ class MeanFlow(Objective):
     Only the rows with r < t pay for the derivative. With guidance, v is the guided velocity; on
     rows with r = t its conditional part is the prediction itself (`Problem.self_share`), which
     saves its forward pass. Forward passes a step, backward counted as 2, with a share f of rows
-    r < t: 3 + 2f, and 4 + 3f with guidance by omega and kappa.
+    r < t: 3 + 2f, and 4 + 3f with guidance by omega and kappa; for f > 1/2 training takes 3 + f,
+    and 4 + 2f with guidance.
 
     Args:
         times: the joint law of (r, t).
@@ -66,33 +66,48 @@ class MeanFlow(Objective):
 
     def __call__(self, u, x, condition, draws):
         """See `Objective.__call__`."""
-        r, t = draws.r, draws.t
-        z, v = self.path(data_of(x), draws.e, t)
-        condition_dropped = self.conditioned(u, condition, draws.drop)
-        target, kappa = self._velocity(u, z, v, condition, draws)
-        inputs = inputs_of(z, r, t, condition_dropped)
-        rows = ops.shape(z)[0]
+        problem, v, kappa = self._velocity_problem(u, x, condition, draws)
+        rows = ops.shape(v)[0]
         count = self.times.count_derived(rows)
-        weight = self._weight(draws)
         if isinstance(count, int) and count == 0:
-            logs = {"du_dt_norm": (ops.zeros_like(t), ops.zeros_like(t))}
-            return Problem(inputs=inputs, target=target, weight=weight, self_share=kappa, logs=logs)
-        derived = mask_r_below_t(rows, count)
-        # A partial batch of unknown size may have no such row: one is computed and not used.
-        count = count if isinstance(count, int) else ops.maximum(count, 1)
-        indices = indices_r_below_t(rows, count)
-        derived_rows = take_rows((z, r, t, condition_dropped, target, kappa), indices)
-        target_derived, du_dt = self._identity(u, *derived_rows)
-        position = ops.minimum(ops.arange(rows, dtype="int32") * count // rows, count - 1)
-        target = ops.where(per_row(derived, z), ops.take(target_derived, position, axis=0), target)
-        norm = ops.take(ops.sqrt(squared_norm(du_dt)), position)
-        return Problem(
-            inputs=inputs,
-            target=target,
-            weight=weight,
-            self_share=None if kappa is None else ops.where(derived, 0.0, kappa),
-            logs={"du_dt_norm": (norm, ops.cast(ops.logical_and(derived, r < t), "float32"))},
+            nothing = ops.zeros_like(draws.t)
+            return dataclasses.replace(problem, logs={"du_dt_norm": (nothing, nothing)})
+        rows = Rows(rows, count)
+        inputs, v, kappa = rows.below((problem.inputs, v, kappa))
+        target, du_dt = self._identity(u, inputs, v, kappa)
+        below = ops.cast(ops.logical_and(rows.mask, draws.r < draws.t), "float32")
+        norm = rows.replace(ops.zeros_like(draws.t), ops.sqrt(squared_norm(du_dt)))
+        return dataclasses.replace(
+            _without_share(problem, rows),
+            target=rows.replace(problem.target, target),
+            logs={"du_dt_norm": (norm, below)},
         )
+
+    def training_problem(self, u, x, condition, draws):
+        """The same regression for 3 + f forward passes where that is below `__call__`'s 3 + 2f.
+
+        Above f = 1/2 the prediction on the rows with r < t and their du/dt come of one pass
+        (`Problem.tangent`), with math attention in the gradient pass. A subclass has its own target.
+        """
+        below = 1.0 - bounds_of(self.times.fraction_r_equals_t)[0]
+        if below <= 0.5 or self.derivative != ForwardMode() or type(self) is not MeanFlow:
+            return self(u, x, condition, draws)
+        problem, v, kappa = self._velocity_problem(u, x, condition, draws)
+        rows = ops.shape(v)[0]
+        rows = Rows(rows, self.times.count_derived(rows))
+        inputs, v, kappa = rows.below((problem.inputs, v, kappa))
+        v = self._mixed_velocity(u, inputs, v, kappa)
+        return dataclasses.replace(
+            _without_share(problem, rows), target=rows.replace(problem.target, v), tangent=v
+        )
+
+    def _velocity_problem(self, u, x, condition, draws):
+        """The problem of learning v on every row, v but for its share kappa of u, and kappa."""
+        z, v = self.path(data_of(x), draws.e, draws.t)
+        v, kappa = self._velocity(u, z, v, condition, draws)
+        inputs = inputs_of(z, draws.r, draws.t, self.conditioned(u, condition, draws.drop))
+        problem = Problem(inputs=inputs, target=v, weight=self._weight(draws), self_share=kappa)
+        return problem, v, kappa
 
     def _weight(self, draws):
         """alpha on rows with r = t, beta on rows with r < t, (B,); None if neither is used."""
@@ -121,10 +136,25 @@ class MeanFlow(Objective):
             v_guided = v_guided + per_row(null, v) * v_null
         return v_guided, kappa if self.guidance.kappa > 0.0 else None
 
-    def _identity(self, u, z, r, t, condition, v, kappa):
+    def _mixed_velocity(self, u, inputs, v, kappa):
+        """The guided velocity on rows with r < t, its share kappa of u(z, t, t | c) included."""
+        if kappa is None:
+            return v
+        t = inputs["t"]
+        v_cond = u(inputs["z"], t, t, inputs.get("condition"))
+        return v + per_row(kappa, v) * v_cond  # Eq. 21
+
+    def _identity(self, u, inputs, v, kappa):
         """`v - (t - r) du/dt` (Eq. 10) and du/dt on rows with r < t."""
-        if kappa is not None:
-            v = v + per_row(kappa, v) * u(z, t, t, condition)  # Eq. 21
+        z, r, t, condition = (inputs.get(name) for name in ("z", "r", "t", "condition"))
+        v = self._mixed_velocity(u, inputs, v, kappa)
         tangents = (v, ops.zeros_like(r), ops.ones_like(t))
         du_dt = self.derivative(lambda z, r, t: u(z, r, t, condition), (z, r, t), tangents)
         return v - per_row(t - r, v) * du_dt, du_dt
+
+
+def _without_share(problem, rows):
+    """The problem whose rows with r < t have no share of the prediction in their target."""
+    share = problem.self_share
+    share = None if share is None else ops.where(rows.mask, 0.0, share)
+    return dataclasses.replace(problem, self_share=share)

@@ -76,7 +76,14 @@ class NoisyVelocity(Objective):
 
     def __call__(self, u, x, condition, draws):
         """See `Objective.__call__`."""
-        problem = self.objective(u, x, condition, draws)
+        return self._with_noise(self.objective(u, x, condition, draws), x, draws)
+
+    def training_problem(self, u, x, condition, draws):
+        """See `Objective.training_problem`."""
+        problem = self.objective.training_problem(u, x, condition, draws)
+        return self._with_noise(problem, x, draws)
+
+    def _with_noise(self, problem, x, draws):
         _, v = self.path(data_of(x), draws.e, draws.t)
         std = ops.where(draws.r < draws.t, 0.0, self.k * ops.sqrt(squared_norm(v)))
         target = problem.target + per_row(std, v) * draws.noise
