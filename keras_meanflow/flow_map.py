@@ -471,7 +471,7 @@ class _Field:
 def _prediction_and_target(x, y, y_pred):
     """u, and its full target: what is known of it only with u is added without gradient."""
     u, target = y_pred, y["target"]
-    if "tangent" in x:
+    if isinstance(y_pred, dict):
         u = y_pred["u"]
         target = target - per_row(x["t"] - x["r"], u) * y_pred["du_dt"]  # Eq. 10
     if "self_share" in y:

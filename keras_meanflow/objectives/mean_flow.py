@@ -87,7 +87,7 @@ class MeanFlow(Objective):
         """The same regression for 3 + f forward passes where that is below `__call__`'s 3 + 2f.
 
         Above f = 1/2 the prediction on the rows with r < t and their du/dt come of one pass
-        (`Problem.tangent`), with math attention in the gradient pass. A subclass has its own target.
+        (`Problem.tangent`), with math attention in the gradient pass. A subclass keeps two.
         """
         below = 1.0 - bounds_of(self.times.fraction_r_equals_t)[0]
         if below <= 0.5 or self.derivative != ForwardMode() or type(self) is not MeanFlow:
