@@ -6,13 +6,15 @@ import pytest
 from keras import ops
 from oracles import randomise
 
-from keras_meanflow.networks import MLP, DiT, InContextDiT
+from keras_meanflow.networks import MLP, DiT, InContextDiT, UNet
 from keras_meanflow.networks.dit import SIZES
 from keras_meanflow.networks.in_context import IN_CONTEXT_SIZES
 
 RNG = np.random.default_rng(0)
 SMALL = dict(image_size=4, channels=2, patch_size=2, width=16, depth=1, heads=2)
 IN_CONTEXT = {**SMALL, "depth": 2, "head_depth": 1}
+SONG = dict(image_size=4, width=8, multipliers=(1, 2), blocks=1, attention_sizes=(2,))
+SPEECH = {**SONG, "image_size": (4, 8)}
 NETWORKS = [
     lambda **kwargs: DiT(**SMALL, **kwargs),
     lambda **kwargs: DiT(**SMALL, num_classes=3, qk_norm=True, **kwargs),
@@ -30,14 +32,19 @@ NETWORKS = [
     lambda **kwargs: InContextDiT(**IN_CONTEXT, num_classes=3, **kwargs),
     lambda **kwargs: MLP(data_size=3, width=8, depth=2, **kwargs),
     lambda **kwargs: MLP(data_size=3, width=8, num_classes=3, **kwargs),
+    lambda **kwargs: UNet.song(**SONG, **kwargs),
+    lambda **kwargs: UNet.song(**SONG, num_classes=3, **kwargs),
+    lambda **kwargs: UNet.ncsnpp(**SPEECH, **kwargs),
 ]
 
 
 def _inputs(network, rows=3):
     z = RNG.standard_normal((rows, *network.data_shape)).astype("float32")
     t = np.full(rows, 0.9987, "float32")
-    labels = np.arange(rows, dtype="int32") if network.conditional else None
-    return z, 0.25 * t, t, labels
+    condition = np.arange(rows, dtype="int32") if network.num_classes else None
+    if getattr(network, "context_channels", 0):
+        condition = RNG.standard_normal((rows, *network.data_shape)).astype("float32")
+    return z, 0.25 * t, t, condition
 
 
 @pytest.mark.parametrize(
@@ -145,14 +152,27 @@ def test_bfloat16_rounds_products_and_not_times(make):
         mixed.times, names = [mixed.time], ("t-r",)
     else:
         names = getattr(mixed, "time_inputs", ("t", "t-r"))
+    names = ("r", "t") if isinstance(mixed, UNet) else names
     seen = []
-    for embedding in mixed.times:
-        embedding.call = lambda t, call=embedding.call: (seen.append(t), call(t))[1]
+    for embedding in mixed.times if isinstance(mixed.times, list) else [mixed.times]:
+        embedding.call = lambda *t, call=embedding.call: (seen.extend(t), call(*t))[1]
     mixed(*inputs)
     _, r, t, _ = inputs
     times = {"t": t, "r": r, "t-r": t - r, "1-t": 1.0 - t}
     for name, got in zip(names, seen[: len(names)], strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(got), times[name])
+
+
+@pytest.mark.parametrize(
+    ("make", "parameters"),
+    [  # counted by instantiating the authors' models
+        (UNet.ncsnpp, 65_985_190),
+        (UNet.song, 55_932_419),
+    ],
+)
+def test_parameter_counts_of_the_unets_are_the_published_ones(make, parameters):
+    with keras.StatelessScope(initialize_variables=False):  # no memory for 66 million numbers
+        assert make().count_params() == parameters
 
 
 def test_a_split_network_with_r_at_t_is_the_flow_model_and_only_late_blocks_see_r():

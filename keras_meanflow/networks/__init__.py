@@ -5,5 +5,16 @@ from keras_meanflow.networks.dit import DiT
 from keras_meanflow.networks.in_context import InContextDiT
 from keras_meanflow.networks.mlp import MLP
 from keras_meanflow.networks.noise_prediction import NoisePrediction
+from keras_meanflow.networks.unet import UNet
+from keras_meanflow.networks.unet_layers import LogFourierPair, SinusoidPair
 
-__all__ = ["DiT", "InContextDiT", "MLP", "Network", "NoisePrediction"]
+__all__ = [
+    "DiT",
+    "InContextDiT",
+    "LogFourierPair",
+    "MLP",
+    "Network",
+    "NoisePrediction",
+    "SinusoidPair",
+    "UNet",
+]

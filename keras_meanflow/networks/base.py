@@ -39,7 +39,7 @@ class Network(keras.Model, abc.ABC):
 
     def check_condition(self, condition):
         """Raise a ValueError if an array of labels is not one this network knows."""
-        if not self.conditional:
+        if self.num_classes is None:
             if condition is None:
                 return
             raise ValueError("This network is unconditional: it takes no labels.")

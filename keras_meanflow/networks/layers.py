@@ -74,13 +74,9 @@ class TimeEmbedding(layers.Layer):
 
     def call(self, t):
         """(B,) to (B, width)."""
-        half = self.frequencies // 2
-        exponents = np.arange(half) / (half - self.frequency_shift)
-        w = np.exp(-math.log(10_000) * exponents).astype("float32")
-        # A NumPy factor would take the product, and PyTorch's tangent with it, through NumPy. The
-        # scale comes first, as published code has it: at 1000 the order shows in float32.
-        angle = ops.expand_dims(self.time_scale * t, 1) * ops.convert_to_tensor(w[None])
-        return self.out(self.hidden(ops.concatenate([ops.cos(angle), ops.sin(angle)], axis=1)))
+        # The scale comes first, as published code has it: at 1000 the order shows in float32.
+        features = sinusoids(self.time_scale * t, self.frequencies, self.frequency_shift)
+        return self.out(self.hidden(features))
 
     def get_config(self):
         """The arguments."""
@@ -92,6 +88,16 @@ class TimeEmbedding(layers.Layer):
             "frequency_shift": self.frequency_shift,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+
+def sinusoids(t, count, shift=0):
+    """`[cos(t w_k), sin(t w_k)]`, (B,) to (B, count), `w_k = 10000^(-k / (count / 2 - shift))`."""
+    half = count // 2
+    exponents = np.arange(half) / (half - shift)
+    w = np.exp(-math.log(10_000) * exponents).astype("float32")
+    # A NumPy factor would take the product, and PyTorch's tangent with it, through NumPy.
+    angle = ops.expand_dims(t, 1) * ops.convert_to_tensor(w[None])
+    return ops.concatenate([ops.cos(angle), ops.sin(angle)], axis=1)
 
 
 def sincos_positions(height, width, dim):

@@ -32,6 +32,23 @@ NEGATED = _one(np.negative, np.negative)
 NEGATED_TRANSPOSED = _one(lambda a: -a.T, lambda a: -a.T)
 
 
+# Torch has the output channels first, we have them last.
+TORCH_CONV = _one(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
+TORCH_CONV1 = _one(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
+NEGATED_TORCH_CONV1 = _one(lambda a: -a[:, :, 0, 0].T, lambda a: -a.T[:, :, None, None])
+
+
+def _swap_halves(rows):
+    """Of the two halves of the rows, each with its own two halves in the other order."""
+    parts = rows.reshape(2, 2, len(rows) // 4, *rows.shape[1:])
+    return parts[:, ::-1].reshape(rows.shape)
+
+
+# Of two embeddings side by side, sines and then cosines, where ours have the cosines first.
+SINES_FIRST = _one(lambda a: _swap_halves(a.T), lambda a: _swap_halves(a).T)
+SINES_FIRST_OUTPUT = _one(lambda a: _swap_halves(a).T, lambda a: _swap_halves(a.T))
+
+
 def _patch_shape(network):
     return (network.patch_size, network.patch_size, network.channels, network.width)
 

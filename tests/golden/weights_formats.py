@@ -15,6 +15,10 @@ Run by hand beside a checkout of that code, with the libraries it needs, one for
 | meanflow | Gsunshine/meanflow d70cb55 | jax, flax |
 | imf | Lyy-iiis/imeanflow bf60cd7 | jax, flax |
 | imf-torch | Lyy-iiis/imeanflow 0468798, branch torch | torch |
+| ncsnpp | liduojia1/MeanFlowSE 16da845, its folder MeanFLowSE | torch |
+| song | Gsunshine/py-meanflow 1f6d72d, its folder meanflow | torch |
+
+The last two also say how many parameters the published size has.
 
 Weights and inputs come from Philox seeds, so a file holds the tensors' names and shapes, the
 tensors that are not random (position tables), and the output in this package's conventions:
@@ -27,10 +31,11 @@ from pathlib import Path
 
 import numpy as np
 
-FORMATS = "dit sit dmf zhuyu haoyi diffusers meanflow imf imf-torch".split()
+FORMATS = "dit sit dmf zhuyu haoyi diffusers meanflow imf imf-torch ncsnpp song".split()
 SIZE = {"image": 8, "channels": 3, "patch": 2, "width": 24, "depth": 2, "heads": 3, "classes": 5}
 IN_CONTEXT = {**SIZE, "depth": 3, "head_depth": 2}
 SPLIT_DEPTH = 1
+UNET = {"width": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention_sizes": (4,)}
 REPEATED = "class_embedder", "timestep_embedder"  # diffusers has them in each block, equal
 
 
@@ -67,6 +72,17 @@ def inputs():
     return z.astype("float32"), r, t, labels, guidance
 
 
+def unet_inputs(format):
+    """z, r, t, a velocity v, and the condition: a noisy spectrogram, or what augmentation did."""
+    z, r, t, _, _ = inputs()
+    rng = np.random.Generator(np.random.Philox(key=23))
+    if format == "song":
+        how = {"augmentation": rng.standard_normal((len(t), 6)).astype("float32")}
+        return z, r, t, rng.standard_normal(z.shape).astype("float32"), how
+    z, v, noisy = rng.standard_normal((3, len(t), 8, 16, 2)).astype("float32")
+    return z, r, t, v, noisy
+
+
 def torch_sizes(size=SIZE):
     """The arguments of torch models."""
     names = {"input_size": "image", "in_channels": "channels", "patch_size": "patch"}
@@ -80,7 +96,7 @@ def torch_outputs(model, call, fixed=("pos_embed",)):
     import torch
 
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    kept = {name: state[name] for name in fixed if name in state}
+    kept = {name: state[name] for name in state if name.endswith(fixed)}
     shapes = [array.shape for array in state.values()]
     numbers = random_state(list(state), shapes, kept)
     model.load_state_dict({name: torch.from_numpy(a) for name, a in numbers.items()})
@@ -200,6 +216,80 @@ def imf_torch():
         return dict(zip("uv", model(z, t, t - r, *guidance.values(), y), strict=True))
 
     return torch_outputs(model, call)
+
+
+def ncsnpp():
+    import torch
+    from torch.utils import cpp_extension
+
+    cpp_extension.load = lambda *arguments, **more: None  # a CUDA kernel; the CPU has its own path
+    sys.modules["flowmse.backbones.dcunet"] = types.ModuleType("dcunet")
+    sys.modules["flowmse.backbones.dcunet"].DCUNet = None
+    from flowmse.backbones.ncsnpp import NCSNpp
+    from flowmse.backbones.ncsnpp_utils import up_or_down_sampling as sampling
+
+    made = sampling._setup_kernel  # in single precision, which its sixteenths do not need
+    sampling._setup_kernel = lambda k: made(k).astype("float64")
+    torch.manual_seed(0)
+    print("parameters:", sum(p.numel() for p in NCSNpp().parameters()))
+    model = NCSNpp(
+        image_size=8,
+        nf=UNET["width"],
+        ch_mult=UNET["multipliers"],
+        num_res_blocks=UNET["blocks"],
+        attn_resolutions=UNET["attention_sizes"],
+    )
+
+    def forward(model, z, r, t, noisy):
+        x, y = (torch.view_as_complex(a.contiguous())[:, None] for a in (z, noisy))
+        return torch.view_as_real(-model(torch.cat([x, y], dim=1), t, t - r)[:, 0])
+
+    return torch_outputs(
+        model,
+        lambda model, *_: unet_outputs("ncsnpp", model, forward),
+        ("all_modules.0.W", "delta_gfproj.W"),  # with their own standard deviation, 16
+    )
+
+
+def unet_outputs(format, model, forward):
+    """u, and its derivative along (v, 0, 1) for (z, r, t), in float64."""
+    import torch
+
+    z, r, t, v, condition = unet_inputs(format)
+    z, r, t, v = (torch.from_numpy(a).double() for a in (z, r, t, v))
+    array = condition if format == "ncsnpp" else condition["augmentation"]
+    told = torch.from_numpy(array).double()
+    model = model.double()
+    u, du_dt = torch.func.jvp(
+        lambda *a: forward(model, *a, told),
+        (z, r, t),
+        (v, torch.zeros_like(r), torch.ones_like(t)),
+    )
+    return {"u": u.moveaxis(-1, 1), "du_dt": du_dt.moveaxis(-1, 1)}
+
+
+def song():
+    from models.model_configs import MODEL_CONFIGS
+    from models.unet import SongUNet
+
+    full = {**MODEL_CONFIGS["unet"], "augment_dim": 6}
+    print("parameters:", sum(p.numel() for p in SongUNet(**full).parameters()))
+    small = {
+        "img_resolution": 8,
+        "model_channels": UNET["width"],
+        "channel_mult": UNET["multipliers"],
+        "num_blocks": UNET["blocks"],
+        "attn_resolutions": UNET["attention_sizes"],
+    }
+
+    def forward(model, z, r, t, how):
+        return model(z.moveaxis(-1, 1), (t, t - r), how).moveaxis(1, -1)
+
+    return torch_outputs(
+        SongUNet(**{**full, **small}),
+        lambda model, *_: unet_outputs("song", model, forward),
+        ("resample_filter",),
+    )
 
 
 def main(format):

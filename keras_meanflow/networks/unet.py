@@ -1,0 +1,334 @@
+"""UNet: convolutions on images and spectrograms, at several resolutions."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_meanflow.configurable import register
+from keras_meanflow.networks.base import Network
+from keras_meanflow.networks.resampling import fir_down, fir_up
+from keras_meanflow.networks.unet_layers import (
+    LogFourierPair,
+    ResidualBlock,
+    SinusoidPair,
+    conv3x3,
+    dense,
+    group_norm,
+)
+
+
+@register
+class UNet(Network):
+    """Residual blocks on the way down and up, each level half the size of the one above.
+
+    One class is the NCSN++ of speech enhancement (`UNet.ncsnpp`) and the SongUNet of CIFAR-10
+    (`UNet.song`). The output starts at zero: the last convolutions and every residual branch are
+    zero-initialised, where the published codes have 1e-10 and 1e-5 of their usual size.
+
+    The condition is a dict of some of `labels` (B,), `context` (B, H, W, `context_channels`), laid
+    under z as further channels, and `augmentation` (B, `augmentation_size`), how the data was
+    altered; missing is unaltered. For a network of one of labels and context it may be that array.
+
+    Args:
+        image_size: height and width, an integer or a pair. They halve at each level. `call` takes
+            other sizes that do so too, such as longer spectrograms.
+        channels: number of channels.
+        width: number of channels of the first convolution.
+        multipliers: channels of each level over `width`.
+        blocks: residual blocks of each level on the way down; one more on the way up.
+        attention_sizes: heights at which attention follows the blocks.
+        times: the embedding of (r, t), a `SinusoidPair` (default) or `LogFourierPair`.
+        context_channels: channels of the array that conditions the network, or 0.
+        num_classes: number of classes, or None without labels.
+        augmentation_size: numbers that say how a row was augmented, or 0.
+        input_skips: add the resampled input to each level on the way down.
+        output_skips: add up an output of each level on the way up, of as many channels as the
+            input with its context; a 1x1 convolution makes the last one of their sum.
+
+    Raises:
+        ValueError: for a size that does not halve at each level.
+
+    Example:
+        >>> network = UNet.song(image_size=32, channels=3)
+        >>> u = network(z, r, t)  # z (B, 32, 32, 3), r, t (B,)
+
+    References:
+        Song et al., Score-Based Generative Modeling through SDEs (arXiv 2011.13456); Karras et
+        al., EDM (arXiv 2206.00364); MeanFlowSE (arXiv 2509.14858); Gsunshine/py-meanflow.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size,
+        channels,
+        width,
+        multipliers,
+        blocks,
+        attention_sizes=(16,),
+        times=None,
+        context_channels=0,
+        num_classes=None,
+        augmentation_size=0,
+        input_skips=False,
+        output_skips=False,
+        **kwargs,
+    ):
+        height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        super().__init__(data_shape=(*height_width, channels), num_classes=num_classes, **kwargs)
+        step = 2 ** (len(multipliers) - 1)
+        if any(side % step for side in height_width):
+            raise ValueError(
+                f"{len(multipliers)} levels need sides that are multiples of {step}. "
+                f"Received: {height_width}."
+            )
+        self.image_size, self.channels, self.width = height_width, channels, width
+        self.multipliers, self.blocks = tuple(multipliers), blocks
+        self.attention_sizes = tuple(attention_sizes)
+        self.times = SinusoidPair(width) if times is None else times
+        self.context_channels, self.augmentation_size = context_channels, augmentation_size
+        self.input_skips, self.output_skips = input_skips, output_skips
+        self._make_layers()
+
+    @classmethod
+    def ncsnpp(
+        cls,
+        *,
+        image_size=256,
+        channels=2,
+        context_channels=2,
+        width=128,
+        multipliers=(1, 1, 2, 2, 2, 2, 2),
+        blocks=2,
+        **kwargs,
+    ):
+        """NCSN++ of MeanFlowSE, 65,985,190 parameters; the context is the noisy spectrogram.
+
+        Its u is minus the output of the published network.
+
+        Example:
+            >>> network = UNet.ncsnpp(image_size=(256, 256))
+            >>> u = network(z, r, t, noisy)  # z and noisy (B, 256, 256, 2)
+        """
+        return cls(
+            image_size=image_size,
+            channels=channels,
+            context_channels=context_channels,
+            width=width,
+            multipliers=multipliers,
+            blocks=blocks,
+            times=LogFourierPair(width),
+            input_skips=True,
+            output_skips=True,
+            **kwargs,
+        )
+
+    @classmethod
+    def song(
+        cls,
+        *,
+        image_size=32,
+        channels=3,
+        width=128,
+        multipliers=(2, 2, 2),
+        blocks=4,
+        augmentation_size=6,
+        **kwargs,
+    ):
+        """SongUNet (DDPM++) of py-meanflow's CIFAR-10, 55,932,419 parameters.
+
+        Example:
+            >>> network = UNet.song(image_size=32, channels=3)
+            >>> u = network(z, r, t, {"augmentation": how})  # z (B, 32, 32, 3), how (B, 6)
+        """
+        return cls(
+            image_size=image_size,
+            channels=channels,
+            width=width,
+            multipliers=multipliers,
+            blocks=blocks,
+            augmentation_size=augmentation_size,
+            **kwargs,
+        )
+
+    @property
+    def conditional(self):
+        """Whether the network needs a condition."""
+        return self.num_classes is not None or self.context_channels > 0
+
+    def _make_layers(self):
+        if not self.times.built:
+            self.times.build(None)
+        if self.num_classes is not None:
+            init = keras.initializers.RandomNormal(stddev=0.02)
+            self.labels = layers.Embedding(
+                self.num_classes + 1, self.times.units, embeddings_initializer=init, dtype="float32"
+            )
+            self.labels.build((None,))
+        if self.augmentation_size:
+            self.augmentation = layers.Dense(self.times.units, use_bias=False, dtype="float32")
+            self.augmentation.build((None, self.augmentation_size))
+        kept = self._make_encoder()
+        now = kept[-1]
+        self.middle = [self._block(now, now, attention=True), self._block(now, now)]
+        self._make_decoder(kept)
+        self.built = True
+
+    def _make_encoder(self):
+        """Make the way down; returns the channels of what the way up takes."""
+        inputs, now = self.channels + self.context_channels, self.width
+        self.first = conv3x3(inputs, now, self.dtype_policy)
+        self.encoder, self.shrink, self.input_taps, kept = [], [], [], [now]
+        for level, multiplier in enumerate(self.multipliers):
+            if level:
+                self.shrink.append(self._block(now, now, resample=fir_down))
+                kept.append(now)
+                if self.input_skips:
+                    self.input_taps.append(dense(inputs, now, self.dtype_policy))
+            for _ in range(self.blocks):
+                made = self.width * multiplier
+                self.encoder.append(self._block(now, made, attention=self._attends(level)))
+                now = made
+                kept.append(now)
+        return kept
+
+    def _make_decoder(self, kept):
+        """Make the way up, whose last layers are float32 as targets and losses are."""
+        inputs, now = self.channels + self.context_channels, kept[-1]
+        self.decoder, self.grow, self.output_norms, self.output_taps = [], [], [], []
+        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+            if level < len(self.multipliers) - 1:
+                self.grow.append(self._block(now, now, resample=fir_up))
+            for index in range(self.blocks + 1):
+                made = self.width * multiplier
+                attention = index == self.blocks and self._attends(level)
+                self.decoder.append(self._block(now + kept.pop(), made, attention=attention))
+                now = made
+            if self.output_skips or level == 0:
+                self.output_norms.append(group_norm(now, self.dtype_policy))
+                made = inputs if self.output_skips else self.channels
+                self.output_taps.append(conv3x3(now, made, "float32", "zeros"))
+        if self.output_skips:
+            self.last = dense(inputs, self.channels, "float32")
+
+    def _block(self, inputs, outputs, **kwargs):
+        block = ResidualBlock(outputs, dtype=self.dtype_policy, **kwargs)
+        block.build((None, None, None, inputs), (None, self.times.units))
+        return block
+
+    def _attends(self, level):
+        return self.image_size[0] >> level in self.attention_sizes
+
+    def call(self, z, r, t, condition=None):
+        """The average velocity, float32 of the shape of `z`."""
+        told = self._told(condition)
+        x = ops.concatenate([z, told["context"]], axis=3) if self.context_channels else z
+        x = ops.cast(x, self.compute_dtype)
+        embedding = ops.cast(ops.silu(self.times(r, t, self._known(told))), self.compute_dtype)
+        h, kept = self._down(x, embedding)
+        for block in self.middle:
+            h = block(h, embedding)
+        return self._up(h, kept, embedding)
+
+    def _down(self, x, embedding):
+        """The deepest image, and those that the way up takes, in order."""
+        encoder = iter(self.encoder)
+        h = self.first(x)
+        kept = [h]
+        for level in range(len(self.multipliers)):
+            if level:
+                h = self.shrink[level - 1](h, embedding)
+                if self.input_skips:
+                    x = fir_down(x)
+                    h = h + self.input_taps[level - 1](x)
+                kept.append(h)
+            for _ in range(self.blocks):
+                h = next(encoder)(h, embedding)
+                kept.append(h)
+        return h, kept
+
+    def _up(self, h, kept, embedding):
+        decoder, total = iter(self.decoder), None
+        taps = iter(zip(self.output_norms, self.output_taps, strict=True))
+        for level in range(len(self.multipliers)):
+            if level:
+                h = self.grow[level - 1](h, embedding)
+            for _ in range(self.blocks + 1):
+                h = next(decoder)(ops.concatenate([h, kept.pop()], axis=3), embedding)
+            if self.output_skips:
+                norm, tap = next(taps)
+                made = tap(ops.silu(norm(h)))
+                total = made if total is None else fir_up(total) + made
+        if self.output_skips:
+            return self.last(total)
+        norm, tap = next(taps)
+        return tap(ops.silu(norm(h)))
+
+    def _told(self, condition):
+        """The condition as a dict."""
+        if condition is None or isinstance(condition, dict):
+            return condition or {}
+        return {"context" if self.context_channels else "labels": condition}
+
+    def _known(self, told):
+        """What is known beside the times, (B, units), or None."""
+        known = []
+        if self.num_classes is not None:
+            known.append(self.labels(told["labels"]))
+        if self.augmentation_size and "augmentation" in told:
+            known.append(self.augmentation(told["augmentation"]))
+        return sum(known[1:], known[0]) if known else None
+
+    def drop_condition(self, condition, drop):
+        """The condition with the null label and an empty context on the rows of `drop` (B,)."""
+        told = dict(self._told(condition))
+        if "labels" in told:
+            told["labels"] = super().drop_condition(told["labels"], drop)
+        if "context" in told:
+            heard = told["context"]
+            told["context"] = ops.where(drop[:, None, None, None], ops.zeros_like(heard), heard)
+        return told if isinstance(condition, dict) else next(iter(told.values()))
+
+    def check_condition(self, condition):
+        """Raise a ValueError if labels, context or augmentation are not what this network takes."""
+        told = self._told(condition)
+        sizes = {"context": (*self.data_shape[:-1], self.context_channels)}
+        sizes["augmentation"] = (self.augmentation_size,)
+        known = [name for name, shape in sizes.items() if shape[-1]]
+        unknown = sorted(set(told) - {*known, "labels"})
+        if unknown:
+            raise ValueError(
+                f"The condition's keys are {', '.join(['labels', *known])}. Received: {unknown}."
+            )
+        super().check_condition(told.get("labels"))
+        if self.context_channels and "context" not in told:
+            raise ValueError(f"This network needs a context {sizes['context']}. Received none.")
+        for name in known:
+            _check_array(name, told.get(name), sizes[name])
+
+    def get_config(self):
+        """The arguments."""
+        names = "image_size channels width multipliers blocks attention_sizes context_channels"
+        names += " num_classes augmentation_size input_skips output_skips"
+        config = {name: getattr(self, name) for name in names.split()}
+        return {
+            **super().get_config(),
+            **config,
+            "times": keras.saving.serialize_keras_object(self.times),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The network of these arguments."""
+        return cls(**{**config, "times": keras.saving.deserialize_keras_object(config["times"])})
+
+
+def _check_array(name, value, shape):
+    if value is None:
+        return
+    value = np.asarray(value)
+    if value.shape[1:] != shape or not np.isfinite(value).all():
+        raise ValueError(
+            f"{name} must be finite, of shape (n, {', '.join(map(str, shape))}). "
+            f"Received: shape {value.shape}, {np.sum(~np.isfinite(value))} values not finite."
+        )

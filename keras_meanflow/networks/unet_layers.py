@@ -1,0 +1,202 @@
+"""Layers of the U-Net: two embeddings of the pair (r, t), residual blocks, attention on images."""
+
+import math
+
+import keras
+from keras import layers, ops
+
+from keras_meanflow.configurable import register
+from keras_meanflow.networks.layers import TokenDense, sinusoids
+
+
+class PairEmbedding(layers.Layer):
+    """(r, t) and what else there is to know as a vector of `4 width` numbers, in float32.
+
+    Args:
+        width: number of frequencies of each time, the U-Net's width in published settings.
+    """
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs}, autocast=False)
+        self.width, self.units = width, 4 * width
+
+    def _mlp(self, features):
+        hidden = layers.Dense(self.units, "silu", dtype="float32")
+        out = layers.Dense(self.units, dtype="float32")
+        hidden.build((None, features))
+        out.build((None, self.units))
+        return hidden, out
+
+    def get_config(self):
+        """The arguments."""
+        return {**super().get_config(), "width": self.width}
+
+
+@register
+class SinusoidPair(PairEmbedding):
+    """Sinusoids of t and of t - r side by side, and one MLP for both: the U-Net of CIFAR-10.
+
+    Args:
+        width: number of frequencies of each time, from 1 down to 1 / 10000 rad.
+        time_scale: factor between a time and its sinusoids (see `TimeEmbedding`).
+
+    References:
+        Gsunshine/py-meanflow `unet.py`, `PositionalEmbedding` of two times.
+    """
+
+    def __init__(self, width, *, time_scale=1.0, **kwargs):
+        super().__init__(width, **kwargs)
+        self.time_scale = time_scale
+
+    def build(self, input_shape=None):
+        """Build the MLP."""
+        self.hidden, self.out = self._mlp(4 * self.width)
+        self.built = True
+
+    def call(self, r, t, known=None):
+        """(B,) times, and what else is known, (B, 4 width), to (B, 4 width)."""
+        times = (self.time_scale * t, self.time_scale * (t - r))
+        pair = ops.concatenate([sinusoids(s, 2 * self.width, shift=1) for s in times], axis=1)
+        return self.out(self.hidden(pair if known is None else pair + known))
+
+    def get_config(self):
+        """The arguments."""
+        return {**super().get_config(), "time_scale": self.time_scale}
+
+
+@register
+class LogFourierPair(PairEmbedding):
+    """Random Fourier features of `log t` and of `log(1 + t - r)`, an MLP each, added: NCSN++.
+
+    The frequencies are drawn once, `N(0, scale^2)`, and saved with the weights.
+
+    Args:
+        width: number of frequencies of each time.
+        scale: their standard deviation, in turns. It multiplies du/dt.
+
+    References:
+        liduojia1/MeanFlowSE `ncsnpp.py`; Song et al., score_sde `GaussianFourierProjection`.
+    """
+
+    def __init__(self, width, *, scale=16.0, **kwargs):
+        super().__init__(width, **kwargs)
+        self.scale = scale
+
+    def build(self, input_shape=None):
+        """Draw the frequencies, build the MLPs."""
+        init = keras.initializers.RandomNormal(stddev=self.scale)
+        weight = {"shape": (self.width,), "initializer": init, "trainable": False}
+        self.t_frequencies = self.add_weight(name="t_frequencies", **weight)
+        self.gap_frequencies = self.add_weight(name="gap_frequencies", **weight)
+        self.t_hidden, self.t_out = self._mlp(2 * self.width)
+        self.gap_hidden, self.gap_out = self._mlp(2 * self.width)
+        self.built = True
+
+    def call(self, r, t, known=None):
+        """(B,) times, and what else is known, (B, 4 width), to (B, 4 width)."""
+        level = _turns(ops.log(ops.maximum(t, 1e-4)), self.t_frequencies)
+        gap = _turns(ops.log1p(t - r), self.gap_frequencies)
+        pair = self.t_out(self.t_hidden(level)) + self.gap_out(self.gap_hidden(gap))
+        return pair if known is None else pair + known
+
+    def get_config(self):
+        """The arguments."""
+        return {**super().get_config(), "scale": self.scale}
+
+
+def _turns(x, frequencies):
+    """`[sin(2 pi x w), cos(2 pi x w)]`; the order of the products shows in float32."""
+    angle = ops.expand_dims(x, 1) * frequencies * 2.0 * math.pi
+    return ops.concatenate([ops.sin(angle), ops.cos(angle)], axis=1)
+
+
+def group_norm(channels, policy):
+    """Built group normalisation: 32 groups, or groups of 4 channels if these are fewer."""
+    norm = layers.GroupNormalization(min(channels // 4, 32), epsilon=1e-6, dtype=policy)
+    norm.build((None, None, None, channels))
+    return norm
+
+
+def conv3x3(inputs, outputs, policy, init="glorot_uniform"):
+    """A built 3x3 convolution, zeros beyond the border."""
+    conv = layers.Conv2D(
+        outputs,
+        3,
+        padding="same",
+        data_format="channels_last",
+        kernel_initializer=init,
+        dtype=policy,
+    )
+    conv.build((None, None, None, inputs))
+    return conv
+
+
+def dense(inputs, outputs, policy, init="glorot_uniform"):
+    """A built dense layer on the last axis: on images a 1x1 convolution."""
+    layer = TokenDense(outputs, kernel_initializer=init, dtype=policy)
+    layer.build((None, inputs))
+    return layer
+
+
+class ImageAttention(layers.Layer):
+    """Self-attention with one head between all places of an image, and the residual `/ sqrt(2)`.
+
+    It starts as the identity over the square root of 2: the last projection is zero.
+    """
+
+    def build(self, shape):
+        """Build for images (B, H, W, C)."""
+        channels, policy = shape[-1], self.dtype_policy
+        small = keras.initializers.VarianceScaling(0.1, "fan_in", "uniform")
+        self.norm = group_norm(channels, policy)
+        self.qkv = dense(channels, 3 * channels, policy, small)
+        self.proj = dense(channels, channels, policy, "zeros")
+
+    def call(self, x):
+        """(B, H, W, C) to (B, H, W, C)."""
+        height, width, channels = x.shape[1:]
+        qkv = ops.reshape(self.qkv(self.norm(x)), (-1, height * width, 1, 3 * channels))
+        attended = ops.dot_product_attention(*ops.split(qkv, 3, axis=-1))  # (B, N, 1, C)
+        out = self.proj(ops.reshape(attended, (-1, height, width, channels)))
+        return (x + out) * math.sqrt(0.5)
+
+
+class ResidualBlock(layers.Layer):
+    """Two normalised convolutions, the embedding added between, `(skip(x) + h) / sqrt(2)`.
+
+    Args:
+        channels: number of channels made.
+        resample: `fir_up`, `fir_down` or None.
+        attention: whether `ImageAttention` follows.
+
+    References:
+        Song et al., score_sde `ResnetBlockBigGANpp`; NVlabs/edm `UNetBlock`.
+    """
+
+    def __init__(self, channels, *, resample=None, attention=False, **kwargs):
+        super().__init__(**kwargs)
+        self.channels, self.resample, self.attends = channels, resample, attention
+
+    def build(self, x_shape, embedding_shape):
+        """Build for images (B, H, W, C) and embeddings (B, E)."""
+        inputs, outputs, policy = x_shape[-1], self.channels, self.dtype_policy
+        self.norm0, self.norm1 = group_norm(inputs, policy), group_norm(outputs, policy)
+        self.conv0 = conv3x3(inputs, outputs, policy)
+        self.affine = dense(embedding_shape[-1], outputs, policy)
+        self.conv1 = conv3x3(outputs, outputs, policy, "zeros")
+        same = inputs == outputs and self.resample is None
+        self.skip = None if same else dense(inputs, outputs, policy)
+        if self.attends:
+            self.attention = ImageAttention(dtype=policy)
+            self.attention.build((None, None, None, outputs))
+
+    def call(self, x, embedding):
+        """(B, H, W, C) and (B, E), after its silu, to (B, H', W', channels)."""
+        h = ops.silu(self.norm0(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv0(h) + self.affine(embedding)[:, None, None]
+        h = self.conv1(ops.silu(self.norm1(h)))
+        x = x if self.skip is None else self.skip(x)
+        x = (x + h) * math.sqrt(0.5)
+        return self.attention(x) if self.attends else x
