@@ -24,12 +24,13 @@ from keras_meanflow.backend.random import Keys
 from keras_meanflow.configurable import register
 from keras_meanflow.curriculum import Curriculum
 from keras_meanflow.generation import Generation
+from keras_meanflow.networks.layers import LogVariance
 from keras_meanflow.objectives import MeanFlow
 from keras_meanflow.objectives.base import arguments_of
 from keras_meanflow.paths import per_row
 from keras_meanflow.presets import Presets
 from keras_meanflow.rows import Rows
-from keras_meanflow.weightings import squared_norm
+from keras_meanflow.weightings import LearnedVarianceLoss, squared_norm
 
 _EVALUATION_SEED = 0x5EED
 
@@ -76,6 +77,10 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         self.network = network
         self._own(MeanFlow() if objective is None else objective)
         self.averages, self.seed = tuple(averages), int(seed)
+        self.log_variance = None
+        if isinstance(self.objective.loss, LearnedVarianceLoss):
+            self.log_variance = LogVariance(name="log_variance")
+            self.log_variance.build(None)
         self.fixed_horizon = horizon
         self.step = self._counter("step")
         self.start = self._counter("start")
@@ -243,12 +248,14 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         """Train on with another objective; one of another kind needs a new FlowMap.
 
         Raises:
-            ValueError: for an objective that logs other quantities.
+            ValueError: for an objective that logs other quantities, or whose loss learns a variance
+                where this one's does not.
         """
-        if set(objective.logs) != set(self.objective.logs):
+        learned = isinstance(objective.loss, LearnedVarianceLoss)
+        if set(objective.logs) != set(self.objective.logs) or learned != bool(self.log_variance):
             raise ValueError(
-                f"A FlowMap keeps the kind of its objective, {type(self.objective).__name__}. "
-                f"Received: {type(objective).__name__}."
+                f"A FlowMap keeps the kind of its objective, {_kind(self.objective)}. "
+                f"Received: {_kind(objective)}."
             )
         if objective != self.objective:
             self._own(objective)
@@ -328,6 +335,8 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         """The objective's loss of a problem, and the network's own losses."""
         del training
         u, target = _prediction_and_target(x, y, y_pred)
+        if self.log_variance is not None:
+            u = {"u": u, "log_variance": self.log_variance(x["r"], x["t"])}
         loss = self.objective.loss(target, u, sample_weight=sample_weight)
         return loss + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
 
@@ -466,6 +475,10 @@ class _Field:
     def __call__(self, z, r, t, condition=None):
         with self._flow_map.calling():
             return self._flow_map.network(z, r, t, condition)
+
+
+def _kind(objective):
+    return f"{type(objective).__name__} with {type(objective.loss).__name__}"
 
 
 def _prediction_and_target(x, y, y_pred):

@@ -10,16 +10,18 @@ from keras_meanflow.samplers import Jump
 _FORMATS = {"jax": "tf_saved_model", "tensorflow": "tf_saved_model", "torch": "torch"}
 
 
-def philox_noise(seed, indices, shape):
+def philox_noise(seed, indices, shape, *, draw=0):
     """Noise of the images `indices` of `seed`, float32 (n, *shape): the same bits everywhere.
 
     Image i starts from NumPy's Philox keyed by (seed, i), whatever the backend, batch or device.
+    Draws after the first, for samplers that add noise on the way, begin at other counters.
     """
-    draws = [
-        np.random.Generator(np.random.Philox(key=[seed, int(i)])).standard_normal(shape, "float32")
-        for i in indices
-    ]
+    draws = [_philox(seed, int(i), draw).standard_normal(shape, "float32") for i in indices]
     return np.stack(draws) if draws else np.zeros((0, *shape), "float32")
+
+
+def _philox(seed, image, draw):
+    return np.random.Generator(np.random.Philox(key=[seed, image], counter=[0, 0, 0, draw]))
 
 
 class Generation:
@@ -44,7 +46,7 @@ class Generation:
                 network the number of samples.
             steps: number of jumps of the flow map; 1 by default.
             sampler: a `Sampler` instead: `Jump(times=...)`, `Euler(steps=50)`, `Heun(steps=25)`,
-                `BanditSampler(steps=50)`, which learns from each batch.
+                `Restart(steps=2)`, `BanditSampler(steps=50)`, which learns from each batch.
             seed: image i of seed s is the same whatever the batch size, backend or devices, unless
                 the sampler learns.
             first: number of the first image.
@@ -76,21 +78,24 @@ class Generation:
         out = np.empty((n, *self.network.data_shape), "float32")
         for start in batches:
             rows = np.minimum(np.arange(start, start + batch_size), n - 1)  # the last one padded
-            z = philox_noise(seed, first + rows, self.network.data_shape)
+            noises = [
+                philox_noise(seed, first + rows, self.network.data_shape, draw=draw)
+                for draw in range(sampler.noises)
+            ]
             part = keras.tree.map_structure(lambda a, rows=rows: a[rows], condition)
-            samples = self._sample(sampler, step, z, part)
+            samples = self._sample(sampler, step, noises, part)
             stop = min(start + batch_size, n)
             out[start:stop] = samples[: stop - start]
             if bar:
                 bar.update(stop)
         return out
 
-    def _sample(self, sampler, step, z, condition):
-        z, condition = keras.tree.map_structure(spread, (z, condition))
+    def _sample(self, sampler, step, noises, condition):
+        noises, condition = keras.tree.map_structure(spread, (noises, condition))
         condition = keras.tree.map_structure(ops.convert_to_tensor, condition)
         values = [weight.value for weight in self.chosen_weights]
         values += [weight.value for weight in self.network.non_trainable_variables]
-        walked = sampler.walk(lambda *arguments: step(values, arguments, condition), z)
+        walked = sampler.walk(lambda *arguments: step(values, arguments, condition), *noises)
         return ops.convert_to_numpy(walked)
 
     def _compiled_step(self, sampler, guidance_scale):
@@ -151,6 +156,8 @@ class Generation:
     def export(self, filepath, *, steps=1, sampler=None, format=None, **kwargs):
         """Write noise and condition -> sample, with the weights of `average`, for serving.
 
+        A sampler that adds noise on the way takes that too, one input for each (`Sampler.noises`).
+
         Args:
             filepath: where to.
             steps: number of jumps, or
@@ -168,12 +175,15 @@ class Generation:
         keras.Model.export(model, filepath, format=format, **kwargs)
 
     def sampling_model(self, sampler):
-        """A plain `keras.Model` from noise, or (noise, condition), to samples, weights copied."""
+        """A plain `keras.Model` from noise, or noise and condition, to samples, weights copied."""
         network = self.copied_network(self.average)
-        inputs = [keras.Input(network.data_shape, name="noise")]
+        names = ["noise", *(f"noise_{k}" for k in range(1, sampler.noises))]
+        noises = [keras.Input(network.data_shape, name=name) for name in names]
+        condition = []
         if network.conditional:
-            inputs.append(keras.Input((), dtype="int32", name="condition"))
-        return keras.Model(inputs, SamplingLayer(network, sampler)(*inputs))
+            condition = [keras.Input((), dtype="int32", name="condition")]
+        samples = SamplingLayer(network, sampler)(noises, *condition)
+        return keras.Model([*noises, *condition], samples)
 
     def copied_network(self, average):
         """A copy of the network with the average of this decay, or the raw weights for None."""
@@ -193,10 +203,10 @@ class SamplingLayer(keras.layers.Layer):
         self.network, self.sampler = network, sampler
         self.built = True
 
-    def call(self, noise, condition=None):
-        """(B, ...) to (B, ...)."""
-        return self.sampler(lambda z, r, t: self.network(z, r, t, condition), noise)
+    def call(self, noises, condition=None):
+        """A list of (B, ...), which the sampler adds in turn, to (B, ...)."""
+        return self.sampler(lambda z, r, t: self.network(z, r, t, condition), *noises)
 
-    def compute_output_spec(self, noise, condition=None):
+    def compute_output_spec(self, noises, condition=None):
         """Samples have the noise's shape."""
-        return keras.KerasTensor(noise.shape, dtype="float32")
+        return keras.KerasTensor(noises[0].shape, dtype="float32")

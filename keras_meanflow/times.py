@@ -129,6 +129,14 @@ def _sorted_then_masked(first, second, below):
     return ops.where(below, r, t), t
 
 
+def _two_logit_normals(law, keys, rows):
+    """A time by the law's `t_mean` and `t_std`, and one by its `r_mean` and `r_std`."""
+    normals, p = keys.normal("times", (rows, 2)), keys.progress
+    first = normals[:, 0] * value_at(law.t_std, p) + value_at(law.t_mean, p)
+    second = normals[:, 1] * value_at(law.r_std, p) + value_at(law.r_mean, p)
+    return ops.sigmoid(first), ops.sigmoid(second)
+
+
 @part
 class LogitNormal(TimeSampler):
     """Two draws of `sigmoid(N(mean, std^2))`, t the larger, r the smaller; then r := t on a share.
@@ -192,10 +200,54 @@ class MaskedThenClamped(TimeSampler):
 
     def pair(self, keys, rows, below):
         """See `TimeSampler.pair`."""
-        normals, p = keys.normal("times", (rows, 2)), keys.progress
-        t = ops.sigmoid(normals[:, 0] * value_at(self.t_std, p) + value_at(self.t_mean, p))
-        r = ops.sigmoid(normals[:, 1] * value_at(self.r_std, p) + value_at(self.r_mean, p))
+        t, r = _two_logit_normals(self, keys, rows)
         return ops.minimum(ops.where(below, r, t), t), t
+
+
+@part
+class TwoLogitNormals(TimeSampler):
+    """`sigmoid(N(t_mean, t_std^2))` and `sigmoid(N(r_mean, r_std^2))`: t the larger, r the smaller.
+
+    r := t on a share of the rows; none by default, for methods that train r = t apart.
+
+    References:
+        Decoupled MeanFlow (arXiv 2510.24474); kyungmnlee/dmf `DMFLoss.sample_times`, with the
+        means of its training scripts.
+    """
+
+    t_mean: float | Schedule = 0.4
+    t_std: float | Schedule = 1.0
+    r_mean: float | Schedule = -1.2
+    r_std: float | Schedule = 1.0
+    fraction_r_equals_t: float | Schedule = 0.0
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        return _sorted_then_masked(*_two_logit_normals(self, keys, rows), below)
+
+
+@part
+class DiagonalLogitNormal(TimeSampler):
+    """`t = sigmoid(N(mean, std^2))`, one draw, and r = t on every row.
+
+    Example:
+        >>> FlowMatching(times=DiagonalLogitNormal())
+
+    References:
+        Esser et al., Scaling Rectified Flow Transformers (arXiv 2403.03206), section 3.1.
+    """
+
+    mean: float | Schedule = 0.0
+    std: float | Schedule = 1.0
+
+    fraction_r_equals_t = 1.0
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        del below
+        mean, std = value_at(self.mean, keys.progress), value_at(self.std, keys.progress)
+        t = ops.sigmoid(keys.normal("times", (rows, 1))[:, 0] * std + mean)
+        return t, t
 
 
 @part

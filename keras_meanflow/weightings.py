@@ -14,6 +14,11 @@ def squared_norm(d):
     return ops.sum(ops.square(d), axis=tuple(range(1, len(d.shape))))
 
 
+def mean_square(d):
+    """The mean of `d^2` over each row, (B,)."""
+    return ops.mean(ops.square(d), axis=tuple(range(1, len(d.shape))))
+
+
 @register
 class SquaredError(keras.losses.Loss):
     """`||y_pred - y_true||^2`, summed over the sample."""
@@ -61,6 +66,107 @@ class AdaptiveLoss(keras.losses.Loss):
     def get_config(self):
         """The arguments."""
         return {**super().get_config(), "p": self.p, "c": self.c}
+
+
+@register
+class LogMSE(keras.losses.Loss):
+    """`log(m + c)`, m the mean squared error over the sample: `AdaptiveLoss` with p = 1 by a mean.
+
+    What `ReleasedLogMSE` comes to where its log variance is 0, as it is at first.
+
+    Args:
+        c: floor of the error.
+
+    References:
+        Decoupled MeanFlow (arXiv 2510.24474); kyungmnlee/dmf `log_lv_loss`.
+    """
+
+    def __init__(
+        self, c=0.01, *, name="log_mse", reduction="sum_over_batch_size", dtype="float32"
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.c = c
+
+    def call(self, y_true, y_pred):
+        """(B,) losses of `y_true, y_pred`: (B, ...)."""
+        return ops.log(mean_square(y_pred - y_true) + self.c)
+
+    def get_config(self):
+        """The arguments."""
+        return {**super().get_config(), "c": self.c}
+
+
+class LearnedVarianceLoss(keras.losses.Loss, abc.ABC):
+    """A loss that is also told a log variance phi(r, t), which a FlowMap learns beside its network.
+
+    A subclass writes `robust`. The prediction is a dict of `u` (B, ...) and `log_variance` (B,).
+    """
+
+    def call(self, y_true, y_pred):
+        """(B,) losses of `y_true` (B, ...) and the dict `y_pred`."""
+        return self.robust(y_pred["u"] - y_true, y_pred["log_variance"])
+
+    @abc.abstractmethod
+    def robust(self, d, phi):
+        """(B,) losses of errors d (B, ...) at log variances phi (B,)."""
+
+
+@register
+class Cauchy(LearnedVarianceLoss):
+    """`log(exp(-phi) ||d||^2 + 1) + phi / 2`, least at `phi = log ||d||^2`.
+
+    The paper's loss, by the notes on it; its released code computes `ReleasedLogMSE`.
+
+    References:
+        Decoupled MeanFlow (arXiv 2510.24474), Eq. 6.
+    """
+
+    def __init__(self, name="cauchy", reduction="sum_over_batch_size", dtype="float32"):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+
+    def robust(self, d, phi):
+        """See `LearnedVarianceLoss.robust`."""
+        return ops.log(ops.exp(-phi) * squared_norm(d) + 1.0) + 0.5 * phi  # Eq. 6
+
+
+@register
+class ReleasedLogMSE(LearnedVarianceLoss):
+    """`log(exp(-phi_i) m_j + c) + phi_i`, the mean over all rows i of a branch, for each row j.
+
+    m is the mean squared error. It equals `log(m_j + c exp(phi_i))`, which rises in phi: what is
+    learned only lowers the floor c, unlike in `Cauchy`. That each error meets the variances of all
+    rows is an accident of shapes, (B, 1, 1, 1) and (B,), in the code that the published models
+    were trained with. `LogMSE` is the same but for this and for phi, which stays near 0.
+
+    Args:
+        c: floor of the error.
+        branches: into how many parts, one after the other, the rows are split.
+
+    References:
+        Decoupled MeanFlow (arXiv 2510.24474); kyungmnlee/dmf `log_lv_loss`.
+    """
+
+    def __init__(
+        self,
+        c=0.01,
+        branches=2,
+        *,
+        name="released_log_mse",
+        reduction="sum_over_batch_size",
+        dtype="float32",
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.c, self.branches = c, branches
+
+    def robust(self, d, phi):
+        """See `LearnedVarianceLoss.robust`."""
+        phi = ops.reshape(phi, (self.branches, -1, 1))
+        m = ops.reshape(mean_square(d), (self.branches, 1, -1))
+        return ops.reshape(ops.mean(ops.log(ops.exp(-phi) * m + self.c) + phi, axis=1), (-1,))
+
+    def get_config(self):
+        """The arguments."""
+        return {**super().get_config(), "c": self.c, "branches": self.branches}
 
 
 @part

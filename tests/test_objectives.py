@@ -11,16 +11,18 @@ from oracles import Gaussian, relative_error
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.couplings import StoredPairs
 from keras_meanflow.guidance import Guidance
-from keras_meanflow.objectives import FlowMatching, MeanFlow
+from keras_meanflow.objectives import DecoupledMeanFlow, FlowMatching, MeanFlow
+from keras_meanflow.objectives.decoupled_mean_flow import BranchDraws
 from keras_meanflow.paths import Linear
 from keras_meanflow.times import LogitNormal, MaskedThenClamped, Uniform
-from keras_meanflow.weightings import AdaptiveLoss, SquaredError
+from keras_meanflow.weightings import AdaptiveLoss, ReleasedLogMSE, SquaredError
 
 EXACT = [
     MeanFlow(),
     MeanFlow(times=Uniform(fraction_r_equals_t=0.0)),
     MeanFlow(times=MaskedThenClamped()),
     FlowMatching(),
+    DecoupledMeanFlow(),
 ]
 ROWS = 64
 
@@ -36,6 +38,13 @@ class MarginalPath:
 def _data():
     rng = np.random.default_rng(0)
     return ops.convert_to_tensor((0.7 + 0.5 * rng.standard_normal((ROWS, 3, 2))).astype("float32"))
+
+
+def _data_and_noise(x, draws):
+    """Of each row of the problem."""
+    if isinstance(draws, BranchDraws):
+        return ops.tile(x, (2, 1, 1)), ops.concatenate([draws.flow.e, draws.mean_flow.e])
+    return x, draws.e
 
 
 def _numpy(tree):
@@ -56,7 +65,7 @@ def test_with_the_conditional_velocity_the_error_is_the_known_one_per_row(object
     x = _data()
     draws = objective.draw(Keys(seed=0, step=1), x)
     problem = objective(Gaussian(), x, None, draws)
-    z, r, t, x, e = _numpy([*(problem.inputs[k] for k in "zrt"), x, draws.e])
+    z, r, t, x, e = _numpy([*(problem.inputs[k] for k in "zrt"), *_data_and_noise(x, draws)])
     gaussian = Gaussian()
     error = gaussian.numpy(z, r, t) - ops.convert_to_numpy(problem.target)
     slope = gaussian.slope(r.astype("float64"), t.astype("float64"), np.sqrt)
@@ -74,6 +83,10 @@ def test_on_the_diagonal_every_objective_is_flow_matching():
         problem = objective(Gaussian(), x, None, objective.draw(Keys(seed=0, step=0), x))
         np.testing.assert_array_equal(*_numpy((problem.target, expected.target)))
         np.testing.assert_array_equal(*_numpy((problem.inputs["z"], expected.inputs["z"])))
+    both = DecoupledMeanFlow(times=times, flow_times=times)(
+        Gaussian(), x, None, BranchDraws(draws, draws)
+    )
+    np.testing.assert_array_equal(*_numpy((both.target, ops.tile(expected.target, (2, 1, 1)))))
 
 
 class Field:
@@ -183,6 +196,7 @@ def test_losses_sum_over_the_sample_then_weigh(loss, expected):
         MeanFlow(guidance=Guidance(omega=0.2, kappa=0.92, end=0.75), loss=AdaptiveLoss(p=0.75)),
         MeanFlow(times=MaskedThenClamped(), coupling=StoredPairs(), label_dropout=0.2),
         FlowMatching(times=Uniform(fraction_r_equals_t=1.0)),
+        DecoupledMeanFlow(guidance=Guidance(omega=1.0, kappa=0.6, end=0.7), loss=ReleasedLogMSE()),
     ],
     ids=lambda p: type(p).__name__,
 )

@@ -37,6 +37,14 @@ def test_draws_are_a_pure_function_of_seed_step_name_and_row():
     np.testing.assert_array_equal(_normal(shape=(8, 5, 3), first_row=16), _normal()[16:24])
 
 
+def test_a_branch_has_draws_of_its_own():
+    own = Keys(0, 0).of_branch("flow")
+    for name in ("e", "times"):
+        one, other = (ops.convert_to_numpy(k.normal(name, (64, 15))) for k in (own, Keys(0, 0)))
+        assert np.abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.1
+    assert own.of_branch("again").branch == "flow/again/"
+
+
 def test_normals_and_uniforms_follow_their_law():
     keys = Keys(seed=3, step=5)
     normal = ops.convert_to_numpy(keys.normal("e", (1000, 51))).ravel()

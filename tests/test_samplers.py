@@ -5,7 +5,15 @@ import pytest
 from keras import ops
 from oracles import Gaussian
 
-from keras_meanflow.samplers import AdamsBashforth2, Euler, FixedSkips, Heun, Jump
+from keras_meanflow.samplers import (
+    AdamsBashforth2,
+    Euler,
+    FixedSkips,
+    Heun,
+    Jump,
+    Restart,
+    shifted_times,
+)
 
 GAUSSIAN = Gaussian(mu=0.7, s=0.5)
 NOISE = np.random.default_rng(0).standard_normal((5, 3, 2)).astype("float32")
@@ -55,6 +63,7 @@ def test_adams_bashforth_is_the_textbook_formula_on_equal_steps():
         Heun(steps=5),
         AdamsBashforth2(times=(1.0, 0.3, 0.0)),
         FixedSkips(steps=9, evaluated=(0, 1, 4, 8)),
+        Restart(steps=1),
     ],
 )
 def test_a_sampler_knows_how_often_it_calls_the_velocity(sampler):
@@ -89,3 +98,26 @@ def test_steps_below_one_are_refused(steps):
 def test_a_grid_must_fall_from_one_to_zero(times):
     with pytest.raises(ValueError, match="times must"):
         Jump(times=times)
+
+
+def test_a_restart_jumps_to_the_data_and_adds_the_noise_it_is_given():
+    """With the exact u each jump is the monotone map of N(m_t, sigma_t^2) onto the data."""
+    fresh = np.random.default_rng(1).standard_normal((2, *NOISE.shape)).astype("float32")
+    z, grid = NOISE.astype("float64"), shifted_times(3, 1.5)
+    for t, r, e in zip(grid, grid[1:], [*fresh, 0.0], strict=False):
+        x = 0.7 + 0.5 * (z - (1.0 - t) * 0.7) / np.sqrt((1.0 - t) ** 2 * 0.25 + t**2)
+        z = (1.0 - r) * x + r * e
+    sampler = Restart(times=grid)
+    assert (sampler.noises, sampler.calls) == (3, 3)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(sampler(GAUSSIAN, NOISE, *fresh)), z, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="2 arrays of fresh noise .* Received: 0"):
+        sampler(GAUSSIAN, NOISE)
+
+
+def test_a_shift_moves_the_times_towards_the_noise():
+    np.testing.assert_allclose(shifted_times(4, 1.0), [1.0, 0.75, 0.5, 0.25, 0.0])
+    np.testing.assert_allclose(shifted_times(2, 1.5), [1.0, 0.6, 0.0])
+    with pytest.raises(ValueError, match="shift > 0. Received: steps=2, shift=0"):
+        shifted_times(2, 0)

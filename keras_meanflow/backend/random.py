@@ -70,6 +70,7 @@ class Keys:
         first_row: global index of the first row on this replica.
         progress: how far training is, a float32 scalar in [0, 1]; schedules read it.
         stage: the stage that training is in, an int32 scalar, for samplers that move by stages.
+        branch: a name that sets these draws apart from others of the same step.
 
     Example:
         >>> keys = Keys(seed=0, step=3)
@@ -81,6 +82,11 @@ class Keys:
     first_row: Any = 0
     progress: Any = 1.0
     stage: Any = 0
+    branch: str = ""
+
+    def of_branch(self, name):
+        """The draws of a second branch in the same step, independent of these."""
+        return dataclasses.replace(self, branch=f"{self.branch}{name}/")
 
     @functools.cached_property
     def _key(self):
@@ -90,7 +96,7 @@ class Keys:
 
     def _words(self, name, rows, width):
         row = ops.reshape(ops.arange(rows, dtype="int32") + self.first_row, (-1, 1))
-        element = ops.reshape(ops.arange(width, dtype="int32") + _stream(name), (1, -1))
+        element = ops.reshape(ops.arange(width, dtype="int32") + _stream(self.branch + name), (1, -1))
         return threefry2x32(self._key, (row + 0 * element, element + 0 * row))
 
     def uniform(self, name, shape):

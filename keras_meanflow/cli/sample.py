@@ -12,8 +12,10 @@ from keras_meanflow.cli.backend import (
     verbose_option,
 )
 
-SAMPLERS = ("jump", "euler", "heun", "ab2", "fastflow")
-_HELP = "jump: of the average velocity, as trained; the others: of the velocity u(z, t, t)."
+SAMPLERS = ("jump", "restart", "euler", "heun", "ab2", "fastflow")
+_HELP = (
+    "jump, restart: of the average velocity, as trained; the others: of the velocity u(z, t, t)."
+)
 
 
 @click.command()
@@ -21,7 +23,8 @@ _HELP = "jump: of the average velocity, as trained; the others: of the velocity 
 @click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9; default all of them in turn.")
 @click.option("-n", "count", type=click.IntRange(1), default=100, help="Number of samples.")
 @click.option("--sampler", "name", type=click.Choice(SAMPLERS), default="jump", help=_HELP)
-@click.option("--steps", type=int, help="Of the sampler: 1 of jump by default, 50 of the others.")
+@click.option("--steps", type=int, help="Of the sampler: default jump 1, restart 2, others 50.")
+@click.option("--shift", type=float, help="s of times s t / (1 + (s - 1) t); not of fastflow.")
 @click.option("--frozen", is_flag=True, help="fastflow as it has learned; it learns no more.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
 @click.option("--average/--raw", default=True, help="Averaged or raw weights.")
@@ -37,6 +40,7 @@ def sample(
     count,
     name,
     steps,
+    shift,
     frozen,
     seed,
     average,
@@ -53,7 +57,7 @@ def sample(
         if not average:
             flow_map.average = None
         labels = _labels(labels, count, flow_map.network.num_classes)
-        sampler, finish = _sampler(name, steps, frozen, Path(run_dir), guidance_scale)
+        sampler, finish = _sampler(name, steps, shift, frozen, Path(run_dir), guidance_scale)
         samples = flow_map.generate(
             labels,
             sampler=sampler,
@@ -66,22 +70,28 @@ def sample(
         _write(samples, labels, _picture(out, run_dir), columns, npz)
 
 
-def _sampler(name, steps, frozen, run_dir, guidance_scale):
+def _sampler(name, steps, shift, frozen, run_dir, guidance_scale):
     """The sampler, and what is to be done once it has walked."""
     from keras_meanflow import samplers
 
     if frozen and name != "fastflow":
         raise ValueError(f"--frozen is for --sampler fastflow. Received: --sampler {name}.")
+    if shift is not None and name == "fastflow":
+        raise ValueError(f"--shift is not for --sampler fastflow. Received: --shift {shift:g}.")
     if name == "fastflow":
         guided = "" if guidance_scale is None else f"-guided-{guidance_scale:g}"
         return _fastflow(samplers, 50 if steps is None else steps, frozen, run_dir, guided)
     kind, default = {
         "jump": (samplers.Jump, 1),
+        "restart": (samplers.Restart, 2),
         "euler": (samplers.Euler, 50),
         "heun": (samplers.Heun, 50),
         "ab2": (samplers.AdamsBashforth2, 50),
     }[name]
-    return kind(steps=default if steps is None else steps), lambda: None
+    steps = default if steps is None else steps
+    if shift is None:
+        return kind(steps=steps), lambda: None
+    return kind(times=samplers.shifted_times(steps, shift)), lambda: None
 
 
 def _fastflow(samplers, steps, frozen, run_dir, guided):

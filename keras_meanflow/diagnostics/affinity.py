@@ -9,7 +9,7 @@ from keras_meanflow.backend import BACKEND, compiled, gradient
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.charts import line_chart, side_by_side
 from keras_meanflow.diagnostics.tables import series_by
-from keras_meanflow.objectives import NoisyVelocity
+from keras_meanflow.objectives import DecoupledMeanFlow, NoisyVelocity
 from keras_meanflow.times import GapBin, ShapedGap
 
 _SEED = 0xAFF1
@@ -83,6 +83,8 @@ def _objective(flow_map):
     """The MeanFlow objective of a model, without what a study has put around it."""
     objective = flow_map.objective
     objective = objective.objective if isinstance(objective, NoisyVelocity) else objective
+    if isinstance(objective, DecoupledMeanFlow):
+        objective = objective.branch(objective.times)
     if "u_error" not in objective.logs:
         raise ValueError(
             "Task affinity needs an objective with a u-loss, such as MeanFlow. "

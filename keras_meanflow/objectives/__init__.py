@@ -1,8 +1,17 @@
 """One paper, one file, one method: each turns a batch into a regression problem."""
 
 from keras_meanflow.objectives.base import Draws, Objective, Problem
+from keras_meanflow.objectives.decoupled_mean_flow import DecoupledMeanFlow
 from keras_meanflow.objectives.flow_matching import FlowMatching
 from keras_meanflow.objectives.mean_flow import MeanFlow
 from keras_meanflow.objectives.noisy_velocity import NoisyVelocity
 
-__all__ = ["Draws", "FlowMatching", "MeanFlow", "NoisyVelocity", "Objective", "Problem"]
+__all__ = [
+    "DecoupledMeanFlow",
+    "Draws",
+    "FlowMatching",
+    "MeanFlow",
+    "NoisyVelocity",
+    "Objective",
+    "Problem",
+]

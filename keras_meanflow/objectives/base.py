@@ -45,6 +45,7 @@ class Problem:
         logs: name -> (values, weights), each (rows,): what to average into the logs.
         second: the `Problem` of a second output (`Objective.predict_both`), or None. Its loss, the
             mean over its own rows, is added.
+        copies: how many rows there are for each row of the batch, all first ones first.
     """
 
     inputs: dict
@@ -54,6 +55,7 @@ class Problem:
     tangent: Any = None
     logs: dict = dataclasses.field(default_factory=dict)
     second: "Problem | None" = None
+    copies: int = 1
 
     def as_data(self):
         """The problem in the form of a batch that Keras' own steps take."""
@@ -93,9 +95,35 @@ class Problem:
         """The problem with the user's (B,) weights multiplied in; None leaves it."""
         if sample_weight is None:
             return self
-        weight = sample_weight if self.weight is None else self.weight * sample_weight
+        weight = ops.tile(sample_weight, (self.copies,))
+        weight = weight if self.weight is None else self.weight * weight
         second = None if self.second is None else self.second.weighted(sample_weight)
         return dataclasses.replace(self, weight=weight, second=second)
+
+
+def joined(*problems):
+    """One problem with the rows of several of the same batch, one problem after the other."""
+    logs = {name for problem in problems for name in problem.logs}
+    return Problem(
+        inputs=_rows_of([problem.inputs for problem in problems]),
+        target=_rows_of([problem.target for problem in problems]),
+        weight=_rows_of_some([problem.weight for problem in problems], problems, ops.ones_like),
+        self_share=_rows_of_some([p.self_share for p in problems], problems, ops.zeros_like),
+        logs={n: _rows_of([p.logs[n] for p in problems if n in p.logs]) for n in sorted(logs)},
+        copies=sum(problem.copies for problem in problems),
+    )
+
+
+def _rows_of(trees):
+    return keras.tree.map_structure(lambda *arrays: ops.concatenate(arrays, axis=0), *trees)
+
+
+def _rows_of_some(arrays, problems, otherwise):
+    """The rows of arrays some of which are None, and `otherwise` of (rows,) in their place."""
+    if all(array is None for array in arrays):
+        return None
+    filled = [otherwise(p.inputs["t"]) if a is None else a for a, p in zip(arrays, problems)]
+    return _rows_of(filled)
 
 
 class Objective(Configurable, abc.ABC):

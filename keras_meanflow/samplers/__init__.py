@@ -7,9 +7,10 @@ from keras_meanflow.samplers.bandit import (
     ScaledExploration,
 )
 from keras_meanflow.samplers.bandit_state import BanditState
-from keras_meanflow.samplers.base import Sampler
+from keras_meanflow.samplers.base import Sampler, shifted_times
 from keras_meanflow.samplers.jump import Jump
 from keras_meanflow.samplers.ode import AdamsBashforth2, Euler, Heun
+from keras_meanflow.samplers.restart import Restart
 from keras_meanflow.samplers.skipping import (
     Extrapolation,
     FixedSkips,
@@ -29,7 +30,9 @@ __all__ = [
     "Heun",
     "Jump",
     "LinearExtrapolation",
+    "Restart",
     "Reuse",
     "Sampler",
     "ScaledExploration",
+    "shifted_times",
 ]

@@ -12,6 +12,7 @@ class Sampler(Configurable, abc.ABC):
     """Walks from t = 1 (noise) to t = 0 (data); a subclass writes `step`.
 
     One that remembers velocities from step to step also writes `walk`, which hands them to `step`.
+    One that adds fresh noise on its way says so by `noises` and finds it in `walk`.
 
     Args:
         steps: number of equal steps.
@@ -44,13 +45,18 @@ class Sampler(Configurable, abc.ABC):
         """How often a walk calls u; with guidance each call runs the network twice."""
         return len(self.grid) - 1
 
+    @property
+    def noises(self):
+        """How many arrays of noise a walk takes: the start, and what is added on the way."""
+        return 1
+
     def freeze(self):
         """The sampler that does the same at every walk: itself, unless it learns."""
         return self
 
-    def __call__(self, u, z):
-        """The sample at t = 0 that starts from noise `z` (B, ...)."""
-        return self.walk(lambda *arguments: self.step(u, *arguments), z)
+    def __call__(self, u, z, *fresh):
+        """The sample at t = 0 that starts from noise `z` (B, ...); `fresh`: further noise."""
+        return self.walk(lambda *arguments: self.step(u, *arguments), z, *fresh)
 
     def walk(self, step, z):
         """The same with `step`, which has u bound and is compiled perhaps."""
@@ -68,3 +74,24 @@ def start(z):
     """`z` as a tensor, and a one for each of its rows."""
     z = ops.convert_to_tensor(z)
     return z, ops.ones((ops.shape(z)[0],), dtype="float32")
+
+
+def shifted_times(steps, shift):
+    """The grid of `steps` equal steps, each time t moved to `s t / (1 + (s - 1) t)`.
+
+    A shift s above 1 takes shorter steps near the noise; 1.5 in Decoupled MeanFlow at 512 pixels.
+
+    Raises:
+        ValueError: for steps below 1, or a shift that is not positive.
+
+    Example:
+        >>> Jump(times=shifted_times(4, 1.5))
+
+    References:
+        Esser et al., Scaling Rectified Flow Transformers (arXiv 2403.03206), Eq. 23; kyungmnlee/dmf
+        `get_tsteps`.
+    """
+    if steps < 1 or not shift > 0.0:
+        raise ValueError(f"steps >= 1 and shift > 0. Received: steps={steps}, shift={shift}.")
+    t = np.linspace(1.0, 0.0, steps + 1)
+    return tuple((shift * t / (1.0 + (shift - 1.0) * t)).tolist())
