@@ -92,11 +92,12 @@ class Training:
             decoded = dataclasses.replace(self.evaluation, decode=self.codec.decode)
             object.__setattr__(self, "evaluation", decoded)
 
-    def with_objective(self, objective, **changes):
-        """The same training with another kind of objective, in a new FlowMap of the same network.
+    def with_objective(self, objective, *, network=None, **changes):
+        """The same training with another kind of objective, in a new FlowMap.
 
         Args:
             objective: an `Objective`.
+            network: another network; default the same.
             changes: other fields of the Training to change, such as `sampler`.
 
         Example:
@@ -104,7 +105,7 @@ class Training:
         """
         old = self.flow_map
         flow_map = FlowMap(
-            old.network,
+            network or old.network,
             objective,
             averages=old.averages,
             horizon=old.fixed_horizon,
@@ -298,3 +299,16 @@ def load(run_dir):
     if newest is None:
         raise ValueError(f"{run_dir} has no checkpoint yet. Train it for longer.")
     return keras.saving.load_model(newest, compile=False)
+
+
+def trained_network(run_dir):
+    """The network of a run's newest checkpoint, with the weights that it generates with.
+
+    Raises:
+        ValueError: for a directory that is no run, or has no checkpoint yet.
+
+    Example:
+        >>> teacher = trained_network("runs/digits_flow")
+    """
+    flow_map = load(run_dir)
+    return flow_map.copied_network(flow_map.average)

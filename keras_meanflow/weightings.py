@@ -81,9 +81,7 @@ class LogMSE(keras.losses.Loss):
         Decoupled MeanFlow (arXiv 2510.24474); kyungmnlee/dmf `log_lv_loss`.
     """
 
-    def __init__(
-        self, c=0.01, *, name="log_mse", reduction="sum_over_batch_size", dtype="float32"
-    ):
+    def __init__(self, c=0.01, *, name="log_mse", reduction="sum_over_batch_size", dtype="float32"):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.c = c
 

@@ -156,7 +156,8 @@ def test_seed_and_weights_are_what_samples_depend_on(own, here):
 
     first = samples("-n", "3", "--labels", "1")
     np.testing.assert_allclose(samples("-n", "9", "--labels", "1")[:3], first, atol=1e-6)
-    for other in (["--seed", "1"], ["--raw"], ["--steps", "2"]):
+    others = ["--seed", "1"], ["--raw"], ["--steps", "2"], ["--sampler", "restart", "--shift", "2"]
+    for other in others:
         assert np.abs(samples("-n", "3", "--labels", "1", *other) - first).max() > 1e-4
 
 
@@ -167,6 +168,8 @@ def test_seed_and_weights_are_what_samples_depend_on(own, here):
         (["--labels", "x"], "--labels are numbers, as in 3 or 0,1,2 or 0-9. Received: 'x'"),
         (["--labels", "2-0"], "--labels are numbers"),
         (["--steps", "0"], "steps"),
+        (["--sampler", "restart", "--shift", "0"], "shift > 0"),
+        (["--sampler", "fastflow", "--shift", "2"], "--shift is not for --sampler fastflow"),
     ],
 )
 def test_wrong_samples_are_refused_and_leave_no_file(options, rule, own, here):

@@ -184,9 +184,7 @@ def test_robust_losses_are_their_formulas():
     ):
         found = ops.convert_to_numpy(loss.call(zero, prediction))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-        restored = keras.saving.deserialize_keras_object(
-            keras.saving.serialize_keras_object(loss)
-        )
+        restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
         assert restored.get_config() == loss.get_config()
 
 

@@ -21,6 +21,7 @@ from keras_meanflow import (
     Line,
     LogitNormal,
     MeanFlow,
+    Restart,
 )
 from keras_meanflow.backend import BACKEND
 from keras_meanflow.generation import philox_noise
@@ -270,6 +271,21 @@ def test_an_image_depends_on_its_seed_and_number_only():
     noise = philox_noise(5, [3, 0], (3,))
     expected = np.random.Generator(np.random.Philox(key=[5, 3])).standard_normal(3, "float32")
     np.testing.assert_array_equal(noise[0], expected)
+
+
+def test_noise_that_is_added_on_the_way_belongs_to_the_image_too():
+    flow_map, labels = _trained(), np.arange(7) % 3
+    restart = {"sampler": Restart(steps=3), "seed": 5, "verbose": 0}
+    whole = flow_map.generate(labels, **restart)
+    for batch_size in (3, 2):
+        parts = flow_map.generate(labels, batch_size=batch_size, **restart)
+        np.testing.assert_allclose(parts, whole, atol=1e-6)
+    noises = [philox_noise(5, range(7), (3,), draw=k) for k in range(3)]
+    model = flow_map.sampling_model(Restart(steps=3))
+    exported = ops.convert_to_numpy(model([*noises, labels]))
+    np.testing.assert_allclose(exported, whole, atol=1e-6)
+    correlations = np.corrcoef([noise.ravel() for noise in noises])[np.triu_indices(3, 1)]
+    assert np.abs(correlations).max() < 0.7 and len(np.unique(noises)) == 63
 
 
 def test_one_step_is_noise_minus_the_averaged_networks_u():

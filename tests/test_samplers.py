@@ -109,9 +109,7 @@ def test_a_restart_jumps_to_the_data_and_adds_the_noise_it_is_given():
         z = (1.0 - r) * x + r * e
     sampler = Restart(times=grid)
     assert (sampler.noises, sampler.calls) == (3, 3)
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(sampler(GAUSSIAN, NOISE, *fresh)), z, atol=1e-5
-    )
+    np.testing.assert_allclose(ops.convert_to_numpy(sampler(GAUSSIAN, NOISE, *fresh)), z, atol=1e-5)
     with pytest.raises(ValueError, match="2 arrays of fresh noise .* Received: 0"):
         sampler(GAUSSIAN, NOISE)
 

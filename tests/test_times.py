@@ -10,16 +10,18 @@ from keras_meanflow.difficulty import EasyFirst, Plateau
 from keras_meanflow.expectations import Lattice
 from keras_meanflow.schedules import Line, Steps
 from keras_meanflow.times import (
+    DiagonalLogitNormal,
     LogitNormal,
     MaskedThenClamped,
     ShapedGap,
+    TwoLogitNormals,
     Uniform,
     count_r_below_t,
     indices_r_below_t,
     mask_r_below_t,
 )
 
-SAMPLERS = [LogitNormal(), Uniform(), MaskedThenClamped()]
+SAMPLERS = [LogitNormal(), Uniform(), MaskedThenClamped(), TwoLogitNormals(), DiagonalLogitNormal()]
 
 
 def _draw(sampler, rows, step=0, progress=1.0):
@@ -101,6 +103,18 @@ def test_the_cifar_sampler_clamps_a_fifteenth_of_the_rows_and_keeps_the_law_of_t
     assert np.mean((t - r)[r < t]) == pytest.approx(0.3824, abs=0.004)
     law = stats.kstest(t, lambda x: stats.norm.cdf((np.log(x / (1.0 - x)) + 0.6) / 1.6))
     assert law.pvalue > 1e-3
+
+
+def test_two_logit_normals_are_ordered_and_a_diagonal_one_is_a_single_draw():
+    def law(x, mean):
+        return stats.norm.cdf(np.log(x / (1.0 - x)) - mean)
+
+    r, t = _all(TwoLogitNormals)
+    assert stats.kstest(t, lambda x: law(x, 0.4) * law(x, -1.2)).pvalue > 1e-3
+    assert stats.kstest(r, lambda x: 1 - (1 - law(x, 0.4)) * (1 - law(x, -1.2))).pvalue > 1e-3
+    r, t = _draw(DiagonalLogitNormal(mean=0.3), 1 << 14)
+    np.testing.assert_array_equal(r, t)
+    assert stats.kstest(t, lambda x: law(x, 0.3)).pvalue > 1e-3
 
 
 def test_a_scheduled_location_moves_with_progress():

@@ -96,7 +96,8 @@ class Keys:
 
     def _words(self, name, rows, width):
         row = ops.reshape(ops.arange(rows, dtype="int32") + self.first_row, (-1, 1))
-        element = ops.reshape(ops.arange(width, dtype="int32") + _stream(self.branch + name), (1, -1))
+        stream = _stream(self.branch + name)
+        element = ops.reshape(ops.arange(width, dtype="int32") + stream, (1, -1))
         return threefry2x32(self._key, (row + 0 * element, element + 0 * row))
 
     def uniform(self, name, shape):

@@ -122,7 +122,8 @@ def _rows_of_some(arrays, problems, otherwise):
     """The rows of arrays some of which are None, and `otherwise` of (rows,) in their place."""
     if all(array is None for array in arrays):
         return None
-    filled = [otherwise(p.inputs["t"]) if a is None else a for a, p in zip(arrays, problems)]
+    pairs = zip(arrays, problems, strict=True)
+    filled = [otherwise(p.inputs["t"]) if array is None else array for array, p in pairs]
     return _rows_of(filled)
 
 

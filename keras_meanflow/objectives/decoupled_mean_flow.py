@@ -6,6 +6,7 @@ import keras
 
 from keras_meanflow.configurable import part
 from keras_meanflow.couplings import Independent
+from keras_meanflow.derivatives import Derivative, ForwardMode
 from keras_meanflow.guidance import Guidance
 from keras_meanflow.objectives.base import Draws, Objective, joined
 from keras_meanflow.objectives.mean_flow import MeanFlow
@@ -40,6 +41,7 @@ class DecoupledMeanFlow(Objective):
             what the authors' code computes, `LogMSE` what that comes to.
         guidance: guidance that is baked into both targets, or None.
         label_dropout: share of rows that get the null condition and the unguided velocity.
+        derivative: how du/dt is computed.
         path: from x, e, t to z_t and v.
         coupling: which noise belongs to which data.
 
@@ -57,6 +59,7 @@ class DecoupledMeanFlow(Objective):
     loss: keras.losses.Loss = Cauchy()
     guidance: Guidance | None = None
     label_dropout: float = 0.1
+    derivative: Derivative = ForwardMode()
     path: Linear = Linear()
     coupling: Independent = Independent()
 
@@ -82,6 +85,7 @@ class DecoupledMeanFlow(Objective):
             loss=self.loss,
             guidance=self.guidance,
             label_dropout=self.label_dropout,
+            derivative=self.derivative,
             path=self.path,
             coupling=self.coupling,
         )

@@ -1,6 +1,7 @@
 """From a flow model to the start of a flow map: the same output at r = t, and room for r."""
 
 import numpy as np
+from keras import ops
 
 from keras_meanflow.networks import DiT, Network, NoisePrediction
 from keras_meanflow.weights.names import named_weights
@@ -41,10 +42,12 @@ def add_interval(network: Network) -> Network:
 def decouple(network: Network, split_depth: int) -> Network:
     """A flow model whose blocks from `split_depth` on see r: a Decoupled MeanFlow, no new weights.
 
-    At r = t the output is the flow model's.
+    At r = t the output is the flow model's: bit for bit, or to rounding where it was told t - r as
+    well, whose embedding of 0 becomes part of a bias.
 
     Args:
-        network: a `DiT` with the one time input "t" or "1-t", or a `NoisePrediction` around one.
+        network: a `DiT` with the one time input "t" or "1-t", or with ("t", "t-r") and trained at
+            r = t, or a `NoisePrediction` around one.
         split_depth: number of blocks that go on seeing t: 20 of 28 in the paper's XL/2, 18 of 24
             in its L/2, and about two thirds elsewhere.
 
@@ -59,7 +62,19 @@ def decouple(network: Network, split_depth: int) -> Network:
     """
     if isinstance(network, NoisePrediction):
         return network.around(decouple(network.network, split_depth))
+    if isinstance(network, DiT) and network.time_inputs == ("t", "t-r"):
+        network = _told_t_alone(network)
     return _with_weights_of(network, {**_flow_config(network), "split_depth": split_depth})
+
+
+def _told_t_alone(network):
+    """What a network that is told t and t - r computes at r = t."""
+    scale = np.broadcast_to(network.time_scale, 2).tolist()[0]
+    config = {**network.get_config(), "time_inputs": ("t",), "time_scale": scale}
+    made = _with_weights_of(network, config)
+    bias, at_zero = made.times[0].out.bias, network.times[1](ops.zeros((1,)))[0]
+    bias.assign(ops.convert_to_numpy(bias) + ops.convert_to_numpy(at_zero))
+    return made
 
 
 def _flow_config(network):

@@ -60,3 +60,10 @@ def test_a_decoupled_flow_model_is_itself_at_r_equal_t():
     assert np.abs(u(network, r) - u(flow, None)).max() > 1e-3
     with pytest.raises(ValueError, match="split_depth=1"):
         decouple(network, split_depth=1)
+
+
+def test_a_network_that_knows_the_interval_is_decoupled_at_r_equal_t():
+    knowing = randomise(DiT(**SMALL, num_classes=5))
+    network = decouple(knowing, split_depth=1)
+    assert (network.time_inputs, network.split_depth) == (("t",), 1)
+    np.testing.assert_allclose(u(network, None), u(knowing, None), rtol=1e-4, atol=1e-5)
