@@ -5,23 +5,10 @@ import numpy as np
 from keras import ops
 
 from keras_meanflow.backend import BACKEND, compiled, device_count, export_arguments, spread
+from keras_meanflow.backend.random import philox_noise
 from keras_meanflow.samplers import Jump
 
 _FORMATS = {"jax": "tf_saved_model", "tensorflow": "tf_saved_model", "torch": "torch"}
-
-
-def philox_noise(seed, indices, shape, *, draw=0):
-    """Noise of the images `indices` of `seed`, float32 (n, *shape): the same bits everywhere.
-
-    Image i starts from NumPy's Philox keyed by (seed, i), whatever the backend, batch or device.
-    Draws after the first, for samplers that add noise on the way, begin at other counters.
-    """
-    draws = [_philox(seed, int(i), draw).standard_normal(shape, "float32") for i in indices]
-    return np.stack(draws) if draws else np.zeros((0, *shape), "float32")
-
-
-def _philox(seed, image, draw):
-    return np.random.Generator(np.random.Philox(key=[seed, image], counter=[0, 0, 0, draw]))
 
 
 class Generation:

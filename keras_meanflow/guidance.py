@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_meanflow.configurable import Configurable, part
+from keras_meanflow.schedules import Schedule, bounds_of, value_at
 
 
 @part
@@ -40,10 +41,59 @@ class Guidance(Configurable):
         """Whether the unconditional velocity has any weight."""
         return self.omega + self.kappa != 1.0
 
-    def weights(self, t, drop):
+    @property
+    def needs_own(self):
+        """Whether the network's own conditional velocity has any weight."""
+        return self.kappa > 0.0
+
+    def draw(self, keys):
+        """What a step's guidance draws: nothing."""
+        del keys
+
+    def weights(self, draws):
         """omega, kappa and the null weight of each row, each (B,)."""
+        t = draws.t
         active = ops.logical_and(t >= self.start, t <= self.end)
-        active = ops.logical_and(active, ops.logical_not(drop))
+        active = ops.logical_and(active, ops.logical_not(draws.drop))
         omega = ops.where(active, self.omega, 1.0)
         kappa = ops.where(active, self.kappa, 0.0)
+        return omega, kappa, 1.0 - omega - kappa
+
+
+@part
+class RandomGuidance(Configurable):
+    """A scale `w ~ U(1, largest)` a step: `omega = max(1, w - 1)`, `kappa = 1 - omega / w`.
+
+    The effective scale is w. Rows whose label is dropped have the null velocity in the place of
+    the conditional one, `omega v + (1 - omega) u(z, t, t | null)`, as in the authors' code.
+
+    Args:
+        largest: number or schedule, at least 1; at 1 there is no guidance.
+
+    Example:
+        >>> MeanFlow(guidance=RandomGuidance(largest=2.5), coupling=StoredPairs())
+
+    References:
+        Re-MeanFlow (arXiv 2511.23342), Eq. 14 and table 4 (its text swaps omega and kappa);
+        Xinxi-Zhang/Re-MeanFlow `train.py`.
+    """
+
+    largest: float | Schedule = 2.5
+
+    needs_null = needs_own = True
+
+    def __post_init__(self):
+        if not bounds_of(self.largest)[0] >= 1.0:
+            raise ValueError(f"largest must be at least 1. Received: {self.largest}.")
+
+    def draw(self, keys):
+        """The scale of a step, the same for all its rows on all devices."""
+        whole = keys.of_first_row().uniform("guidance", (1, 1))[0, 0]
+        return 1.0 + (value_at(self.largest, keys.progress) - 1.0) * whole
+
+    def weights(self, draws):
+        """omega, kappa and the null weight of each row, each (B,)."""
+        w = draws.scale + 0.0 * draws.t
+        omega = ops.maximum(w - 1.0, 1.0)
+        kappa = 1.0 - omega / w
         return omega, kappa, 1.0 - omega - kappa

@@ -1,6 +1,7 @@
 """Joint samplers of (r, t), and which rows of a batch have r < t."""
 
 import abc
+import math
 
 import numpy as np
 from keras import ops
@@ -9,6 +10,7 @@ from keras_meanflow.configurable import Configurable, part
 from keras_meanflow.expectations import Lattice
 from keras_meanflow.schedules import Schedule, bounds_of, scheduled_values, value_at
 
+_EDGE = 1e-5  # how near to 0 and 1 the times of UShaped come
 _PARTS = 10_000  # shares are exact to a hundredth of a per cent
 _TABLE = 65  # values of progress at which a scheduled law's mean gap is tabulated
 
@@ -248,6 +250,58 @@ class DiagonalLogitNormal(TimeSampler):
         mean, std = value_at(self.mean, keys.progress), value_at(self.std, keys.progress)
         t = ops.sigmoid(keys.normal("times", (rows, 1))[:, 0] * std + mean)
         return t, t
+
+
+@part
+class UShaped(TimeSampler):
+    """t likely near 0 and 1; a gap apart from it; r snapped to 0 below t near 1; then r := t.
+
+    `p(t) ~ exp(a t) + exp(a (1 - t))` on [1e-5, 1 - 1e-5], clipped to `latest`;
+    `r = max(t - sigmoid(N(gap_mean, gap_std^2)), 0)`; `r := 0` where `t > snap_t` and
+    `r < snap_r`: few pairs, those that one step takes, instead of many that differ little.
+
+    Args:
+        a: how much more likely the ends are than the middle.
+        gap_mean, gap_std: of the gap's normal.
+        snap_t, snap_r: where r becomes 0. The released code has snap_t = 0.8.
+        latest: largest t; 80/81 for networks of noise level t / (1 - t) up to 80, such as EDM2.
+        fraction_r_equals_t: share of rows with r = t, set last.
+
+    References:
+        Re-MeanFlow (arXiv 2511.23342), section 4 and table 4; Xinxi-Zhang/Re-MeanFlow
+        `sample_t_and_r_re2_truncate`; the law of t from Lee et al., Improving the Training of
+        Rectified Flows (arXiv 2405.20320).
+    """
+
+    a: float = 4.0
+    gap_mean: float | Schedule = -0.8
+    gap_std: float | Schedule = 1.0
+    snap_t: float = 0.95
+    snap_r: float = 0.4
+    latest: float = 1.0
+    fraction_r_equals_t: float | Schedule = 0.75
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.a > 0.0:
+            raise ValueError(f"a must exceed 0. Received: {self.a}.")
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        normals, p = keys.normal("times", (rows, 2)), keys.progress
+        t = self._t(0.5 * (1.0 + ops.erf(normals[:, 0] * 2.0**-0.5)))
+        gap = ops.sigmoid(normals[:, 1] * value_at(self.gap_std, p) + value_at(self.gap_mean, p))
+        r = ops.clip(t - gap, 0.0, 1.0 - _EDGE)
+        snapped = ops.logical_and(t > self.snap_t, r < self.snap_r)
+        return ops.where(below, ops.where(snapped, 0.0, r), t), t
+
+    def _t(self, quantile):
+        """Half of the draws by the exponential law's inverse, half mirrored."""
+        mirrored = quantile >= 0.5
+        q = ops.where(mirrored, 2.0 * quantile - 1.0, 2.0 * quantile)
+        t = ops.log(1.0 + q * (math.exp(self.a) - 1.0)) / self.a
+        t = ops.where(mirrored, 1.0 - t, t)
+        return ops.minimum(_EDGE + t * (1.0 - 2.0 * _EDGE), self.latest)
 
 
 @part

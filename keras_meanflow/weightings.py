@@ -58,14 +58,45 @@ class AdaptiveLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.p, self.c = p, c
 
+    size = staticmethod(squared_norm)
+
     def call(self, y_true, y_pred):
         """(B,) losses of `y_true, y_pred`: (B, ...)."""
-        error = squared_norm(y_pred - y_true)
+        error = self.size(y_pred - y_true)
         return error / ops.stop_gradient((error + self.c) ** self.p)
 
     def get_config(self):
         """The arguments."""
         return {**super().get_config(), "p": self.p, "c": self.c}
+
+
+@register
+class MeanAdaptiveLoss(AdaptiveLoss):
+    """`m / sg(m + c)^p`, m the mean squared error over the sample: c weighs each coordinate.
+
+    It is `AdaptiveLoss` with D c for c, times `D^(p - 1)`, for data of D numbers.
+
+    Args:
+        p: power; 0.5 in Re-MeanFlow, where the loss is a pseudo-Huber one.
+        c: floor of the weight.
+
+    References:
+        Re-MeanFlow (arXiv 2511.23342); Xinxi-Zhang/Re-MeanFlow `get_loss`, with the values of its
+        README.
+    """
+
+    def __init__(
+        self,
+        p=0.5,
+        c=0.01,
+        *,
+        name="mean_adaptive_loss",
+        reduction="sum_over_batch_size",
+        dtype="float32",
+    ):
+        super().__init__(p, c, name=name, reduction=reduction, dtype=dtype)
+
+    size = staticmethod(mean_square)
 
 
 @register

@@ -16,6 +16,7 @@ from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
 from keras_meanflow.optimizers import compile_with
 from keras_meanflow.recipe import recipe
+from keras_meanflow.reflow import rectified
 from keras_meanflow.runs import Training, trained_network
 from keras_meanflow.weights.fine_tuning import decouple
 
@@ -154,3 +155,26 @@ def mnist_dmf(
     )
     network = old.network if flow is None else trained_network(flow)
     return training.with_objective(objective, network=decouple(network, split_depth))
+
+
+@recipe(extends=mnist)
+def mnist_reflow(
+    *,
+    data: str | None = None,
+    percentile: float = 90.0,
+    start: str | None = None,
+    largest_scale: float = 1.0,
+    **knobs,
+) -> Training:
+    """MNIST by Re-MeanFlow: MeanFlow on the straightened lines of a teacher's pairs.
+
+    The second stage, guided by a random scale, goes on with the first: start=runs/mnist_reflow
+    largest_scale=2.5, and --run.
+
+    Paper: Flow Straighter and Faster: Re-MeanFlow (arXiv 2511.23342).
+    Command: keras-meanflow train mnist_reflow --set data=PAIRS
+    Data: keras-meanflow reflow runs/mnist_flow PAIRS -n 60000 (docs/re_mean_flow.md).
+    Cost: that of mnist, after the teacher and its pairs.
+    """
+    settings = dict(percentile=percentile, start=start, largest_scale=largest_scale)
+    return rectified(mnist(data=data, **knobs), data, **settings)

@@ -6,10 +6,20 @@ import pytest
 from keras import ops
 from PIL import Image
 
-from keras_meanflow import DiagonalLogitNormal, FlowMatching, Guidance, Heun, TwoLogitNormals
+from keras_meanflow import (
+    DiagonalLogitNormal,
+    DiT,
+    Euler,
+    FlowMap,
+    FlowMatching,
+    Guidance,
+    Heun,
+    TwoLogitNormals,
+)
 from keras_meanflow.networks.dit import SIZES
 from keras_meanflow.pictures import draw_samples
 from keras_meanflow.recipe import Found, find, recipe, recipes, recipes_in, resolve
+from keras_meanflow.reflow import reflow
 from keras_meanflow.runs import train
 
 OWN = '''
@@ -155,10 +165,23 @@ def small_training(name, folder, **changes):
     found, knobs = find(name), {**SMALL, **changes}
     small = {"heads": 2, "split_depth": 0}
     knobs |= {name: value for name, value in small.items() if name in found.defaults}
-    if data_for(name):
+    if "_reflow" in name:
+        knobs |= dict(data=str(small_pairs(name, folder / "pairs")))
+    elif data_for(name):
         np.savez(folder / "data.npz", **data_for(name))
         knobs |= dict(data=str(folder / "data.npz"))
     return found.load()(**knobs)
+
+
+def small_pairs(name, folder):
+    """Pairs by an untrained teacher of the recipe's data."""
+    x = data_for(name).get("x", data_for(name).get("x_train")) if data_for(name) else None
+    shape = (8, 8, 1) if x is None else (*x.shape[1:], 1)[:3]
+    classes = 1000 if name.startswith("imagenet") else 10
+    sizes = dict(patch_size=4, width=8, depth=0, heads=2, num_classes=classes)
+    teacher = FlowMap(DiT(image_size=shape[0], channels=shape[2], **sizes), averages=())
+    teacher.compile(jit_compile=False)
+    return reflow(teacher, folder, np.arange(6), sampler=Euler(steps=1)).path
 
 
 def assert_moves(flow_map, train_it):

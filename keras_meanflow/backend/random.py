@@ -2,6 +2,7 @@
 
 Threefry-2x32 with 20 rounds in int32 arithmetic, which wraps on JAX, TensorFlow and PyTorch
 alike, so the three draw the same bits, in eager code, compiled code and on any device count.
+`philox_noise` is NumPy's, for noise that is made outside the compiled step.
 
 References:
     Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
@@ -15,6 +16,7 @@ import zlib
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 # Tensors' own operators cost PyTorch a tenth of keras.ops; TensorFlow has none for shifts.
@@ -88,6 +90,10 @@ class Keys:
         """The draws of a second branch in the same step, independent of these."""
         return dataclasses.replace(self, branch=f"{self.branch}{name}/")
 
+    def of_first_row(self):
+        """The draws of the global batch's first row, the same on every device."""
+        return dataclasses.replace(self, first_row=0)
+
     @functools.cached_property
     def _key(self):
         step = ops.cast(ops.convert_to_tensor(self.step), "int32")
@@ -115,3 +121,17 @@ class Keys:
         angle = (2.0 * math.pi) * _open_unit(second)
         draws = ops.concatenate([radius * ops.cos(angle), radius * ops.sin(angle)], axis=1)
         return ops.reshape(draws[:, :width], shape)
+
+
+def philox_noise(seed, indices, shape, *, draw=0):
+    """Noise of the images `indices` of `seed`, float32 (n, *shape): the same bits everywhere.
+
+    Image i starts from NumPy's Philox keyed by (seed, i), whatever the backend, batch or device.
+    Draws after the first, for samplers that add noise on the way, begin at other counters.
+    """
+    draws = [_philox(seed, int(i), draw).standard_normal(shape, "float32") for i in indices]
+    return np.stack(draws) if draws else np.zeros((0, *shape), "float32")
+
+
+def _philox(seed, image, draw):
+    return np.random.Generator(np.random.Philox(key=[seed, image], counter=[0, 0, 0, draw]))

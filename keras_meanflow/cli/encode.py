@@ -11,6 +11,7 @@ from keras_meanflow.cli.backend import (
     start,
     verbose_option,
 )
+from keras_meanflow.cli.options import worker_of
 
 CODECS = ("sd-vae", "taef2", "identity")
 NORMALISATIONS = ("codec", "sd", "imf", "measured", "none")
@@ -56,7 +57,7 @@ def encode(
     .npy files. The same command again goes on where it stopped, or checks what is finished.
     """
     with one_line_errors():
-        k, n = _worker(worker)
+        worker = worker_of(worker)
         start(choose_backend(backend))
         from keras_meanflow.data.encoding import encode as encode_source
 
@@ -69,18 +70,11 @@ def encode(
             flips=flips,
             shard_size=shard_size,
             batch_size=batch_size,
-            worker=(k, n),
+            worker=worker,
             verbose=int(verbose),
             **_normalisation(normalisation),
         )
         click.echo(_report(store, out))
-
-
-def _worker(text):
-    k, slash, n = text.partition("/")
-    if not (slash and k.isdigit() and n.isdigit()):
-        raise ValueError(f"--worker is K/N, as in 0/4. Received: {text!r}.")
-    return int(k), int(n)
 
 
 def _open(source, image_size, on_error):

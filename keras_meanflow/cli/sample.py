@@ -11,6 +11,7 @@ from keras_meanflow.cli.backend import (
     one_line_errors,
     verbose_option,
 )
+from keras_meanflow.cli.options import labels_of
 
 SAMPLERS = ("jump", "restart", "euler", "heun", "ab2", "fastflow")
 _HELP = (
@@ -56,7 +57,7 @@ def sample(
         flow_map, codec = load_run(run_dir, backend), load_codec(run_dir)
         if not average:
             flow_map.average = None
-        labels = _labels(labels, count, flow_map.network.num_classes)
+        labels = labels_of(labels, count, flow_map.network.num_classes)
         sampler, finish = _sampler(name, steps, shift, frozen, Path(run_dir), guidance_scale)
         samples = flow_map.generate(
             labels,
@@ -115,31 +116,6 @@ def _fastflow(samplers, steps, frozen, run_dir, guided):
         )
 
     return sampler, finish
-
-
-def _labels(text, count, classes):
-    """Labels for `generate`: `count` of them in turn, or the count if there are no classes."""
-    if classes is None:
-        if text is not None:
-            raise ValueError("This model knows no classes: leave --labels out.")
-        return count
-    import numpy as np
-
-    chosen = list(range(classes)) if text is None else _parse_labels(text)
-    return np.resize(np.array(chosen, "int32"), count)
-
-
-def _parse_labels(text):
-    labels = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            labels += range(int(first), int(last or first) + 1)
-    except ValueError:
-        labels = []
-    if not labels:
-        raise ValueError(f"--labels are numbers, as in 3 or 0,1,2 or 0-9. Received: {text!r}.")
-    return labels
 
 
 def _picture(out, run_dir):

@@ -196,6 +196,28 @@ def du_dt(run_dir, cells, out, count, data, average, backend):
         _write(rows, draw_du_dt_norms(rows), Path(out or run_dir), "du-dt")
 
 
+@study.command()
+@click.argument("run_dir", metavar="RUN")
+@click.option("--cells", type=click.IntRange(1), default=5, show_default=True,
+              help="r and t are multiples of 1 / CELLS.")  # fmt: skip
+@click.option("--ode-steps", type=click.IntRange(1), default=16, show_default=True,
+              help="Runge-Kutta steps from t to r.")  # fmt: skip
+@click.option("--out", type=click.Path(), help="Folder; default the RUN.")
+@with_options(RUN)
+def curvature(run_dir, cells, ode_steps, out, count, data, average, backend):
+    """Angle between v and its average from r to t, over (r, t), as a heat map."""
+    with one_line_errors():
+        flow_map, points = _load(run_dir, backend, data, count, average)
+        from keras_meanflow.diagnostics import LearnedField, curvatures
+        from keras_meanflow.diagnostics.curvature import draw_curvatures
+
+        velocity = LearnedField(flow_map).velocity
+        rows = curvatures(velocity, points, cells=cells, ode_steps=ode_steps)
+        _write(rows, draw_curvatures(rows), Path(out or run_dir), "curvature")
+        mean = sum(row["angle"] for row in rows) / len(rows)
+        click.echo(f"{mean:.3g} degrees on average")
+
+
 def numbers(text, option):
     """The numbers of a text like 0,0.5,1."""
     try:

@@ -5,6 +5,7 @@ from keras_meanflow.data.batches import Batches
 from keras_meanflow.data.digits import load_digits
 from keras_meanflow.data.folder import ImageFolder
 from keras_meanflow.data.latents import LatentStore
+from keras_meanflow.data.pairs import PairStore
 from keras_meanflow.data.source import open_source
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Batches",
     "ImageFolder",
     "LatentStore",
+    "PairStore",
     "load_arrays",
     "load_digits",
     "open_source",

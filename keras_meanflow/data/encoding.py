@@ -1,28 +1,18 @@
 """Makes a latent store: image by image through a codec, shard by shard onto the disk."""
 
 import hashlib
-import io
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from keras.utils import Progbar
 
-from keras_meanflow.codecs.base import CODEC, Codec
+from keras_meanflow.codecs.base import Codec
 from keras_meanflow.codecs.normalisation import Normalisation
-from keras_meanflow.data.latents import (
-    DTYPE,
-    FORMAT,
-    INDEX,
-    LABELS,
-    PLAN,
-    LatentStore,
-)
+from keras_meanflow.data.latents import DTYPE, FORMAT, INDEX, PLAN, LatentStore
 from keras_meanflow.data.moments import MomentSource
-from keras_meanflow.files import TEMPORARY, sha256_of, write_atomically, write_text
-
-SHARD_SIZE, MOST_SHARDS = 4096, 512  # every shard in use is an open file
+from keras_meanflow.data.shards import LABELS, ShardedFolder, shard_size_for, write_array
+from keras_meanflow.files import sha256_of
 
 
 def encode(
@@ -73,19 +63,20 @@ def encode(
     _check(source, codec, flips, shard_size)
     normalisation = normalisation or (codec or source).normalisation
     plan = _plan(source, codec, flips, measured, normalisation, shard_size)
-    _claim(out, plan, codec)
+    folder = ShardedFolder(out, plan, PLAN, INDEX, "encoding")
+    folder.claim(codec)
     if worker[1] == 1:
-        for leftover in out.glob(f"{TEMPORARY}*"):
-            leftover.unlink()
-    if not (out / INDEX).exists():
-        todo = [i for i in range(_shards(plan))[worker[0] :: worker[1]] if not _is_done(out, i)]
-        images = sum(len(_indices(plan, i)) for i in todo)
+        folder.tidy()
+    if not folder.finished:
+        remaining = folder.remaining(worker)
+        images = sum(len(folder.indices(shard)) for shard in remaining)
         bar = Progbar(images, interval=1, verbose=verbose, unit_name="image")
-        for i in todo:
-            _encode_shard(out, i, source, codec, plan, batch_size, bar)
-        if not all(_record(out, i).exists() for i in range(_shards(plan))):
+        for shard in remaining:
+            _encode_shard(folder, shard, source, codec, batch_size, bar)
+        records = folder.records()
+        if records is None:
             return None
-        _finish(out, plan)
+        _finish(folder, records)
     store = LatentStore(out)
     store.verify()
     return store
@@ -119,7 +110,7 @@ def _plan(source, codec, flips, measured, normalisation, shard_size):
         "copies": 2 if flips else 1,
         "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
         "measured": measured,
-        "shard_size": shard_size or max(SHARD_SIZE, -(-len(source) // MOST_SHARDS)),
+        "shard_size": shard_size or shard_size_for(len(source)),
     }
 
 
@@ -136,33 +127,14 @@ def _identity(source):
     return digest.hexdigest()[:16]
 
 
-def _claim(out, plan, codec):
-    """Make the folder, or raise a ValueError if it holds anything else."""
-    known = out / PLAN
-    if known.is_file():
-        old = json.loads(known.read_text("utf-8"))
-        names = [n for n in {**old, **plan} if old.get(n) != plan.get(n)]
-        if names:
-            changes = ", ".join(f"{n} was {old.get(n)!r}, now {plan.get(n)!r}" for n in names)
-            raise ValueError(f"{out} holds another encoding: {changes}. Name another folder.")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    strangers = [p.name for p in out.iterdir() if not p.name.startswith((TEMPORARY, CODEC))]
-    if strangers:
-        raise ValueError(f"{out} must be empty or an encoding. It holds {strangers[0]}.")
-    if codec is not None:
-        write_atomically(out / CODEC, codec.save)
-    _write_json(known, plan)
-
-
-def _encode_shard(out, shard, source, codec, plan, batch_size, bar):
+def _encode_shard(folder, shard, source, codec, batch_size, bar):
     """Writes a shard, then its record: checksum, labels and sums for the statistics."""
     latents, labels = [], []
-    indices = _indices(plan, shard)
+    indices = folder.indices(shard)
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     read = source.raw if isinstance(source, MomentSource) else source.take
     for x, y in _ahead(read, batches):
-        raw = _moments(x, codec, plan["copies"], batch_size)
+        raw = _moments(x, codec, folder.plan["copies"], batch_size)
         with np.errstate(over="ignore"):  # refused below
             latents.append(raw.astype(DTYPE))
         labels += [] if y is None else y.tolist()
@@ -173,21 +145,14 @@ def _encode_shard(out, shard, source, codec, plan, batch_size, bar):
             f"Latents must be finite in half precision (up to 65,504). Shard {shard} is not: "
             "look at the codec's weights."
         )
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, latents, version=(1, 0), allow_pickle=False)
-    data = buffer.getbuffer()
-    record = {
-        "file": f"shard-{shard:05d}.npy",
-        "count": len(indices),
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "labels": labels or None,
-        "shape": list(latents.shape[3:]),
-        "moments": latents.shape[2],
-        "sums": _sums(latents),
-    }
-    write_atomically(out / record["file"], lambda path: path.write_bytes(data))
-    _write_json(_record(out, shard), record)
+    folder.write(
+        shard,
+        latents,
+        labels=labels or None,
+        shape=list(latents.shape[3:]),
+        moments=latents.shape[2],
+        sums=_sums(latents),
+    )
 
 
 def _moments(x, codec, copies, batch_size):
@@ -212,25 +177,23 @@ def _sums(latents):
     }
 
 
-def _finish(out, plan):
+def _finish(folder, records):
     """Write the labels and the index, last: with it the store exists."""
-    records = [json.loads(_record(out, i).read_text("utf-8")) for i in range(_shards(plan))]
-    labels = None
+    labels, path = None, folder.path / LABELS
     if records[0]["labels"] is not None:
         labels = np.array(sum((r["labels"] for r in records), []), "int32")
-        write_atomically(out / LABELS, lambda path: _save_array(path, labels))
-    statistics = _statistics([record["sums"] for record in records])
+        write_array(path, labels)
+    plan, statistics = folder.plan, _statistics([record["sums"] for record in records])
     kept = ("format", "source", "count", "class_names", "pixels", "codec", "copies")
-    index = {
+    folder.finish(
+        records,
         **{name: plan[name] for name in kept},
-        "shape": records[0]["shape"],
-        "moments": records[0]["moments"],
-        "statistics": statistics,
-        "normalisation": statistics if plan["measured"] else plan["normalisation"],
-        "labels_sha256": None if labels is None else sha256_of(out / LABELS),
-        "shards": [{n: r[n] for n in ("file", "count", "bytes", "sha256")} for r in records],
-    }
-    _write_json(out / INDEX, index)
+        shape=records[0]["shape"],
+        moments=records[0]["moments"],
+        statistics=statistics,
+        normalisation=statistics if plan["measured"] else plan["normalisation"],
+        labels_sha256=None if labels is None else sha256_of(path),
+    )
 
 
 def _statistics(sums):
@@ -242,29 +205,6 @@ def _statistics(sums):
     return {"mean": first.tolist(), "std": std.tolist()}
 
 
-def _shards(plan):
-    return -(-plan["count"] // plan["shard_size"])
-
-
-def _indices(plan, shard):
-    first = shard * plan["shard_size"]
-    return np.arange(first, min(first + plan["shard_size"], plan["count"]))
-
-
-def _record(out, shard):
-    return out / f"shard-{shard:05d}.json"
-
-
-def _is_done(out, shard):
-    """Whether a shard and its record are there and agree."""
-    record = _record(out, shard)
-    if not record.is_file():
-        return False
-    known = json.loads(record.read_text("utf-8"))
-    path = out / known["file"]
-    return path.is_file() and sha256_of(path) == known["sha256"]
-
-
 def _ahead(function, items):
     """Yields function(item) for each item, the next one computed meanwhile in a thread."""
     with ThreadPoolExecutor(1) as pool:
@@ -274,12 +214,3 @@ def _ahead(function, items):
             if len(waiting) > 1:
                 yield waiting.pop(0).result()
         yield from (future.result() for future in waiting)
-
-
-def _write_json(path, content):
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def _save_array(path, array):
-    with open(path, "wb") as file:
-        np.save(file, array, allow_pickle=False)

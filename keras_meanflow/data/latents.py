@@ -1,7 +1,5 @@
 """The latent store: a data set of encoded images, on disk, read at random."""
 
-import json
-import threading
 from functools import cached_property
 from pathlib import Path
 
@@ -11,11 +9,12 @@ import numpy as np
 from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.data.moments import MomentSource
-from keras_meanflow.files import sha256_of
+from keras_meanflow.data.shards import LABELS, Shards, read_index
 
-INDEX, PLAN, LABELS = "store.json", "encoding.json", "labels.npy"
+INDEX, PLAN = "store.json", "encoding.json"
 FORMAT = "keras_meanflow latents 1"
 DTYPE = "float16"
+_AGAIN = f"Delete {INDEX} and encode again: only what is damaged is redone."
 
 
 class LatentStore(MomentSource):
@@ -50,7 +49,8 @@ class LatentStore(MomentSource):
         threads: int | None = None,
     ):
         self.path = Path(path)
-        self.index = _read_index(self.path)
+        make = f"Encode it: keras-meanflow encode SOURCE {path} ..."
+        self.index = read_index(self.path, INDEX, PLAN, FORMAT, holds="latents", make=make)
         super().__init__(normalisation or Normalisation(**self.index["normalisation"]), threads)
         self.count, self.shape = self.index["count"], tuple(self.index["shape"])
         self.moments, self.copies = self.index["moments"], self.index["copies"]
@@ -58,10 +58,7 @@ class LatentStore(MomentSource):
         self.labels = None
         if self.index["labels_sha256"]:
             self.labels = np.load(self.path / LABELS, allow_pickle=False)
-        self._rows = self.index["shards"][0]["count"]  # in every shard but the last
-        self._shards = [None] * len(self.index["shards"])
-        self._lock = threading.Lock()
-        self._check_sizes()
+        self._shards = Shards(self.path, self.index["shards"], _AGAIN)
 
     @property
     def num_classes(self) -> int | None:
@@ -99,9 +96,8 @@ class LatentStore(MomentSource):
 
     def read(self, index, copy):
         """Returns one item's raw latents, memory-mapped, and its label or None."""
-        shard, row = divmod(index, self._rows)
         label = None if self.labels is None else self.labels[index]
-        return self._open(shard)[row, copy], label
+        return self._shards.row(index)[copy], label
 
     def verify(self) -> None:
         """Reads every file and compares checksums.
@@ -109,55 +105,10 @@ class LatentStore(MomentSource):
         Raises:
             ValueError: naming the first file that has changed.
         """
-        files = {shard["file"]: shard["sha256"] for shard in self.index["shards"]}
-        if self.labels is not None:
-            files[LABELS] = self.index["labels_sha256"]
-        for name, expected in files.items():
-            found = sha256_of(self.path / name)
-            if found != expected:
-                raise ValueError(
-                    f"{self.path / name} is damaged: its SHA-256 should be {expected}. Received "
-                    f"{found}. Delete {INDEX} and encode again: only what is damaged is redone."
-                )
-
-    def _open(self, shard):
-        if self._shards[shard] is None:
-            with self._lock:
-                path = self.path / self.index["shards"][shard]["file"]
-                self._shards[shard] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        return self._shards[shard]
-
-    def _check_sizes(self):
-        for shard in self.index["shards"]:
-            path, expected = self.path / shard["file"], shard["bytes"]
-            found = path.stat().st_size if path.is_file() else 0
-            if found != expected:
-                raise ValueError(
-                    f"{path} is truncated or missing: it should have {expected:,} bytes. Received "
-                    f"{found:,}. Delete {INDEX} and encode again: only what is damaged is redone."
-                )
+        others = {} if self.labels is None else {LABELS: self.index["labels_sha256"]}
+        self._shards.verify(others)
 
 
 def is_store(path: Path) -> bool:
     """Returns whether a folder is a latent store, finished or not."""
     return (path / INDEX).is_file() or (path / PLAN).is_file()
-
-
-def _read_index(path):
-    if not (path / INDEX).is_file():
-        reason = "holds no latents"
-        if (path / PLAN).is_file():
-            done, total = len(list(path.glob("shard-*.json"))), _planned_shards(path)
-            reason = f"is not finished ({done} of {total} shards)"
-        raise ValueError(f"{path} {reason}. Encode it: keras-meanflow encode SOURCE {path} ...")
-    index = json.loads((path / INDEX).read_text("utf-8"))
-    if index.get("format") != FORMAT:
-        raise ValueError(
-            f"{path / INDEX} must be of the format {FORMAT!r}. Received {index.get('format')!r}."
-        )
-    return index
-
-
-def _planned_shards(path):
-    plan = json.loads((path / PLAN).read_text("utf-8"))
-    return -(-plan["count"] // plan["shard_size"])

@@ -7,6 +7,7 @@ import numpy as np
 from keras_meanflow.data.arrays import ArraySource, check_images, load_arrays
 from keras_meanflow.data.folder import ImageFolder
 from keras_meanflow.data.latents import LatentStore, is_store
+from keras_meanflow.data.pairs import PairStore, is_pair_store
 from keras_meanflow.data.published_latents import TorchLatents, ZipLatents
 
 
@@ -20,9 +21,9 @@ def open_source(
     """Returns a data source, `len(source)` and `source.take(indices) -> (x, y)`, over `data`.
 
     Args:
-        data: the path of an `.npz` file, of a folder of images, of a latent store, of a folder of
-            `.pt` latents or a `.zip` of `.npy` latents; an array of images, a pair of arrays
-            `(x, y)`, or a data source already.
+        data: the path of an `.npz` file, of a folder of images, of a latent store, of a pair store,
+            of a folder of `.pt` latents or a `.zip` of `.npy` latents; an array of images, a pair
+            of arrays `(x, y)`, or a data source already.
         image_size: side of the images in pixels. A folder's images are cropped to it, and need it;
             arrays and latents must have it.
         channels: number of channels. A folder's images are converted to it (default 3); arrays
@@ -40,9 +41,9 @@ def open_source(
     """
     if hasattr(data, "take") and not isinstance(data, np.ndarray):
         return data
-    latents = _open_latents(Path(data)) if isinstance(data, str | Path) else None
-    if latents is not None:
-        return _check_shape(latents, image_size, channels)
+    store = _open_store(Path(data)) if isinstance(data, str | Path) else None
+    if store is not None:
+        return _check_shape(store, image_size, channels)
     if isinstance(data, str | Path) and Path(data).is_dir():
         if image_size is None:
             raise ValueError(f"image_size must be given for the folder {data}. Received None.")
@@ -50,8 +51,10 @@ def open_source(
     return _check_shape(_open_arrays(data), image_size, channels)
 
 
-def _open_latents(path):
-    """A source of latents, or None for a path of anything else."""
+def _open_store(path):
+    """A source of latents or of pairs, or None for a path of anything else."""
+    if path.is_dir() and is_pair_store(path):
+        return PairStore(path)
     if path.is_dir() and is_store(path):
         return LatentStore(path)
     if path.is_dir() and next(path.glob("*.pt"), None):

@@ -1,6 +1,7 @@
 """What happens inside MeanFlow training: studies that train, and measurements of trained models."""
 
 from keras_meanflow.diagnostics.affinity import task_affinities
+from keras_meanflow.diagnostics.curvature import curvatures
 from keras_meanflow.diagnostics.du_dt import du_dt_norms
 from keras_meanflow.diagnostics.fields import LearnedField, average_velocity
 from keras_meanflow.diagnostics.mixture import GaussianMixture
@@ -20,6 +21,7 @@ __all__ = [
     "Subject",
     "UErrors",
     "average_velocity",
+    "curvatures",
     "du_dt_norms",
     "noisy_velocity",
     "one_gap",

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_meanflow.generation import philox_noise
+from keras_meanflow.backend.random import philox_noise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +30,8 @@ class Points:
     def of(cls, source, count, *, seed=0):
         """`count` items of a data source, chosen by a permutation of `seed`.
 
+        The noise is the stored one of stored pairs, else fresh.
+
         Raises:
             ValueError: for fewer than 1 item, or more than the source has.
         """
@@ -39,6 +41,8 @@ class Points:
             )
         chosen = np.random.default_rng(seed).permutation(len(source))[:count]
         x, condition = source.take(np.sort(chosen))
+        if isinstance(x, dict):
+            return cls(x["x"], x["e"], condition)
         return cls(x, philox_noise(seed, range(count), x.shape[1:]), condition)
 
     def at(self, t):

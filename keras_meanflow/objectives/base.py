@@ -19,7 +19,7 @@ class Draws(NamedTuple):
 
     `r`, `t`: (B,) times; `e`: noise of the data's shape; `drop`: (B,) booleans, rows whose
     condition is replaced by the null condition; `progress`, `stage`: scalars, where in training
-    they were drawn, for weights that change with it.
+    they were drawn, for weights that change with it; `scale`: what the guidance draws, or None.
     """
 
     r: Any
@@ -28,6 +28,7 @@ class Draws(NamedTuple):
     drop: Any
     progress: Any = 1.0
     stage: Any = 0
+    scale: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,8 @@ class Objective(Configurable, abc.ABC):
         rows = ops.shape(x)[0]
         r, t = self.times.draw(keys, rows)
         drop = keys.uniform("drop", (rows, 1))[:, 0] < self.dropout(condition)
-        return Draws(r, t, e, drop, keys.progress, keys.stage)
+        scale = None if self.guidance is None else self.guidance.draw(keys)
+        return Draws(r, t, e, drop, keys.progress, keys.stage, scale)
 
     def dropout(self, condition):
         """The share of rows that lose their condition."""

@@ -8,7 +8,7 @@ from keras import ops
 from keras_meanflow.configurable import part
 from keras_meanflow.couplings import Independent
 from keras_meanflow.derivatives import Derivative, ForwardMode
-from keras_meanflow.guidance import Guidance
+from keras_meanflow.guidance import Guidance, RandomGuidance
 from keras_meanflow.objectives.base import Objective, Problem, data_of, inputs_of
 from keras_meanflow.paths import Linear, per_row
 from keras_meanflow.rows import Rows
@@ -52,7 +52,7 @@ class MeanFlow(Objective):
     loss: keras.losses.Loss = AdaptiveLoss()
     alpha: TimeWeight | None = None
     beta: ProgressiveGap | None = None
-    guidance: Guidance | None = None
+    guidance: Guidance | RandomGuidance | None = None
     label_dropout: float = 0.1
     derivative: Derivative = ForwardMode()
     path: Linear = Linear()
@@ -129,12 +129,12 @@ class MeanFlow(Objective):
         if condition is None:
             raise ValueError("Guidance needs a condition: fit(x, y) with labels y. Received: None.")
         t = draws.t
-        omega, kappa, null = self.guidance.weights(t, draws.drop)
+        omega, kappa, null = self.guidance.weights(draws)
         v_guided = per_row(omega, v) * v
         if self.guidance.needs_null:
             v_null = u(z, t, t, u.drop(condition, ops.ones_like(draws.drop)))
             v_guided = v_guided + per_row(null, v) * v_null
-        return v_guided, kappa if self.guidance.kappa > 0.0 else None
+        return v_guided, kappa if self.guidance.needs_own else None
 
     def _mixed_velocity(self, u, inputs, v, kappa):
         """The guided velocity on rows with r < t, its share kappa of u(z, t, t | c) included."""

@@ -21,6 +21,7 @@ class NoisyDraws(NamedTuple):
     drop: Any
     progress: Any
     stage: Any
+    scale: Any
     noise: Any
 
 

@@ -1,0 +1,34 @@
+"""What the texts of options mean that several commands have."""
+
+
+def labels_of(text, count, classes):
+    """Labels for `generate`: `count` of them in turn, or the count if there are no classes."""
+    if classes is None:
+        if text is not None:
+            raise ValueError("This model knows no classes: leave --labels out.")
+        return count
+    import numpy as np
+
+    chosen = list(range(classes)) if text is None else _parse_labels(text)
+    return np.resize(np.array(chosen, "int32"), count)
+
+
+def _parse_labels(text):
+    labels = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            labels += range(int(first), int(last or first) + 1)
+    except ValueError:
+        labels = []
+    if not labels:
+        raise ValueError(f"--labels are numbers, as in 3 or 0,1,2 or 0-9. Received: {text!r}.")
+    return labels
+
+
+def worker_of(text):
+    """(k, n) of a text like 0/4: the k-th of n processes."""
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdigit() and n.isdigit()):
+        raise ValueError(f"--worker is K/N, as in 0/4. Received: {text!r}.")
+    return int(k), int(n)

@@ -1,0 +1,120 @@
+"""The pair store: noise and the samples that a teacher makes of it, on disk, read at random."""
+
+from functools import cached_property
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_meanflow.backend.random import philox_noise
+from keras_meanflow.codecs.base import CODEC, Codec
+from keras_meanflow.data.moments import widen
+from keras_meanflow.data.shards import LABELS, Shards, read_index
+from keras_meanflow.files import sha256_of
+
+INDEX, PLAN, DISTANCES = "pairs.json", "reflow.json", "distances.npy"
+FORMAT = "keras_meanflow pairs 1"
+_AGAIN = f"Delete {INDEX} and reflow again: only what is damaged is redone."
+
+
+class PairStore:
+    """A data source of `({"x", "e"}, y)` over the folder that `keras-meanflow reflow` makes.
+
+    The folder holds samples x in shards, half precision; labels; and the distances `||x - e||`.
+    The noise e is not stored: that of pair i is made again from the seed and i, the same bits
+    that the teacher started from. Train with `coupling=StoredPairs()`.
+
+    Args:
+        path: the folder.
+        percentile: keep the pairs whose distance is at most this percentile of all: the longest
+            lines bend most. 90 in Re-MeanFlow, 100 for all. (Its code drops pairs batch by batch,
+            by a fixed bound on the mean square of `x - e`, so that batches differ in size.)
+
+    Raises:
+        ValueError: for a folder that is no such store or is not finished, for shards that are
+            missing or truncated, for a percentile outside (0, 100].
+
+    Example:
+
+    >>> pairs = PairStore("digits-pairs", percentile=90)
+    >>> data, y = pairs.take([0, 1])
+    >>> data["x"].shape == data["e"].shape
+    True
+
+    References:
+        Re-MeanFlow (arXiv 2511.23342), section 3.
+    """
+
+    def __init__(self, path: str | Path, *, percentile: float = 100.0):
+        if not 0.0 < percentile <= 100.0:
+            raise ValueError(f"percentile lies in (0, 100]. Received: {percentile}.")
+        self.path = Path(path)
+        make = f"Make it: keras-meanflow reflow RUN {path}"
+        self.index = read_index(self.path, INDEX, PLAN, FORMAT, holds="pairs", make=make)
+        self.seed, self.shape = self.index["seed"], tuple(self.index["shape"])
+        self._shards = Shards(self.path, self.index["shards"], _AGAIN)
+        self.labels = None
+        if self.index["labels_sha256"]:
+            self.labels = np.load(self.path / LABELS, allow_pickle=False)
+        self.distances = np.load(self.path / DISTANCES, allow_pickle=False)
+        self.kept = kept_by_distance(self.distances, percentile)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of the teacher; None where there are no labels."""
+        return self.index["num_classes"]
+
+    @cached_property
+    def codec(self) -> Codec | None:
+        """The codec that makes pixels of the samples; None for a teacher of pixels themselves."""
+        path = self.path / CODEC
+        return keras.saving.load_model(path, compile=False) if path.is_file() else None
+
+    def take(self, indices) -> tuple[dict, np.ndarray | None]:
+        """Returns `{"x", "e"}`, float32, of the kept pairs at `indices`, and their labels or None.
+
+        Pairs are counted from 0 among those that the percentile keeps.
+        """
+        numbers = self.kept[np.asarray(indices)]
+        x = widen(np.stack([self._shards.row(int(i)) for i in numbers]))
+        e = philox_noise(self.seed, numbers, self.shape)
+        return {"x": x, "e": e}, None if self.labels is None else self.labels[numbers]
+
+    def verify(self) -> None:
+        """Reads every file and compares checksums.
+
+        Raises:
+            ValueError: naming the first file that has changed.
+        """
+        others = {name: self.index[key] for name, key in _FILES if self.index[key]}
+        self._shards.verify(others)
+
+
+_FILES = ((LABELS, "labels_sha256"), (DISTANCES, "distances_sha256"))
+
+
+def kept_by_distance(distances, percentile):
+    """The indices of the distances that are at most this percentile of all, rising."""
+    return np.flatnonzero(distances <= np.percentile(distances, percentile))
+
+
+def distances_of(x, e):
+    """`||x - e||` of each pair, float64 (n,)."""
+    difference = x.astype("float64") - e
+    return np.sqrt((difference**2).reshape(len(x), -1).sum(axis=1))
+
+
+def is_pair_store(path: Path) -> bool:
+    """Returns whether a folder is a pair store, finished or not."""
+    return (path / INDEX).is_file() or (path / PLAN).is_file()
+
+
+def checksums_of(path, labels):
+    """The checksums of the files beside the shards, for the index."""
+    return {
+        key: sha256_of(path / name) if name != LABELS or labels is not None else None
+        for name, key in _FILES
+    }

@@ -1,0 +1,220 @@
+"""Folders of shards: written one by one, resumable, checksummed; memory-mapped when read."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from keras_meanflow.codecs.base import CODEC
+from keras_meanflow.files import TEMPORARY, sha256_of, write_atomically, write_text
+
+LABELS = "labels.npy"
+SHARD_SIZE, MOST_SHARDS = 4096, 512  # every shard in use is an open file
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardedFolder:
+    """A folder that is to hold the shards of a plan.
+
+    A shard appears complete or not at all, with a record of its checksum and of whatever else is
+    to be known of it. The index, written last, makes it a store.
+
+    Args:
+        path: the folder.
+        plan: all that the contents depend on; `count` items, `shard_size` of them in a shard.
+        plan_file, index_file: names of the files of the plan and of the index.
+        kind: what the plan is of, for messages.
+    """
+
+    path: Path
+    plan: dict
+    plan_file: str
+    index_file: str
+    kind: str
+
+    def claim(self, codec=None):
+        """Make the folder, or raise a ValueError if it holds anything else."""
+        out, plan, known = self.path, self.plan, self.path / self.plan_file
+        if known.is_file():
+            old = json.loads(known.read_text("utf-8"))
+            names = [n for n in {**old, **plan} if old.get(n) != plan.get(n)]
+            if names:
+                changes = ", ".join(f"{n} was {old.get(n)!r}, now {plan.get(n)!r}" for n in names)
+                raise ValueError(
+                    f"{out} holds another {self.kind}: {changes}. Name another folder."
+                )
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        strangers = [p.name for p in out.iterdir() if not p.name.startswith((TEMPORARY, CODEC))]
+        if strangers:
+            raise ValueError(f"{out} must be empty or an {self.kind}. It holds {strangers[0]}.")
+        if codec is not None:
+            write_atomically(out / CODEC, codec.save)
+        write_json(known, plan)
+
+    def tidy(self):
+        """Remove what a process left that was killed while it wrote; for the only one at work."""
+        for leftover in self.path.glob(f"{TEMPORARY}*"):
+            leftover.unlink()
+
+    @property
+    def finished(self):
+        """Whether the index is there."""
+        return (self.path / self.index_file).exists()
+
+    def remaining(self, worker):
+        """The shards of worker (k, n), every n-th from the k-th, that are not there and whole."""
+        return [i for i in range(self._shards)[worker[0] :: worker[1]] if not self._is_done(i)]
+
+    @property
+    def _shards(self):
+        return planned_shards(self.plan)
+
+    def indices(self, shard):
+        """The numbers of a shard's items."""
+        first = shard * self.plan["shard_size"]
+        return np.arange(first, min(first + self.plan["shard_size"], self.plan["count"]))
+
+    def write(self, shard, array, **more):
+        """Write a shard, then its record, to which `more` is added."""
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+        data = buffer.getbuffer()
+        record = {
+            "file": f"shard-{shard:05d}.npy",
+            "count": len(array),
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            **more,
+        }
+        write_atomically(self.path / record["file"], lambda path: path.write_bytes(data))
+        write_json(self._record(shard), record)
+
+    def records(self):
+        """The records of all shards in order; None while some are to come."""
+        paths = [self._record(i) for i in range(self._shards)]
+        if not all(path.exists() for path in paths):
+            return None
+        return [json.loads(path.read_text("utf-8")) for path in paths]
+
+    def finish(self, records, **index):
+        """Write the index, of the shards and what else there is to say: now the store exists."""
+        shards = [{n: r[n] for n in ("file", "count", "bytes", "sha256")} for r in records]
+        write_json(self.path / self.index_file, {**index, "shards": shards})
+
+    def _record(self, shard):
+        return self.path / f"shard-{shard:05d}.json"
+
+    def _is_done(self, shard):
+        """Whether a shard and its record are there and agree."""
+        record = self._record(shard)
+        if not record.is_file():
+            return False
+        known = json.loads(record.read_text("utf-8"))
+        path = self.path / known["file"]
+        return path.is_file() and sha256_of(path) == known["sha256"]
+
+
+class Shards:
+    """The shards of a finished folder, read at random.
+
+    Args:
+        path: the folder.
+        records: of its index: file, count, bytes and sha256 of each.
+        again: what to do about damage, for messages.
+
+    Raises:
+        ValueError: for shards that are missing or truncated.
+    """
+
+    def __init__(self, path: Path, records: list[dict], again: str):
+        self.path, self.records, self.again = path, records, again
+        self._rows = records[0]["count"]  # in every shard but the last
+        self._open = [None] * len(records)
+        self._lock = threading.Lock()
+        for record in records:
+            file, expected = path / record["file"], record["bytes"]
+            found = file.stat().st_size if file.is_file() else 0
+            if found != expected:
+                raise ValueError(
+                    f"{file} is truncated or missing: it should have {expected:,} bytes. Received "
+                    f"{found:,}. {again}"
+                )
+
+    def row(self, index):
+        """One item, memory-mapped."""
+        shard, row = divmod(index, self._rows)
+        return self._array(shard)[row]
+
+    def verify(self, others=None):
+        """Read every file, and `others` by name and SHA-256, and compare checksums.
+
+        Raises:
+            ValueError: naming the first file that has changed.
+        """
+        files = {record["file"]: record["sha256"] for record in self.records} | (others or {})
+        for name, expected in files.items():
+            found = sha256_of(self.path / name)
+            if found != expected:
+                raise ValueError(
+                    f"{self.path / name} is damaged: its SHA-256 should be {expected}. Received "
+                    f"{found}. {self.again}"
+                )
+
+    def _array(self, shard):
+        if self._open[shard] is None:
+            with self._lock:
+                path = self.path / self.records[shard]["file"]
+                self._open[shard] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        return self._open[shard]
+
+
+def read_index(path, index_file, plan_file, format, *, holds, make):
+    """The index of a folder.
+
+    Raises:
+        ValueError: for a folder that holds no such store, is not finished, or is of another format.
+    """
+    if not (path / index_file).is_file():
+        reason = f"holds no {holds}"
+        if (path / plan_file).is_file():
+            plan = json.loads((path / plan_file).read_text("utf-8"))
+            done, total = len(list(path.glob("shard-*.json"))), planned_shards(plan)
+            reason = f"is not finished ({done} of {total} shards)"
+        raise ValueError(f"{path} {reason}. {make}")
+    index = json.loads((path / index_file).read_text("utf-8"))
+    if index.get("format") != format:
+        raise ValueError(
+            f"{path / index_file} must be of the format {format!r}. "
+            f"Received {index.get('format')!r}."
+        )
+    return index
+
+
+def planned_shards(plan):
+    """The number of shards of a plan."""
+    return -(-plan["count"] // plan["shard_size"])
+
+
+def shard_size_for(count):
+    """4096 items in a shard, or so many that there are at most 512 shards."""
+    return max(SHARD_SIZE, -(-count // MOST_SHARDS))
+
+
+def write_json(path, content):
+    """Write a JSON file, complete or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_array(path, array):
+    """Write an `.npy` file, complete or not at all."""
+
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+    write_atomically(path, write)
