@@ -17,6 +17,7 @@ _NAMES = {
     "Network": "networks",
     "MeanFlow": "objectives",
     "DecoupledMeanFlow": "objectives",
+    "FlowConsist": "objectives",
     "FlowMatching": "objectives",
     "Objective": "objectives",
     "Guidance": "guidance",

@@ -336,7 +336,8 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         del training
         u, target = _prediction_and_target(x, y, y_pred)
         if self.log_variance is not None:
-            u = {"u": u, "log_variance": self.log_variance(x["r"], x["t"])}
+            r, t = (_all_rows(x, name) for name in "rt")
+            u = {"u": u, "log_variance": self.log_variance(r, t)}
         loss = self.objective.loss(target, u, sample_weight=sample_weight)
         return loss + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
 
@@ -352,10 +353,13 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         if "tangent" in x:
             norm = ops.sqrt(squared_norm(y_pred["du_dt"]))
             self._trackers["du_dt_norm"].update_state(norm, sample_weight=below)
-        self._trackers["v_error"].update_state(error, sample_weight=1.0 - below)
+        # A target that is the prediction itself but for a push has no error to speak of.
+        pushed = ops.cast(y["self_share"][:rows] == 1.0, "float32") if "self_share" in y else 0.0
+        below, on = below * (1.0 - pushed), (1.0 - below) * (1.0 - pushed)
+        self._trackers["v_error"].update_state(error, sample_weight=on)
         if self.pacing:
             # TensorFlow's replicas take their steps in threads of their own.
-            sums = ops.sum(error * (1.0 - below)), ops.sum(1.0 - below)
+            sums = ops.sum(error * on), ops.sum(on)
             self._untracked.v_error[threading.get_ident()] = sums
         if "u_error" in self._trackers:
             self._trackers["u_error"].update_state(error, sample_weight=below)
@@ -475,6 +479,13 @@ class _Field:
     def __call__(self, z, r, t, condition=None):
         with self._flow_map.calling():
             return self._flow_map.network(z, r, t, condition)
+
+
+def _all_rows(inputs, name):
+    """The array of this name, with the rows of the second output after the first ones."""
+    if "second" not in inputs:
+        return inputs[name]
+    return ops.concatenate([inputs[name], inputs["second"][name]])
 
 
 def _kind(objective):

@@ -11,7 +11,7 @@ from oracles import Gaussian, relative_error
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.couplings import StoredPairs
 from keras_meanflow.guidance import Guidance
-from keras_meanflow.objectives import DecoupledMeanFlow, FlowMatching, MeanFlow
+from keras_meanflow.objectives import DecoupledMeanFlow, FlowConsist, FlowMatching, MeanFlow
 from keras_meanflow.objectives.decoupled_mean_flow import BranchDraws
 from keras_meanflow.paths import Linear
 from keras_meanflow.times import LogitNormal, MaskedThenClamped, Uniform
@@ -24,6 +24,7 @@ EXACT = [
     FlowMatching(),
     DecoupledMeanFlow(),
 ]
+ALONG_THE_MARGINAL = [FlowConsist(companion=Gaussian())]
 ROWS = 64
 
 
@@ -51,13 +52,14 @@ def _numpy(tree):
     return keras.tree.map_structure(ops.convert_to_numpy, tree)
 
 
-@pytest.mark.parametrize("objective", EXACT, ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("objective", EXACT + ALONG_THE_MARGINAL, ids=lambda o: type(o).__name__)
 def test_on_the_exact_u_with_the_marginal_velocity_every_row_has_zero_error(objective):
     x = _data()
     draws = objective.draw(Keys(seed=0, step=0), x)
     problem = dataclasses.replace(objective, path=MarginalPath())(Gaussian(), x, None, draws)
     u = Gaussian().numpy(*_numpy([problem.inputs[k] for k in "zrt"]))
-    assert np.max(np.abs(u - ops.convert_to_numpy(problem.target))) < 1e-5
+    share = 0.0 if problem.self_share is None else _numpy(problem.self_share)[:, None, None]
+    assert np.max(np.abs((1.0 - share) * u - ops.convert_to_numpy(problem.target))) < 1e-5
 
 
 @pytest.mark.parametrize("objective", EXACT, ids=lambda o: type(o).__name__)

@@ -85,9 +85,9 @@ def _objective(flow_map):
     objective = objective.objective if isinstance(objective, NoisyVelocity) else objective
     if isinstance(objective, DecoupledMeanFlow):
         objective = objective.branch(objective.times)
-    if "u_error" not in objective.logs:
+    if "u_error" not in objective.logs or objective.companion is not None:
         raise ValueError(
-            "Task affinity needs an objective with a u-loss, such as MeanFlow. "
+            "Task affinity needs an objective with a u-loss and no other, such as MeanFlow. "
             f"Received: {type(objective).__name__}."
         )
     return objective

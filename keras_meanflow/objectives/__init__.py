@@ -2,6 +2,7 @@
 
 from keras_meanflow.objectives.base import Draws, Objective, Problem
 from keras_meanflow.objectives.decoupled_mean_flow import DecoupledMeanFlow
+from keras_meanflow.objectives.flow_consist import FlowConsist
 from keras_meanflow.objectives.flow_matching import FlowMatching
 from keras_meanflow.objectives.mean_flow import MeanFlow
 from keras_meanflow.objectives.noisy_velocity import NoisyVelocity
@@ -9,6 +10,7 @@ from keras_meanflow.objectives.noisy_velocity import NoisyVelocity
 __all__ = [
     "DecoupledMeanFlow",
     "Draws",
+    "FlowConsist",
     "FlowMatching",
     "MeanFlow",
     "NoisyVelocity",

@@ -104,28 +104,20 @@ class Problem:
 
 def joined(*problems):
     """One problem with the rows of several of the same batch, one problem after the other."""
-    logs = {name for problem in problems for name in problem.logs}
+    filled = [problem.filled() for problem in problems]
+    names = sorted({name for problem in problems for name in problem.logs})
     return Problem(
         inputs=_rows_of([problem.inputs for problem in problems]),
         target=_rows_of([problem.target for problem in problems]),
-        weight=_rows_of_some([problem.weight for problem in problems], problems, ops.ones_like),
-        self_share=_rows_of_some([p.self_share for p in problems], problems, ops.zeros_like),
-        logs={n: _rows_of([p.logs[n] for p in problems if n in p.logs]) for n in sorted(logs)},
+        weight=_rows_of([problem.weight for problem in filled]),
+        self_share=_rows_of([problem.self_share for problem in filled]),
+        logs={n: _rows_of([p.logs[n] for p in problems if n in p.logs]) for n in names},
         copies=sum(problem.copies for problem in problems),
     )
 
 
 def _rows_of(trees):
     return keras.tree.map_structure(lambda *arrays: ops.concatenate(arrays, axis=0), *trees)
-
-
-def _rows_of_some(arrays, problems, otherwise):
-    """The rows of arrays some of which are None, and `otherwise` of (rows,) in their place."""
-    if all(array is None for array in arrays):
-        return None
-    pairs = zip(arrays, problems, strict=True)
-    filled = [otherwise(p.inputs["t"]) if array is None else array for array, p in pairs]
-    return _rows_of(filled)
 
 
 class Objective(Configurable, abc.ABC):

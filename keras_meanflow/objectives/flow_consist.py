@@ -1,0 +1,115 @@
+"""FlowConsist: the derivative along the predicted velocity, and samples pushed onto the data."""
+
+import dataclasses
+from typing import NamedTuple
+
+from keras import ops
+
+from keras_meanflow.configurable import part
+from keras_meanflow.networks.base import Network
+from keras_meanflow.objectives.base import Draws, Problem, inputs_of, joined
+from keras_meanflow.objectives.mean_flow import MeanFlow
+from keras_meanflow.paths import per_row
+from keras_meanflow.schedules import Schedule, value_at
+from keras_meanflow.times import DiagonalLogitNormal, TimeSampler
+from keras_meanflow.weightings import squared_norm
+
+_LEAST_TIME = 1e-4  # by which the push is divided
+
+
+class ConsistDraws(NamedTuple):
+    """The draws of the MeanFlow branch, and those by which samples become noisy again."""
+
+    mean_flow: Draws
+    fake: Draws
+
+
+@part
+class FlowConsist(MeanFlow):
+    """MeanFlow whose du/dt is taken along the network's own velocity, and a rectification.
+
+    The target is `v - (t - r) du/dt`, `du/dt = u(z, t, t) . grad_z u + d_t u`, where MeanFlow has v
+    in both places: v in the first is right on average, in the second it only adds variance.
+
+    The rectification compares samples with data, as distribution matching does, but without a
+    teacher. With `x^ = z - t u(z, 0, t)` of each row and its noisy version `x^_s`,
+
+        D = u(x^_s, s, s) - f(x^_s, s),      u(z, 0, t) regressed on sg(u(z, 0, t) + w D / t),
+
+    weighted by `lambda t^2`: in the space of x^ a step of w D against the gradient of the KL
+    divergence of samples from data. f, the `companion`, learns the velocity of the samples. Under
+    the squared error the push is the gradient itself, under an adaptive loss it is normalised row
+    by row. Forward passes a step, backward counted as 2, a share f of rows r < t: 12 + 3f.
+
+    A reconstruction: of the paper only abstract and reviews were at hand. From them are the
+    tangent (Eq. 7), the two velocities compared at one noisy state without a teacher, at every
+    time (Eq. 8 to 11). Ours are: `w = s`, the law of s, lambda and its schedule, x^ from the
+    rows of the batch, one update of f a step.
+
+    Args:
+        companion: f, a network like the one that is trained; it is called with r = t = s.
+        rectification: lambda, a number or a schedule, which may hold it at 0 until the velocity is
+            learned.
+        fake_times: the law of s.
+        times, loss, guidance, ...: as in `MeanFlow`; a smaller scale of guidance than there, as
+            the reviews have it.
+
+    Example:
+        >>> objective = FlowConsist(companion=type(network).from_config(network.get_config()))
+        >>> FlowMap(network, objective)
+
+    References:
+        FlowConsist (arXiv 2602.06346); Yin et al., One-step Diffusion with Distribution Matching
+        Distillation (arXiv 2311.18828).
+    """
+
+    companion: Network
+    rectification: float | Schedule = 0.5
+    fake_times: TimeSampler = DiagonalLogitNormal()
+
+    logs = (*MeanFlow.logs, "second_error", "rectification_norm")
+
+    @classmethod
+    def of(cls, objective, companion, **settings):
+        """The FlowConsist with the fields of a `MeanFlow`, a companion and other settings.
+
+        Example:
+            >>> FlowConsist.of(flow_map.objective, flow_map.copied_network(None))
+        """
+        fields = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}
+        return cls(**{**fields, "companion": companion, **settings})
+
+    def draw(self, keys, x, condition=None):
+        """See `Objective.draw`."""
+        draws, again = super().draw(keys, x, condition), keys.of_branch("fake")
+        s, _ = self.fake_times.draw(again, ops.shape(draws.e)[0])
+        e = again.normal("e", ops.shape(draws.e))
+        return ConsistDraws(draws, draws._replace(r=s, t=s, e=e))
+
+    def __call__(self, u, x, condition, draws):
+        """See `Objective.__call__`."""
+        problem = super().__call__(u, x, condition, draws.mean_flow)
+        z, t, condition = (problem.inputs.get(name) for name in ("z", "t", "condition"))
+        x_hat = z - per_row(t, z) * u(z, 0.0 * t, t, condition)
+        s = draws.fake.t
+        x_s, v_s = self.path(x_hat, draws.fake.e, s)
+        d = u(x_s, s, s, condition) - self.companion(x_s, s, s, condition)
+        push = per_row(s / ops.maximum(t, _LEAST_TIME), z) * d
+        rectification = Problem(
+            inputs=inputs_of(z, 0.0 * t, t, condition),
+            target=push,
+            weight=value_at(self.rectification, draws.mean_flow.progress) * t**2,
+            self_share=ops.ones_like(t),
+            logs={"rectification_norm": (ops.sqrt(squared_norm(d)), ops.ones_like(t))},
+        )
+        fake = Problem(inputs=inputs_of(x_s, s, s, condition), target=v_s)
+        return dataclasses.replace(joined(problem, rectification), second=fake)
+
+    def _identity(self, u, z, r, t, condition, v, kappa):
+        """As `MeanFlow._identity`, but for the derivative, which is along u(z, t, t) (Eq. 7)."""
+        own = u(z, t, t, condition)
+        if kappa is not None:
+            v = v + per_row(kappa, v) * own
+        tangents = (own, ops.zeros_like(r), ops.ones_like(t))
+        du_dt = self.derivative(lambda z, r, t: u(z, r, t, condition), (z, r, t), tangents)
+        return v - per_row(t - r, v) * du_dt, du_dt
