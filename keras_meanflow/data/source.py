@@ -77,6 +77,8 @@ def _open_arrays(data):
 
 
 def _check_shape(source, image_size, channels):
+    if image_size is channels is None:
+        return source
     height, width, depth = source.shape
     if image_size not in (None, height) or image_size not in (None, width):
         raise ValueError(f"Images must be {image_size} pixels square. Received {height} x {width}.")
