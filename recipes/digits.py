@@ -145,7 +145,7 @@ def digits_dmf(
     *,
     flow: str | None = None,
     split_depth: int = 3,
-    steps: int = 2400,
+    steps: int = 2000,
     **knobs,
 ) -> Training:
     """The digits by Decoupled MeanFlow: flow matching and MeanFlow on every row; late blocks see r.
@@ -199,7 +199,7 @@ def digits_flow_consist(
     *,
     rectification: float = 0.5,
     begin: float = 0.4,
-    steps: int = 2400,
+    steps: int = 2000,
     **knobs,
 ) -> Training:
     """The digits by FlowConsist: du/dt along the own velocity, samples pushed onto the data.

@@ -105,8 +105,9 @@ class FlowConsist(MeanFlow):
         fake = Problem(inputs=inputs_of(x_s, s, s, condition), target=v_s)
         return dataclasses.replace(joined(problem, rectification), second=fake)
 
-    def _identity(self, u, z, r, t, condition, v, kappa):
+    def _identity(self, u, inputs, v, kappa):
         """As `MeanFlow._identity`, but for the derivative, which is along u(z, t, t) (Eq. 7)."""
+        z, r, t, condition = (inputs.get(name) for name in ("z", "r", "t", "condition"))
         own = u(z, t, t, condition)
         if kappa is not None:
             v = v + per_row(kappa, v) * own
