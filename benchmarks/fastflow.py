@@ -30,6 +30,16 @@ import numpy as np
 STEPS = (25, 50)
 FEWER = (7, 9, 12, 17)  # steps of the plain solvers about where FastFlow's calls end
 GAP = 4  # of the steps that call u without any bandit
+# In one order, and so in the same colours in each panel.
+DRAWN = (
+    "Euler",
+    "Heun",
+    "AB2",
+    f"every {GAP}th step",
+    "FastFlow scaled",
+    "FastFlow paper",
+    "one step",
+)
 LEARNING_SEED, SEED = 1_000_000, 0
 PATH = "runs/fastflow.jsonl"
 
@@ -214,9 +224,9 @@ def figures(lines, folder):
     runs, quality, learning = dict.fromkeys(line["run"] for line in lines), [], []
     for run in runs:
         mine = [line for line in lines if line["run"] == run]
-        by_name = {}
+        by_name = {name: [] for name in DRAWN if any(x["sampler"] == name for x in mine)}
         for x in sorted(mine, key=lambda x: x["calls"]):
-            by_name.setdefault(x["sampler"], []).append(x)
+            by_name.get(x["sampler"], []).append(x)
         curves = {
             name: Series(x=[a["calls"] for a in xs], y=[a["fid"] for a in xs])
             for name, xs in by_name.items()
@@ -229,7 +239,8 @@ def figures(lines, folder):
             if "weight" in x
         }
         title = mine[0]["objective"]
-        quality.append(line_chart(curves, title=title, x_label="velocity calls", y_label="FID"))
+        axes = {"x_label": "velocity calls", "y_label": "FID"}
+        quality.append(line_chart(curves, title=title, log=True, **axes))
         if walks:
             chart = line_chart(walks, title=title, x_label="walk", y_label="velocity calls")
             learning.append(chart)
