@@ -29,7 +29,8 @@ from keras_meanflow.backend import BACKEND
 from keras_meanflow.backend.random import Keys, philox_noise
 from keras_meanflow.data import Batches, PairStore, open_source
 from keras_meanflow.data.pairs import INDEX
-from keras_meanflow.diagnostics import Points
+from keras_meanflow.diagnostics import GaussianMixture, Points, curvatures
+from keras_meanflow.diagnostics.curvature import draw_curvatures
 from keras_meanflow.objectives import Draws
 from keras_meanflow.reflow import reflow
 
@@ -266,6 +267,33 @@ def test_pairs_are_data_to_train_on_and_to_measure_at(pairs):
         np.testing.assert_array_equal(stored["e"][same], [e])
 
 
+# Curvature
+
+
+def test_the_curvature_of_a_turning_velocity_is_half_its_turn_and_of_a_straight_one_none():
+    """`v = (cos wt, sin wt)` turns by w (t - r); its average points half-way."""
+    w = np.radians(80.0)
+    points = Points(np.zeros((6, 2), "float32"), np.ones((6, 2), "float32"))
+
+    def turning(z, t, condition):
+        return np.stack([np.cos(w * t), np.sin(w * t)], axis=1)
+
+    rows = curvatures(turning, points, cells=4)
+    assert [(row["r"], row["t"]) for row in rows[:3]] == [(0.0, 0.25), (0.0, 0.5), (0.25, 0.5)]
+    expected = [40.0 * (row["t"] - row["r"]) for row in rows]
+    np.testing.assert_allclose([row["angle"] for row in rows], expected, atol=1e-3)
+
+    def straight(z, t, condition):
+        return 0.0 * z + np.array([3.0, -1.0])
+
+    assert max(row["angle"] for row in curvatures(straight, points)) < 1e-5
+    ring = GaussianMixture.ring().velocity
+    wide = Points(*np.random.default_rng(0).standard_normal((2, 64, 2)).astype("float32"))
+    bent = {(row["r"], row["t"]): row["angle"] for row in curvatures(ring, wide)}
+    assert bent[0.0, 1.0] > 1.0 > bent[0.8, 1.0]  # the ring looks round from afar
+    assert draw_curvatures(rows).size[0] > 100
+
+
 OWN = '''
 import keras
 import numpy as np
@@ -300,5 +328,7 @@ def test_the_command_line_makes_pairs_of_a_run(tmp_path, monkeypatch):
     store = PairStore("pairs")
     assert store.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
     assert (store.index["guidance_scale"], store.seed) == (1.5, 1_000_000)
+    assert call("study", "curvature", "run", "--images", "4", "--cells", "2").exit_code == 0
+    assert (tmp_path / "run" / "curvature.csv").read_text().startswith("r,t,angle")
     again = call(*command, "--guidance-scale", "2.5")
     assert again.exit_code == 1 and "guidance_scale was 1.5, now 2.5" in again.output
