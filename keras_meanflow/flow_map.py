@@ -43,7 +43,8 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
     step solves it. `fit` takes data x (or {"x", "e"}, stored pairs) and the condition y; sample
     weights multiply the objective's. Logged: `loss`, the unnormalised squared errors `v_error` of
     rows with r = t and `u_error` of rows with r < t, `gradient_norm`, and what the objective adds.
-    Networks of the objective's own (see `Objective`) are tracked: teachers frozen, all saved.
+    Networks of the objective's own (see `Objective`) are tracked: teachers frozen, all saved. So is
+    `log_variance`, a layer that a `LearnedVarianceLoss` has trained along.
 
     Args:
         network: a `Network`.

@@ -24,7 +24,7 @@ from keras_meanflow.data import Batches, open_source
 from keras_meanflow.evaluating import Evaluation
 from keras_meanflow.files import write_text
 from keras_meanflow.flow_map import FlowMap
-from keras_meanflow.presets import load_codec
+from keras_meanflow.presets import is_preset, load_codec
 from keras_meanflow.provenance import provenance
 from keras_meanflow.samplers import Sampler
 
@@ -301,14 +301,14 @@ def load(run_dir):
     return keras.saving.load_model(newest, compile=False)
 
 
-def trained_network(run_dir):
-    """The network of a run's newest checkpoint, with the weights that it generates with.
+def trained_network(run):
+    """The network of a run's newest checkpoint or of a preset, with the weights that generate.
 
     Raises:
-        ValueError: for a directory that is no run, or has no checkpoint yet.
+        ValueError: for a directory that is neither, or has no checkpoint yet.
 
     Example:
         >>> teacher = trained_network("runs/digits_flow")
     """
-    flow_map = load(run_dir)
+    flow_map = FlowMap.from_preset(run) if is_preset(str(run)) else load(run)
     return flow_map.copied_network(flow_map.average)

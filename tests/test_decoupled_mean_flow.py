@@ -23,7 +23,7 @@ from keras_meanflow import (
     ReleasedLogMSE,
     SquaredError,
 )
-from keras_meanflow.backend import BACKEND
+from keras_meanflow.backend import BACKEND, compiled
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.objectives import Draws
 from keras_meanflow.objectives.decoupled_mean_flow import BranchDraws
@@ -86,12 +86,14 @@ def _their_names(flow_map):
 def test_targets_loss_and_every_gradient_are_the_authors(name):
     flow_map, drawn = _flow_map(name), golden.draws()
     x, y = ops.convert_to_tensor(drawn["x"]), ops.convert_to_tensor(drawn["labels"])
-    inputs, target, _ = flow_map.build_problem((x, y), training=True).as_data()
-    prediction = flow_map(inputs)
-    found = ops.convert_to_numpy(target["target"])
-    if "self_share" in target:
-        share = ops.convert_to_numpy(target["self_share"])[:, None, None, None]
-        found = found + share * ops.convert_to_numpy(prediction)
+
+    def full_target(x, y):
+        inputs, target, _ = flow_map.build_problem((x, y), training=True).as_data()
+        share = ops.reshape(target["self_share"], (-1, 1, 1, 1))
+        return target["target"] + share * flow_map(inputs)
+
+    # On JAX single operations would be compiled one by one.
+    found = ops.convert_to_numpy(compiled(full_target, [], jit=BACKEND == "jax")([], x, y))
     shown = found.reshape(2, golden.ROWS, *found.shape[1:])[:, : golden.SHOWN]
     assert relative_error(shown, STORED[f"{name}/targets"]) < 1e-5
 
@@ -140,24 +142,26 @@ def test_the_problem_is_that_of_flow_matching_and_that_of_mean_flow():
 
     field = lambda z, r, t, c: flow_map.network(z, r, t, c)  # noqa: E731
     field.drop = flow_map.network.drop_condition
-    problem = objective(field, x, y, draws)
-    assert problem.copies == 2
-    for rows, times, drawn in (
-        (slice(0, 6), objective.flow_times, flow),
-        (slice(6, 12), objective.times, mean_flow),
-    ):
-        one = MeanFlow(guidance=guidance, label_dropout=0.3, times=times)(field, x, y, drawn)
-        for found, expected in (
-            (problem.target, one.target),
-            (problem.self_share, one.self_share),
-            (problem.inputs["z"], one.inputs["z"]),
-            (problem.inputs["condition"], one.inputs["condition"]),
-        ):
-            found = ops.convert_to_numpy(found)[rows]
-            np.testing.assert_allclose(found, ops.convert_to_numpy(expected), atol=1e-6)
-    unguided = FlowMatching()(field, x, y, flow).target
-    plain = DecoupledMeanFlow()(field, x, y, draws).target
-    np.testing.assert_array_equal(*map(ops.convert_to_numpy, (plain[:6], unguided)))
+
+    def rows_of_both_and_of_each(x, y, draws):
+        both = objective(field, x, y, draws)
+        one = dict(guidance=guidance, label_dropout=0.3)
+        flow_alone = MeanFlow(times=objective.flow_times, **one)(field, x, y, draws.flow)
+        mean_flow_alone = MeanFlow(times=objective.times, **one)(field, x, y, draws.mean_flow)
+        unguided = FlowMatching()(field, x, y, draws.flow).target
+        plain = DecoupledMeanFlow()(field, x, y, draws).target[:6]
+        pairs = [(plain, unguided)]
+        for place, alone in ((slice(0, 6), flow_alone), (slice(6, 12), mean_flow_alone)):
+            for name in ("target", "self_share"):
+                pairs.append((getattr(both, name)[place], getattr(alone, name)))
+            for name in ("z", "r", "t", "condition"):
+                pairs.append((both.inputs[name][place], alone.inputs[name]))
+        return pairs
+
+    pairs = compiled(rows_of_both_and_of_each, [], jit=BACKEND == "jax")([], x, y, draws)
+    for found, expected in pairs:
+        np.testing.assert_allclose(*map(ops.convert_to_numpy, (found, expected)), atol=1e-6)
+    assert objective(field, x, y, draws).copies == 2
 
 
 def test_sample_weights_count_in_both_branches():
