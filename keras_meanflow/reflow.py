@@ -95,13 +95,11 @@ def reflow(
         "guidance_scale": guidance_scale,
         "shard_size": shard_size or shard_size_for(count),
     }
-    folder = ShardedFolder(Path(out), plan, PLAN, INDEX, "reflow")
+    folder = ShardedFolder(Path(out), plan, PLAN, INDEX, "reflow", worker)
     folder.claim(codec)
-    if worker[1] == 1:
-        folder.tidy()
     if not folder.finished:
         settings = dict(sampler=sampler, guidance_scale=guidance_scale, batch_size=batch_size)
-        remaining = folder.remaining(worker)
+        remaining = folder.remaining()
         bar = keras.utils.Progbar(len(remaining), unit_name="shard", verbose=verbose)
         for shard in remaining:
             _write_shard(folder, shard, flow_map, labels, settings)

@@ -58,17 +58,13 @@ def encode(
     >>> encode(ImageFolder("pets", 256), "pets-latents", TAEF2.load("taef2"))
     """
     out = Path(out)
-    if not 0 <= worker[0] < worker[1]:
-        raise ValueError(f"worker is (k, n) with 0 <= k < n. Received {worker}.")
     _check(source, codec, flips, shard_size)
     normalisation = normalisation or (codec or source).normalisation
     plan = _plan(source, codec, flips, measured, normalisation, shard_size)
-    folder = ShardedFolder(out, plan, PLAN, INDEX, "encoding")
+    folder = ShardedFolder(out, plan, PLAN, INDEX, "encoding", worker)
     folder.claim(codec)
-    if worker[1] == 1:
-        folder.tidy()
     if not folder.finished:
-        remaining = folder.remaining(worker)
+        remaining = folder.remaining()
         images = sum(len(folder.indices(shard)) for shard in remaining)
         bar = Progbar(images, interval=1, verbose=verbose, unit_name="image")
         for shard in remaining:

@@ -28,6 +28,10 @@ class ShardedFolder:
         plan: all that the contents depend on; `count` items, `shard_size` of them in a shard.
         plan_file, index_file: names of the files of the plan and of the index.
         kind: what the plan is of, for messages.
+        worker: (k, n): this process does every n-th shard from the k-th, one of n.
+
+    Raises:
+        ValueError: for a worker out of range.
     """
 
     path: Path
@@ -35,9 +39,17 @@ class ShardedFolder:
     plan_file: str
     index_file: str
     kind: str
+    worker: tuple[int, int] = (0, 1)
+
+    def __post_init__(self):
+        if not 0 <= self.worker[0] < self.worker[1]:
+            raise ValueError(f"worker is (k, n) with 0 <= k < n. Received {self.worker}.")
 
     def claim(self, codec=None):
-        """Make the folder, or raise a ValueError if it holds anything else."""
+        """Make the folder, or raise a ValueError if it holds anything else.
+
+        The only process at work removes what one left that was killed while it wrote.
+        """
         out, plan, known = self.path, self.plan, self.path / self.plan_file
         if known.is_file():
             old = json.loads(known.read_text("utf-8"))
@@ -47,6 +59,7 @@ class ShardedFolder:
                 raise ValueError(
                     f"{out} holds another {self.kind}: {changes}. Name another folder."
                 )
+            self._tidy()
             return
         out.mkdir(parents=True, exist_ok=True)
         strangers = [p.name for p in out.iterdir() if not p.name.startswith((TEMPORARY, CODEC))]
@@ -56,19 +69,20 @@ class ShardedFolder:
             write_atomically(out / CODEC, codec.save)
         write_json(known, plan)
 
-    def tidy(self):
-        """Remove what a process left that was killed while it wrote; for the only one at work."""
-        for leftover in self.path.glob(f"{TEMPORARY}*"):
-            leftover.unlink()
+    def _tidy(self):
+        if self.worker[1] == 1:
+            for leftover in self.path.glob(f"{TEMPORARY}*"):
+                leftover.unlink()
 
     @property
     def finished(self):
         """Whether the index is there."""
         return (self.path / self.index_file).exists()
 
-    def remaining(self, worker):
-        """The shards of worker (k, n), every n-th from the k-th, that are not there and whole."""
-        return [i for i in range(self._shards)[worker[0] :: worker[1]] if not self._is_done(i)]
+    def remaining(self):
+        """This worker's shards that are not there and whole."""
+        k, n = self.worker
+        return [i for i in range(self._shards)[k::n] if not self._is_done(i)]
 
     @property
     def _shards(self):
