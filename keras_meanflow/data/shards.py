@@ -50,29 +50,32 @@ class ShardedFolder:
 
         The only process at work removes what one left that was killed while it wrote.
         """
-        out, plan, known = self.path, self.plan, self.path / self.plan_file
-        if known.is_file():
-            old = json.loads(known.read_text("utf-8"))
-            names = [n for n in {**old, **plan} if old.get(n) != plan.get(n)]
-            if names:
-                changes = ", ".join(f"{n} was {old.get(n)!r}, now {plan.get(n)!r}" for n in names)
-                raise ValueError(
-                    f"{out} holds another {self.kind}: {changes}. Name another folder."
-                )
-            self._tidy()
-            return
-        out.mkdir(parents=True, exist_ok=True)
-        strangers = [p.name for p in out.iterdir() if not p.name.startswith((TEMPORARY, CODEC))]
-        if strangers:
-            raise ValueError(f"{out} must be empty or an {self.kind}. It holds {strangers[0]}.")
-        if codec is not None:
-            write_atomically(out / CODEC, codec.save)
-        write_json(known, plan)
-
-    def _tidy(self):
+        if (self.path / self.plan_file).is_file():
+            self._check_plan()
+        else:
+            self._make(codec)
         if self.worker[1] == 1:
             for leftover in self.path.glob(f"{TEMPORARY}*"):
                 leftover.unlink()
+
+    def _check_plan(self):
+        old, plan = json.loads((self.path / self.plan_file).read_text("utf-8")), self.plan
+        names = [n for n in {**old, **plan} if old.get(n) != plan.get(n)]
+        if names:
+            changes = ", ".join(f"{n} was {old.get(n)!r}, now {plan.get(n)!r}" for n in names)
+            raise ValueError(
+                f"{self.path} holds another {self.kind}: {changes}. Name another folder."
+            )
+
+    def _make(self, codec):
+        self.path.mkdir(parents=True, exist_ok=True)
+        names = (path.name for path in self.path.iterdir())
+        stranger = next((name for name in names if not name.startswith((TEMPORARY, CODEC))), None)
+        if stranger:
+            raise ValueError(f"{self.path} must be empty or of {self.kind}. It holds {stranger}.")
+        if codec is not None:
+            write_atomically(self.path / CODEC, codec.save)
+        write_json(self.path / self.plan_file, self.plan)
 
     @property
     def finished(self):
