@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+MEAN_ONE = 2.5  # over LogitNormal(-0.4, 1) the mean of MinSNR's weight is 0.4
 # Variant: what turns `digits_improved` and its like into it.
 NO_PARTS = {"gamma": None, "exponent": None, "stages": None}
 VARIANTS = {
@@ -34,6 +35,11 @@ VARIANTS = {
     "dtd_beta_k2": {"stages": 20, "exponent": 2.0},
     "beta_k0.5": {"exponent": 0.5},
     "beta_k2": {"exponent": 2.0},
+    # Not the paper's: MinSNR weights of mean 1, and stages as short as the training here.
+    "min_snr_mean1": {"gamma": 5.0, "scale": MEAN_ONE},
+    "min_snr_mean1_beta": {"gamma": 5.0, "scale": MEAN_ONE, "exponent": 1.0},
+    "dtd_short": {"stages": 5, "patience": 3},
+    "dtd_short_beta": {"stages": 5, "patience": 3, "exponent": 1.0},
 }
 # Sized so that a run takes some minutes on one CPU core.
 SMALL = {
@@ -57,7 +63,7 @@ SAMPLE_SEED = 1234
 
 def run(arguments):
     """Train and evaluate one variant with one seed."""
-    from keras_meanflow import runs
+    from keras_meanflow import Curriculum, runs
     from keras_meanflow.recipe import find
 
     name = f"{arguments.dataset}-{arguments.variant}-{arguments.seed}{arguments.tag}"
@@ -67,7 +73,11 @@ def run(arguments):
     knobs |= {"data": arguments.data, "seed": arguments.seed}
     knobs |= dict(_setting(text) for text in arguments.set)
     judge = Judge(arguments.dataset, arguments.features, arguments.data, folder)
+    scale = knobs.pop("scale", None)
     training = recipe.load()(**knobs)
+    if scale is not None:
+        Curriculum({"alpha.scale": scale}).apply(training.flow_map)
+        knobs["scale"] = scale
     settings = runs.describe(recipe.name, knobs)
     about = {"run": name, **{k: v for k, v in vars(arguments).items() if k in ABOUT}, **knobs}
     about |= {"backend": settings["backend"], "versions": settings["versions"]}
