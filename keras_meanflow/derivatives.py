@@ -111,6 +111,50 @@ class ScaledCentralDifference(Difference):
         return self.step * ops.maximum(_mean_length(primals[0]) + _mean_length(tangents[0]), 1e-6)
 
 
+@part
+class ClippedDerivative(Derivative):
+    """Another derivative times a coefficient, after each row's norm was clipped.
+
+    No longer the MeanFlow identity. For a spectrogram of 256 x 256 with MeanFlowSE's noise, v is
+    at least about `0.487 * 256 = 125` long, and the correction `(t - r) du/dt` at most
+    `0.97 * 0.5 * 5 = 2.4`: the target stays within 2 % of v, training is nearly flow matching
+    with one more input, and one step gives about the mean of all clean speech that fits: a high
+    SI-SDR, a modest PESQ.
+
+    Args:
+        derivative: the other one.
+        coefficient: factor after the clipping.
+        largest: of the norm over all of a row.
+
+    Raises:
+        ValueError: for numbers that are not positive.
+
+    Example:
+        >>> MeanFlow(derivative=ClippedDerivative(coefficient=0.5, largest=5.0))
+
+    References:
+        liduojia1/MeanFlowSE `_safe_jvp`, `mf_first_order_coef`.
+    """
+
+    derivative: Derivative = ForwardMode()
+    coefficient: float = 0.5
+    largest: float = 5.0
+
+    def __post_init__(self):
+        if not (self.coefficient > 0.0 and self.largest > 0.0):
+            raise ValueError(
+                "coefficient and largest must exceed 0. "
+                f"Received: {self.coefficient} and {self.largest}."
+            )
+
+    def __call__(self, u, primals, tangents):
+        """See `Derivative.__call__`."""
+        du_dt = self.derivative(u, primals, tangents)
+        norm = ops.sqrt(ops.sum(ops.square(du_dt), axis=tuple(range(1, len(du_dt.shape)))))
+        scale = self.coefficient * ops.minimum(self.largest / (norm + 1e-12), 1.0)
+        return per_row(scale, du_dt) * du_dt
+
+
 def _mean_length(a):
     """The mean over positions of the length of the vector of channels, (B,)."""
     length = ops.sqrt(ops.sum(ops.square(a), axis=-1))

@@ -11,6 +11,14 @@ from keras_meanflow.samplers import Jump
 _FORMATS = {"jax": "tf_saved_model", "tensorflow": "tf_saved_model", "torch": "torch"}
 
 
+def as_condition(labels):
+    """Labels, a list of them, an array or a dict of arrays, in NumPy; None stays None."""
+    if isinstance(labels, dict):
+        return {name: as_condition(array) for name, array in labels.items()}
+    array = np.asarray(labels)
+    return None if labels is None else array.astype("float32") if array.dtype.kind == "f" else array
+
+
 class Generation:
     """`generate` and `export` of a FlowMap."""
 
@@ -29,8 +37,8 @@ class Generation:
         """Samples from noise, float32 NumPy of shape (n, ...), with the weights of `average`.
 
         Args:
-            labels: integers (n,), or what condition the network takes; for an unconditional
-                network the number of samples.
+            labels: integers (n,), or what condition the network takes, an array or a dict of arrays
+                of n rows; for an unconditional network the number of samples.
             steps: number of jumps of the flow map; 1 by default.
             sampler: a `Sampler` instead: `Jump(times=...)`, `Euler(steps=50)`, `Heun(steps=25)`,
                 `Restart(steps=2)`, `BanditSampler(steps=50)`, which learns from each batch.
@@ -80,6 +88,10 @@ class Generation:
     def _sample(self, sampler, step, noises, condition):
         noises, condition = keras.tree.map_structure(spread, (noises, condition))
         condition = keras.tree.map_structure(ops.convert_to_tensor, condition)
+        noises = [
+            self.objective.start(ops.convert_to_tensor(noise), *(condition or (None,)))
+            for noise in noises
+        ]
         values = [weight.value for weight in self.chosen_weights]
         values += [weight.value for weight in self.network.non_trainable_variables]
         walked = sampler.walk(lambda *arguments: step(values, arguments, condition), *noises)
@@ -119,9 +131,7 @@ class Generation:
                 "This network is conditional: generate takes labels, one a sample, as in "
                 f"generate(np.repeat(np.arange(10), 8)). Received the number {labels}."
             )
-        condition = keras.tree.map_structure(np.asarray, labels) if labels is not None else None
-        if isinstance(labels, (list, tuple)):
-            condition = np.asarray(labels)
+        condition = as_condition(labels)
         self.network.check_condition(condition)
         return len(next(iter(keras.tree.flatten(condition)))), (condition,)
 
@@ -162,15 +172,16 @@ class Generation:
         keras.Model.export(model, filepath, format=format, **kwargs)
 
     def sampling_model(self, sampler):
-        """A plain `keras.Model` from noise, or noise and condition, to samples, weights copied."""
+        """A plain `keras.Model` from noise and what arrays of a condition there are to samples.
+
+        Its inputs are a list, a dict's arrays in the order of their names; weights are copied.
+        """
         network = self.copied_network(self.average)
         names = ["noise", *(f"noise_{k}" for k in range(1, sampler.noises))]
         noises = [keras.Input(network.data_shape, name=name) for name in names]
-        condition = []
-        if network.conditional:
-            condition = [keras.Input((), dtype="int32", name="condition")]
-        samples = SamplingLayer(network, sampler)(noises, *condition)
-        return keras.Model([*noises, *condition], samples)
+        condition = network.condition_inputs()
+        samples = SamplingLayer(network, sampler, self.objective.start)(noises, condition)
+        return keras.Model([*noises, *keras.tree.flatten(condition)], samples)
 
     def copied_network(self, average):
         """A copy of the network with the average of this decay, or the raw weights for None."""
@@ -185,14 +196,15 @@ class Generation:
 class SamplingLayer(keras.layers.Layer):
     """A sampler around a network, as a layer: noise and condition to samples."""
 
-    def __init__(self, network, sampler, **kwargs):
+    def __init__(self, network, sampler, start, **kwargs):
         super().__init__(autocast=False, **kwargs)
-        self.network, self.sampler = network, sampler
+        self.network, self.sampler, self.start = network, sampler, start
         self.built = True
 
     def call(self, noises, condition=None):
         """A list of (B, ...), which the sampler adds in turn, to (B, ...)."""
-        return self.sampler(lambda z, r, t: self.network(z, r, t, condition), *noises)
+        starts = [self.start(noise, condition) for noise in noises]
+        return self.sampler(lambda z, r, t: self.network(z, r, t, condition), *starts)
 
     def compute_output_spec(self, noises, condition=None):
         """Samples have the noise's shape."""

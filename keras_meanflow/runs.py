@@ -24,6 +24,7 @@ from keras_meanflow.data import Batches, open_source
 from keras_meanflow.evaluating import Evaluation
 from keras_meanflow.files import write_text
 from keras_meanflow.flow_map import FlowMap
+from keras_meanflow.generation import as_condition
 from keras_meanflow.presets import is_preset, load_codec
 from keras_meanflow.provenance import provenance
 from keras_meanflow.samplers import Sampler
@@ -129,9 +130,11 @@ class Training:
                 self.data.check_codec(self.codec)
         if self.evaluation is not None:
             self.evaluation.check(self.flow_map)
+        if not network.conditional:
+            return
+        network.check_condition(as_condition(self.sample_labels))
         if network.num_classes is None:
             return
-        network.check_condition(np.asarray(self.sample_labels))
         classes = getattr(self.data, "num_classes", None)
         if classes and classes > network.num_classes:
             raise ValueError(
@@ -278,7 +281,7 @@ def _callbacks(training, run_dir):
             columns=training.sample_columns,
             sampler=training.sampler,
             reference=training.reference,
-            decode=training.codec and training.codec.decode,
+            decode=training.codec and training.codec.picture,
         ),
         Checkpoint(checkpoints, seconds=training.checkpoint_seconds),
     ]

@@ -305,6 +305,46 @@ class UShaped(TimeSampler):
 
 
 @part
+class PowerGap(TimeSampler):
+    """t uniform in [least, 1], `r = t - U^exponent (t - least)`, U uniform; r := t on a share.
+
+    Its largest gap is 1 - least: with least > 0 the jump from 1 to 0 is never trained itself.
+
+    Args:
+        least: the smallest time.
+        exponent: gamma, a number or a schedule: the larger, the shorter the gaps.
+        fraction_r_equals_t: share of rows with r = t.
+
+    Raises:
+        ValueError: for `least` outside [0, 1), or an exponent that is not positive.
+
+    Example:
+        >>> PowerGap(exponent=Line(start=8.0, end=1.0, until=0.7))  # short gaps first
+
+    References:
+        MeanFlowSE (arXiv 2509.14858); liduojia1/MeanFlowSE `_sample_r_given_t`.
+    """
+
+    least: float = 0.03
+    exponent: float | Schedule = 1.0
+    fraction_r_equals_t: float | Schedule = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0.0 <= self.least < 1.0:
+            raise ValueError(f"least is a time in [0, 1). Received: {self.least}.")
+        if not bounds_of(self.exponent)[0] > 0.0:
+            raise ValueError(f"exponent must exceed 0. Received: {self.exponent}.")
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        draws = keys.uniform("times", (rows, 2))
+        t = self.least + (1.0 - self.least) * draws[:, 0]
+        gap = draws[:, 1] ** value_at(self.exponent, keys.progress) * (t - self.least)
+        return ops.where(below, t - gap, t), t
+
+
+@part
 class ShapedGap(TimeSampler):
     """Another sampler's pairs, the gap reshaped: `min(t ((t - r) / t)^exponent, largest)`.
 
@@ -312,14 +352,11 @@ class ShapedGap(TimeSampler):
 
     Args:
         times: the other sampler, whose share of rows with r = t holds.
-        exponent: a number or a schedule; with uniform r, gap = t U^exponent, as in MeanFlowSE.
+        exponent: a number or a schedule.
         largest: the largest gap, a number or a schedule.
 
     Example:
         >>> ShapedGap(times=LogitNormal(), largest=Line(start=0.1, end=1.0))  # short gaps first
-
-    References:
-        MeanFlowSE (arXiv 2509.14858), the schedule gamma(p) of the gap.
     """
 
     times: TimeSampler = LogitNormal()

@@ -73,6 +73,10 @@ class Codec(keras.Model):
         self.check_latents(z.shape[1:])
         return _in_batches(self.decoder, self.normalisation.inverse(z), batch_size)
 
+    def picture(self, z: np.ndarray) -> np.ndarray:
+        """Returns images in [-1, 1] that show normalised latents: their pixels."""
+        return self.decode(z)
+
     def check_latents(self, shape: tuple[int, ...]) -> None:
         """Raises a ValueError unless latents of a shape, without the batch, are of this codec."""
         if len(shape) != 3 or shape[-1] != self.channels:

@@ -23,7 +23,7 @@ class ArraySource:
 
     Args:
         x: `(n, ...)`, uint8 pixels, or floats as the network takes them.
-        y: `(n,)` integer labels, or `(n, ...)` conditions, or None.
+        y: `(n,)` integer labels, or `(n, ...)` conditions, or a dict of these by name, or None.
 
     Raises:
         ValueError: for other types, for values that are not finite, for another number of
@@ -39,7 +39,7 @@ class ArraySource:
 
     def __init__(self, x: np.ndarray, y: np.ndarray | None = None):
         self.x = check_values(np.asarray(x), "x")
-        self.y = None if y is None else check_conditions(np.asarray(y), len(self.x), "y")
+        self.y = None if y is None else check_conditions(y, len(self.x), "y")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -52,12 +52,15 @@ class ArraySource:
     @property
     def num_classes(self) -> int | None:
         """One more than the highest label; None where there are no labels."""
-        return int(self.y.max()) + 1 if self.y is not None and self.y.ndim == 1 else None
+        labels = self.y.get("labels") if isinstance(self.y, dict) else self.y
+        return int(labels.max()) + 1 if labels is not None and labels.ndim == 1 else None
 
     def take(self, indices) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the items at `indices`, float32, and their labels or conditions or None."""
         x = self.x[indices]
         x = scale_pixels(x) if x.dtype == np.uint8 else x
+        if isinstance(self.y, dict):
+            return x, {name: array[indices] for name, array in self.y.items()}
         return x, None if self.y is None else self.y[indices]
 
 
@@ -118,8 +121,11 @@ def check_values(x: np.ndarray, name: str) -> np.ndarray:
     return x.astype("float32", copy=False)
 
 
-def check_conditions(y: np.ndarray, count: int, name: str) -> np.ndarray:
+def check_conditions(y, count: int, name: str):
     """Returns labels as int32, or arrays of conditions as float32, one for each of `count`."""
+    if isinstance(y, dict):
+        return {key: check_conditions(array, count, f"{name}[{key!r}]") for key, array in y.items()}
+    y = np.asarray(y)
     if y.ndim <= 1 or np.issubdtype(y.dtype, np.integer):
         return check_labels(y, count, name)
     _check_count(y, count, name)

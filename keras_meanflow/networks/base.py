@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_meanflow.paths import per_row
+
 
 class Network(keras.Model, abc.ABC):
     """A network `u(z, r, t, condition)`; a subclass writes `call` and builds itself.
@@ -13,39 +15,88 @@ class Network(keras.Model, abc.ABC):
     Inputs are not cast to the compute dtype on the way in: times stay float32 up to the time
     embedding (bfloat16 has no 0.9987), and the subclass casts z itself. Outputs are float32.
 
+    A subclass that takes other conditions than these overrides what `__init__` says of them:
+    `conditional`, `drop_condition`, `check_condition` and `condition_inputs`.
+
     Args:
         data_shape: shape of one sample without the batch axis.
-        num_classes: number of classes, or None for an unconditional network. Label `num_classes`
+        num_classes: number of classes, or None for a network without labels. Label `num_classes`
             is the null label.
+        condition_shape: shape of the array of floats that conditions one sample, or a dict of such
+            shapes by name, or None. Zeros are the null condition. With `num_classes` as well the
+            condition is a dict that has `labels` too.
+
+    Raises:
+        ValueError: for both labels and an array without a name.
     """
 
-    def __init__(self, *, data_shape, num_classes=None, **kwargs):
+    def __init__(self, *, data_shape, num_classes=None, condition_shape=None, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.data_shape = tuple(data_shape)
         self.num_classes = num_classes
+        named = isinstance(condition_shape, dict)
+        if num_classes is not None and condition_shape is not None and not named:
+            raise ValueError(
+                "With labels, the shapes of arrays have names, as in {'noisy': (8, 8, 1)}. "
+                f"Received: condition_shape={condition_shape}."
+            )
+        shapes = condition_shape if named else {"": condition_shape}
+        self._shapes = {k: tuple(shape) for k, shape in shapes.items() if shape is not None}
+        self._named = named
 
     @abc.abstractmethod
     def call(self, z, r, t, condition=None):
         """The average velocity between r and t at z: `z` (B, ...), `r, t` (B,)."""
 
     @property
+    def condition_shape(self):
+        """See `Network`."""
+        return dict(self._shapes) if self._named else self._shapes.get("")
+
+    @property
     def conditional(self):
         """Whether the network takes a condition."""
-        return self.num_classes is not None
+        return self.num_classes is not None or bool(self._shapes)
 
     def drop_condition(self, condition, drop):
-        """The condition with the null label on the rows where `drop` (B,) is True."""
-        return ops.where(drop, ops.cast(self.num_classes, condition.dtype), condition)
+        """The condition with null labels and arrays on the rows where `drop` (B,) is True."""
+
+        def dropped(array):
+            labels = keras.backend.is_int_dtype(keras.backend.standardize_dtype(array.dtype))
+            null = ops.cast(self.num_classes if labels else 0, array.dtype)
+            return ops.where(per_row(drop, array), null, array)
+
+        return keras.tree.map_structure(dropped, condition)
 
     def check_condition(self, condition):
-        """Raise a ValueError if an array of labels is not one this network knows."""
-        if self.num_classes is None:
+        """Raise a ValueError if labels or arrays are not what this network knows."""
+        if not self.conditional:
             if condition is None:
                 return
             raise ValueError("This network is unconditional: it takes no labels.")
-        if condition is None:
+        if self._named:
+            self._check_named(condition)
+        elif self._shapes:
+            _check_array("The condition", condition, self._shapes[""])
+        else:
+            self._check_labels(condition)
+
+    def _check_named(self, condition):
+        names = [*self._shapes, *(["labels"] if self.num_classes is not None else [])]
+        if not isinstance(condition, dict) or set(condition) != set(names):
+            received = sorted(condition) if isinstance(condition, dict) else type(condition)
+            raise ValueError(
+                f"The condition is a dict of {', '.join(names)}. Received: {received}."
+            )
+        if self.num_classes is not None:
+            self._check_labels(condition["labels"])
+        for name, shape in self._shapes.items():
+            _check_array(name, condition[name], shape)
+
+    def _check_labels(self, labels):
+        if labels is None:
             raise ValueError(f"This network needs labels 0..{self.num_classes - 1}. Received none.")
-        labels = np.asarray(condition)
+        labels = np.asarray(labels)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(
                 f"Labels are integers of shape (n,). Received: {labels.dtype} of {labels.shape}."
@@ -57,9 +108,35 @@ class Network(keras.Model, abc.ABC):
                 f"label). Received: {sorted(set(wrong.tolist()))[:5]}."
             )
 
+    def condition_inputs(self):
+        """The condition in the form of `keras.Input`s, for export; None without one."""
+        if not self.conditional:
+            return None
+        if not self._shapes:
+            return keras.Input((), dtype="int32", name="condition")
+        inputs = {k: keras.Input(s, name=k or "condition") for k, s in self._shapes.items()}
+        if not self._named:
+            return inputs[""]
+        if self.num_classes is not None:
+            inputs["labels"] = keras.Input((), dtype="int32", name="labels")
+        return inputs
+
     def get_build_config(self):
         """Nothing: the constructor builds."""
         return {}
 
     def build_from_config(self, config):
         """Nothing: the constructor has built."""
+
+
+def _check_array(name, array, shape):
+    if array is None:
+        raise ValueError(f"{name} is an array (n, {', '.join(map(str, shape))}). Received: None.")
+    array = np.asarray(array)
+    if array.dtype.kind != "f" or array.shape[1:] != shape:
+        raise ValueError(
+            f"{name} must hold floats of shape (n, {', '.join(map(str, shape))}). "
+            f"Received: {array.dtype} of {array.shape}."
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite. Received NaN or infinity.")

@@ -295,16 +295,28 @@ class UNet(Network):
         sizes = {"context": (*self.data_shape[:-1], self.context_channels)}
         sizes["augmentation"] = (self.augmentation_size,)
         known = [name for name, shape in sizes.items() if shape[-1]]
-        unknown = sorted(set(told) - {*known, "labels"})
+        names = known if self.num_classes is None else ["labels", *known]
+        unknown = sorted(set(told) - set(names))
         if unknown:
             raise ValueError(
-                f"The condition's keys are {', '.join(['labels', *known])}. Received: {unknown}."
+                f"The condition's keys are {', '.join(names) or 'none'}. Received: {unknown}."
             )
-        super().check_condition(told.get("labels"))
+        if self.num_classes is not None:
+            self._check_labels(told.get("labels"))
         if self.context_channels and "context" not in told:
             raise ValueError(f"This network needs a context {sizes['context']}. Received none.")
         for name in known:
             _check_array(name, told.get(name), sizes[name])
+
+    def condition_inputs(self):
+        """See `Network.condition_inputs`; what is exported knows no augmentation."""
+        inputs = {}
+        if self.num_classes is not None:
+            inputs["labels"] = keras.Input((), dtype="int32", name="labels")
+        if self.context_channels:
+            shape = (*self.data_shape[:-1], self.context_channels)
+            inputs["context"] = keras.Input(shape, name="context")
+        return (inputs or None) if len(inputs) != 1 else next(iter(inputs.values()))
 
     def get_config(self):
         """The arguments."""

@@ -5,6 +5,7 @@ from keras_meanflow.objectives.decoupled_mean_flow import DecoupledMeanFlow
 from keras_meanflow.objectives.flow_consist import FlowConsist
 from keras_meanflow.objectives.flow_matching import FlowMatching
 from keras_meanflow.objectives.mean_flow import MeanFlow
+from keras_meanflow.objectives.mean_flow_se import MeanFlowSE, ReleasedMeanFlowSE
 from keras_meanflow.objectives.noisy_velocity import NoisyVelocity
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "FlowConsist",
     "FlowMatching",
     "MeanFlow",
+    "MeanFlowSE",
     "NoisyVelocity",
     "Objective",
     "Problem",
+    "ReleasedMeanFlowSE",
 ]

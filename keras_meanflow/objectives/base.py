@@ -17,9 +17,10 @@ from keras_meanflow.times import count_r_below_t
 class Draws(NamedTuple):
     """The random numbers of one step, apart from the objective so that they can be passed in.
 
-    `r`, `t`: (B,) times; `e`: noise of the data's shape; `drop`: (B,) booleans, rows whose
-    condition is replaced by the null condition; `progress`, `stage`: scalars, where in training
-    they were drawn, for weights that change with it; `scale`: what the guidance draws, or None.
+    `r`, `t`: (B,) times; `e`: what the coupling gives, mostly noise of the data's shape;
+    `drop`: (B,) booleans, rows whose condition is replaced by the null condition; `progress`,
+    `stage`: scalars, where in training they were drawn, for weights that change with it; `scale`:
+    what the guidance draws, or None.
     """
 
     r: Any
@@ -157,12 +158,16 @@ class Objective(Configurable, abc.ABC):
 
     def draw(self, keys, x, condition=None):
         """The `Draws` of one step, a pure function of `keys`."""
-        x, e = self.coupling(keys, x)
+        x, e = self.coupling(keys, x, condition)
         rows = ops.shape(x)[0]
         r, t = self.times.draw(keys, rows)
         drop = keys.uniform("drop", (rows, 1))[:, 0] < self.dropout(condition)
         scale = None if self.guidance is None else self.guidance.draw(keys)
         return Draws(r, t, e, drop, keys.progress, keys.stage, scale)
+
+    def start(self, noise, condition):
+        """Where sampling starts, `z_1`, by standard normal noise of the data's shape."""
+        return self.path.start(self.coupling.of_noise(noise, condition))
 
     def dropout(self, condition):
         """The share of rows that lose their condition."""

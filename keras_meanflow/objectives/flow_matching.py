@@ -3,9 +3,9 @@
 import keras
 
 from keras_meanflow.configurable import part
-from keras_meanflow.couplings import Independent
+from keras_meanflow.couplings import Coupling, Independent
 from keras_meanflow.objectives.base import Objective, Problem, data_of, inputs_of
-from keras_meanflow.paths import Linear
+from keras_meanflow.paths import Linear, Path
 from keras_meanflow.times import LogitNormal, TimeSampler
 from keras_meanflow.weightings import SquaredError
 
@@ -31,8 +31,8 @@ class FlowMatching(Objective):
     times: TimeSampler = LogitNormal(fraction_r_equals_t=1.0)
     loss: keras.losses.Loss = SquaredError()
     label_dropout: float = 0.1
-    path: Linear = Linear()
-    coupling: Independent = Independent()
+    path: Path = Linear()
+    coupling: Coupling = Independent()
 
     def __call__(self, u, x, condition, draws):
         """See `Objective.__call__`."""

@@ -6,11 +6,11 @@ import keras
 from keras import ops
 
 from keras_meanflow.configurable import part
-from keras_meanflow.couplings import Independent
+from keras_meanflow.couplings import Coupling, Independent
 from keras_meanflow.derivatives import Derivative, ForwardMode
 from keras_meanflow.guidance import Guidance, RandomGuidance
 from keras_meanflow.objectives.base import Objective, Problem, data_of, inputs_of
-from keras_meanflow.paths import Linear, per_row
+from keras_meanflow.paths import Linear, Path, per_row
 from keras_meanflow.rows import Rows
 from keras_meanflow.schedules import bounds_of
 from keras_meanflow.times import LogitNormal, TimeSampler
@@ -55,8 +55,8 @@ class MeanFlow(Objective):
     guidance: Guidance | RandomGuidance | None = None
     label_dropout: float = 0.1
     derivative: Derivative = ForwardMode()
-    path: Linear = Linear()
-    coupling: Independent = Independent()
+    path: Path = Linear()
+    coupling: Coupling = Independent()
 
     logs = ("v_error", "u_error", "du_dt_norm")
 
