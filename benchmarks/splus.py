@@ -93,7 +93,8 @@ def train(options):
             for rate in options.rates:
                 run_once(options, deadline, objective, optimizer, rate, seed=0)
         for optimizer in OPTIMIZERS:
-            tried = [r for r in runs(options, objective, optimizer) if r["seed"] == 0]
+            done = runs(options, objective, optimizer)
+            tried = [r for r in done if r["seed"] == 0 and r["rate"] in options.rates]
             if len(tried) == len(options.rates):
                 rate = min(tried, key=score)["rate"]
                 for seed in range(1, options.seeds + 1):
