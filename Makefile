@@ -35,6 +35,7 @@ $(VENV)/.installed-%: pyproject.toml $(VENV)/.created
 
 $(VENV)/.installed: pyproject.toml $(BACKENDS:%=$(VENV)/.installed-%)
 	$(PIP_INSTALL) -e '.[test]'
+	$(PIP_INSTALL) -e '.[pesq]' || echo 'pesq needs a C compiler: its tests are skipped.'
 	@touch $@
 
 demo: $(VENV)/.installed-$(DEMO_BACKEND)

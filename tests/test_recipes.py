@@ -195,8 +195,11 @@ def assert_moves(flow_map, train_it):
     assert max(moved) > 0.0 and np.isfinite(moved).all()
 
 
-# The Gaussian is trained by tests/test_runs.py.
-@pytest.mark.parametrize("name", [name for name in recipes() if name != "gaussian"])
+# The Gaussian is trained by tests/test_runs.py, speech by tests/test_speech.py.
+ELSEWHERE = ("gaussian", "speech")
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith(ELSEWHERE)])
 def test_every_recipe_takes_two_real_steps_at_reduced_size(name, tmp_path):
     training = small_training(name, tmp_path, depth=int(name == "imagenet256_dit_b4"))
     training.check()

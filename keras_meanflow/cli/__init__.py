@@ -7,6 +7,7 @@ import click
 
 from keras_meanflow.cli.convert import card, convert
 from keras_meanflow.cli.encode import encode
+from keras_meanflow.cli.enhance import enhance
 from keras_meanflow.cli.evaluate import evaluate
 from keras_meanflow.cli.reflow import reflow
 from keras_meanflow.cli.sample import export, sample
@@ -22,6 +23,6 @@ def main():
 
 
 TRAINING = (recipes_command, encode, train, study)
-TRAINED = (sample, evaluate, statistics, reflow, export, convert, card)
+TRAINED = (sample, enhance, evaluate, statistics, reflow, export, convert, card)
 for command in TRAINING + TRAINED:
     main.add_command(command)

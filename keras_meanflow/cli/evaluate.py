@@ -16,6 +16,7 @@ from keras_meanflow.cli.backend import (
     start,
     verbose_option,
 )
+from keras_meanflow.cli.enhance import evaluate_speech, is_speech
 from keras_meanflow.cli.measuring import measuring
 
 LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")
@@ -64,6 +65,9 @@ def evaluate(
     statistics`, or data: a folder, FILE.npz, FILE.npz:test, digits:test. With --images other data
     takes the place of a RUN's samples; with --self-check one half of the reference's data does,
     which shows what a perfect model would score.
+
+    A RUN on speech is measured on --reference, a folder with clean/ and noisy/: SI-SDR, ESTOI and
+    PESQ of each file and in total, beside those of the noisy input.
     """
     with one_line_errors():
         _check_subject(run_dir, images, self_check, reference)
@@ -72,6 +76,12 @@ def evaluate(
         codec = load_codec(run_dir) if run_dir else None
         if flow_map is not None:
             flow_map.average = flow_map.average if average else None
+            if is_speech(codec):
+                if out is None and Path(run_dir).is_dir():
+                    out = Path(run_dir) / "evaluation-speech.json"
+                settings = {"steps": steps, "seed": seed, "samples": samples, "out": out}
+                evaluate_speech(flow_map, codec, reference, verbose=verbose, **settings)
+                return
             folder = {**_image_shape(flow_map, codec), **folder}
         images = images and _images(images, folder)
         changes = {"samples": samples, "labels": labels, "rounding": rounding}

@@ -1,0 +1,116 @@
+"""`keras-meanflow enhance`, and `evaluate` for runs on speech."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from keras_meanflow.cli.backend import (
+    backend_option,
+    load_codec,
+    load_run,
+    one_line_errors,
+    verbose_option,
+)
+
+
+@click.command()
+@click.argument("run_dir", metavar="RUN")
+@click.argument("source", metavar="IN", type=click.Path())
+@click.argument("target", metavar="OUT", type=click.Path())
+@click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Jumps.")
+@click.option("--overlap", type=float, default=0.25, show_default=True, help="Share of a piece.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pieces.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
+@click.option("--average/--raw", default=True, help="Averaged or raw weights.")
+@backend_option
+@verbose_option
+def enhance(run_dir, source, target, steps, overlap, batch_size, seed, average, backend, verbose):
+    """Enhance speech with a RUN: a .wav or .flac file IN, or a folder of them, into OUT.
+
+    One channel, any rate and length; OUT has the rate and length of IN. In a folder, files that
+    cannot be used are named and left out.
+    """
+    with one_line_errors():
+        flow_map, codec = _load(run_dir, backend, average)
+        from keras_meanflow.enhancing import Enhancer, enhance_file, enhance_folder
+
+        enhancer = Enhancer(
+            flow_map, codec, steps=steps, overlap=overlap, batch_size=batch_size, seed=seed
+        )
+        progress = _show_progress if verbose else None
+        if Path(source).is_dir():
+            skipped = enhance_folder(enhancer, source, target, _report, progress)
+            for reason in skipped.values():
+                click.echo(f"Left out: {reason}", err=True)
+            if skipped:
+                raise ValueError(f"{len(skipped)} files of {source} are left out, as above.")
+        else:
+            _report(target, *enhance_file(enhancer, source, target, progress))
+
+
+def _load(run_dir, backend, average):
+    """The model and the codec of a run on speech."""
+    flow_map = load_run(run_dir, backend)
+    flow_map.average = flow_map.average if average else None
+    codec = load_codec(run_dir)
+    if not is_speech(codec):
+        raise ValueError(f"{run_dir} is no model of speech: it has no STFT codec.")
+    return flow_map, codec
+
+
+def is_speech(codec):
+    """Whether a run's codec makes waveforms."""
+    from keras_meanflow.codecs import STFT
+
+    return isinstance(codec, STFT)
+
+
+def _show_progress(done, total):
+    click.echo(f"\r{done:.1f} of {total:.1f} s", nl=done >= total, err=True)
+
+
+def _report(file, seconds, took):
+    click.echo(
+        f"{file}: {seconds:.1f} s of audio in {took:.1f} s, {took / seconds:.3f} of real time"
+    )
+
+
+def evaluate_speech(flow_map, codec, reference, *, steps, seed, samples, out, verbose):
+    """Scores of a model on pairs clean/ and noisy/ in the folder `reference`, printed and kept."""
+    from keras_meanflow.data.audio import read_all
+    from keras_meanflow.data.speech import paired_files
+    from keras_meanflow.enhancing import Enhancer, score_pairs
+    from keras_meanflow.files import write_text
+    from keras_meanflow.provenance import provenance
+
+    if reference is None:
+        raise ValueError("Speech is measured on pairs: --reference FOLDER with clean/ and noisy/.")
+    files = paired_files(reference)[:samples]
+    pairs, skipped = read_all(files, codec.sample_rate)
+    names = [noisy.name for clean, noisy in files if str(clean) not in skipped]
+    methods = {f"{n} steps": Enhancer(flow_map, codec, steps=n, seed=seed) for n in steps}
+    pairs = [(name, *pair) for name, pair in zip(names, pairs, strict=True)]
+    report = score_pairs(pairs, codec.sample_rate, methods, verbose=int(verbose))
+    click.echo(speech_table(report))
+    command = shlex.join(["keras-meanflow", *sys.argv[1:]])
+    model = {"step": int(flow_map.step.value), "average": flow_map.average, "seed": seed}
+    made = {"model": model, "skipped": skipped, "made": {**provenance(), "command": command}}
+    if out:
+        write_text(Path(out), json.dumps({"scores": report, **made}, indent=1) + "\n")
+        click.echo(f"Written: {out}")
+
+
+def speech_table(report):
+    """The scores of every file and in total as text, a line each."""
+    columns = list(report["noisy"]["total"])
+    width = max(len("total"), *(len(file) for file in report["noisy"]["files"]))
+    rows = [f"{'':{width}}  {'':10}" + "".join(f"{column:>9}" for column in columns)]
+    for file in [*report["noisy"]["files"], "total"]:
+        for method, part in report.items():
+            scores = part["total"] if file == "total" else part["files"][file]
+            numbers = "".join(f"{scores[column]:9.3f}" for column in columns)
+            rows.append(f"{file:{width}}  {method:10}{numbers}")
+    return "\n".join(rows)
