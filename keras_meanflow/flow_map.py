@@ -56,8 +56,8 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         seed: seed of all draws of training.
 
     Raises:
-        ValueError: for a decay outside [0, 1), or an objective's network that is the network
-            itself, or of another data shape.
+        ValueError: for a decay outside [0, 1), a network that the objective cannot train, or an
+            objective's network that is the network itself or of another data shape.
 
     Example:
         >>> flow_map = FlowMap(DiT.from_size("S/4", image_size=32, channels=3, num_classes=10))
@@ -104,6 +104,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
 
     def _own(self, objective):
         """Take an objective, and its networks among the tracked layers."""
+        objective.check_network(self.network)
         companion, teachers = objective.companion, objective.teachers
         for network in (*teachers, *([companion] if companion else [])):
             if network is self.network or network.data_shape != self.network.data_shape:
@@ -480,6 +481,11 @@ class _Field:
     def __call__(self, z, r, t, condition=None):
         with self._flow_map.calling():
             return self._flow_map.network(z, r, t, condition)
+
+    def velocity(self, z, r, t, condition=None):
+        """The second head of a network that has one."""
+        with self._flow_map.calling():
+            return self._flow_map.network.velocity(z, r, t, condition)
 
 
 def _all_rows(inputs, name):

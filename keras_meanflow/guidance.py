@@ -1,13 +1,49 @@
 """Guidance in training: the velocity that the network is to learn is already the guided one."""
 
+import abc
+
 from keras import ops
 
 from keras_meanflow.configurable import Configurable, part
+from keras_meanflow.networks.base import Network
+from keras_meanflow.paths import per_row
 from keras_meanflow.schedules import Schedule, bounds_of, value_at
 
 
+class TrainingGuidance(Configurable, abc.ABC):
+    """What the kinds of guidance in training share."""
+
+    def draw(self, keys, r, t):
+        """What a step's guidance draws, arrays (B,); nothing by default."""
+        del keys, r, t
+
+
+class OwnGuidance(TrainingGuidance):
+    """`v_g = omega v + kappa u(z, t, t | c) + (1 - omega - kappa) u(z, t, t | null)`.
+
+    A subclass says which weights each row has, and whether the network's own two velocities
+    have any: `needs_null`, `needs_own`.
+    """
+
+    @abc.abstractmethod
+    def weights(self, draws):
+        """omega, kappa and the null weight of each row, each (B,)."""
+
+    def velocity(self, u, z, v, condition, draws):
+        """The guided velocity but for its share kappa of u(z, t, t | c), and kappa (or None)."""
+        if condition is None:
+            raise ValueError("Guidance needs a condition: fit(x, y) with labels y. Received: None.")
+        t = draws.t
+        omega, kappa, null = self.weights(draws)
+        v_guided = per_row(omega, v) * v
+        if self.needs_null:
+            v_null = u(z, t, t, u.drop(condition, ops.ones_like(draws.drop)))
+            v_guided = v_guided + per_row(null, v) * v_null
+        return v_guided, kappa if self.needs_own else None
+
+
 @part
-class Guidance(Configurable):
+class Guidance(OwnGuidance):
     """`v_g = omega v + kappa u(z, t, t | c) + (1 - omega - kappa) u(z, t, t | null)`.
 
     The effective scale is `omega / (1 - kappa)`. Outside `[start, end]`, and on rows whose label
@@ -46,12 +82,8 @@ class Guidance(Configurable):
         """Whether the network's own conditional velocity has any weight."""
         return self.kappa > 0.0
 
-    def draw(self, keys):
-        """What a step's guidance draws: nothing."""
-        del keys
-
     def weights(self, draws):
-        """omega, kappa and the null weight of each row, each (B,)."""
+        """See `OwnGuidance.weights`."""
         t = draws.t
         active = ops.logical_and(t >= self.start, t <= self.end)
         active = ops.logical_and(active, ops.logical_not(draws.drop))
@@ -61,7 +93,7 @@ class Guidance(Configurable):
 
 
 @part
-class RandomGuidance(Configurable):
+class RandomGuidance(OwnGuidance):
     """A scale `w ~ U(1, largest)` a step: `omega = max(1, w - 1)`, `kappa = 1 - omega / w`.
 
     The effective scale is w. Rows whose label is dropped have the null velocity in the place of
@@ -86,14 +118,125 @@ class RandomGuidance(Configurable):
         if not bounds_of(self.largest)[0] >= 1.0:
             raise ValueError(f"largest must be at least 1. Received: {self.largest}.")
 
-    def draw(self, keys):
-        """The scale of a step, the same for all its rows on all devices."""
+    def draw(self, keys, r, t):
+        """The scale of a step, the same for all its rows on all devices, (B,)."""
         whole = keys.of_first_row().uniform("guidance", (1, 1))[0, 0]
-        return 1.0 + (value_at(self.largest, keys.progress) - 1.0) * whole
+        return 1.0 + (value_at(self.largest, keys.progress) - 1.0) * whole + 0.0 * t
 
     def weights(self, draws):
-        """omega, kappa and the null weight of each row, each (B,)."""
-        w = draws.scale + 0.0 * draws.t
+        """See `OwnGuidance.weights`."""
+        w = draws.scale
         omega = ops.maximum(w - 1.0, 1.0)
         kappa = 1.0 - omega / w
         return omega, kappa, 1.0 - omega - kappa
+
+
+@part
+class TeacherGuidance(TrainingGuidance):
+    """The velocity of a teacher: `v_T = T(z, t, t | null) + scale (T(z, t, t | c) - T(.. | null))`.
+
+    It takes the place of `v = e - x`, so that the student has the teacher's guidance inside. One
+    forward pass of the teacher at scale 1, else two. Rows whose label is dropped have
+    `T(z, t, t | null)`.
+
+    Args:
+        teacher: a `Network` trained by flow matching, or any that knows the velocity at r = t.
+            `FlowMap` freezes it.
+        scale: guidance scale; 1 for none.
+        start, end: times between which the scale applies; outside it is 1.
+
+    Raises:
+        ValueError: for a teacher without classes at another scale than 1.
+
+    Example:
+        >>> teacher = runs.load("runs/digits_flow").copied_network(0.999)
+        >>> SplitMeanFlow(guidance=TeacherGuidance(teacher=teacher, scale=2.0), label_dropout=0.0)
+
+    References:
+        SplitMeanFlow (arXiv 2507.16884), section 5.1.
+    """
+
+    teacher: Network
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self):
+        if self.scale != 1.0 and not self.teacher.conditional:
+            raise ValueError(f"An unconditional teacher has scale=1. Received: {self.scale}.")
+
+    def velocity(self, u, z, v, condition, draws):
+        """The teacher's velocity, which has no share of the network's own."""
+        del u, v
+        t, teacher = draws.t, self.teacher
+        if not teacher.conditional:
+            return teacher(z, t, t), None
+        v_cond = teacher(z, t, t, teacher.drop_condition(condition, draws.drop))
+        if self.scale == 1.0:
+            return v_cond, None
+        v_null = teacher(z, t, t, teacher.drop_condition(condition, ops.ones_like(draws.drop)))
+        active = ops.logical_and(t >= self.start, t <= self.end)
+        scale = per_row(ops.where(active, self.scale, 1.0), z)
+        return v_null + scale * (v_cond - v_null), None
+
+
+@part
+class GuidanceInput(TrainingGuidance):
+    """Laws of a guidance scale and interval that the network is told: one model, every scale.
+
+    `p(omega) ~ omega^-beta` on [1, largest], `t_min ~ U(0, 1/2)`, `t_max ~ U(1/2, 1)`; on rows with
+    r = t the interval is [0, 1]. The network's condition is the dict of "labels", "omega", "t_min"
+    and "t_max". To sample, give these, or a network built with `guidance={"omega": 4.0}`.
+
+    Args:
+        beta: the larger, the more of the scales are near 1.
+        largest: the largest scale.
+
+    Raises:
+        ValueError: for a largest scale below 1.
+
+    Example:
+        >>> ImprovedMeanFlow(guidance=GuidanceInput(beta=1.0))
+        >>> flow_map.generate({"labels": labels, "omega": np.full(len(labels), 4.0)})
+
+    References:
+        Improved Mean Flows (arXiv 2512.02012), section 4; Lyy-iiis/imeanflow `sample_cfg_scale`
+        and `sample_cfg_interval`.
+    """
+
+    beta: float = 1.0
+    largest: float = 8.0
+
+    def __post_init__(self):
+        if not self.largest >= 1.0:
+            raise ValueError(f"largest must be at least 1. Received: {self.largest}.")
+
+    def draw(self, keys, r, t):
+        """`omega`, `t_min` and `t_max` of each row, each (B,)."""
+        uniform = keys.uniform("guidance", (ops.shape(t)[0], 3))
+        below = r < t
+        return {
+            "omega": self.quantile(uniform[:, 0]),
+            "t_min": ops.where(below, 0.5 * uniform[:, 1], 0.0),
+            "t_max": ops.where(below, 0.5 + 0.5 * uniform[:, 2], 1.0),
+        }
+
+    def quantile(self, q):
+        """The scale below which a share q of the scales lie."""
+        if self.beta == 1.0:
+            return self.largest**q
+        power = 1.0 - self.beta
+        return (1.0 + q * (self.largest**power - 1.0)) ** (1.0 / power)
+
+    def scale_at(self, t, omega, t_min, t_max):
+        """omega within the interval, 1 outside."""
+        return ops.where(ops.logical_and(t >= t_min, t <= t_max), omega, 1.0)
+
+    def told(self, condition, omega, t_min=None, t_max=None):
+        """The condition with guidance in it, without bounds of the interval over all times."""
+        if condition is None:
+            raise ValueError("Guidance needs a condition: fit(x, y) with labels y. Received: None.")
+        labels = condition if isinstance(condition, dict) else {"labels": condition}
+        t_min = ops.zeros_like(omega) if t_min is None else t_min
+        t_max = ops.ones_like(omega) if t_max is None else t_max
+        return {**labels, "omega": omega, "t_min": t_min, "t_max": t_max}

@@ -6,12 +6,23 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from oracles import Gaussian, relative_error
+from oracles import Gaussian, randomise, relative_error
 
+from keras_meanflow import MLP, FlowMap
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.couplings import StoredPairs
-from keras_meanflow.guidance import Guidance
-from keras_meanflow.objectives import DecoupledMeanFlow, FlowConsist, FlowMatching, MeanFlow
+from keras_meanflow.derivatives import CentralDifference
+from keras_meanflow.guidance import Guidance, GuidanceInput, TeacherGuidance
+from keras_meanflow.objectives import (
+    AlphaFlow,
+    BoundaryMeanFlow,
+    DecoupledMeanFlow,
+    FlowConsist,
+    FlowMatching,
+    ImprovedMeanFlow,
+    MeanFlow,
+    SplitMeanFlow,
+)
 from keras_meanflow.objectives.decoupled_mean_flow import BranchDraws
 from keras_meanflow.paths import Linear
 from keras_meanflow.times import LogitNormal, MaskedThenClamped, Uniform
@@ -21,6 +32,11 @@ EXACT = [
     MeanFlow(),
     MeanFlow(times=Uniform(fraction_r_equals_t=0.0)),
     MeanFlow(times=MaskedThenClamped()),
+    AlphaFlow(alpha=0.0),
+    SplitMeanFlow(),
+    SplitMeanFlow(splits=(0.5, 0.5)),
+    BoundaryMeanFlow(),
+    ImprovedMeanFlow(),
     FlowMatching(),
     DecoupledMeanFlow(),
 ]
@@ -34,6 +50,15 @@ class MarginalPath:
     def __call__(self, x, e, t):
         z, _ = Linear()(x, e, t)
         return z, Gaussian()(z, t, t)
+
+
+# The error at the exact u is -factor (v - E[v | z]), by t - r and d_z u.
+FACTORS = {
+    MeanFlow: lambda gap, slope: 1.0 - gap * slope,
+    BoundaryMeanFlow: lambda gap, slope: 0.0 * gap + 1.0,  # du/dt is exact, v is not
+    ImprovedMeanFlow: lambda gap, slope: 0.0 * gap + 1.0,
+    SplitMeanFlow: lambda gap, slope: 1.0 * (gap == 0.0),  # rows with r < t see no data
+}
 
 
 def _data():
@@ -71,24 +96,152 @@ def test_with_the_conditional_velocity_the_error_is_the_known_one_per_row(object
     gaussian = Gaussian()
     error = gaussian.numpy(z, r, t) - ops.convert_to_numpy(problem.target)
     slope = gaussian.slope(r.astype("float64"), t.astype("float64"), np.sqrt)
-    factor = (1.0 - (t - r) * slope)[:, None, None]
+    factor = FACTORS.get(type(objective), FACTORS[MeanFlow])(t - r, slope)[:, None, None]
     np.testing.assert_allclose(error, -factor * ((e - x) - gaussian.numpy(z, t, t)), atol=1e-5)
 
 
-def test_on_the_diagonal_every_objective_is_flow_matching():
-    x = _data()
-    times = LogitNormal(fraction_r_equals_t=1.0)
+DIAGONAL = [
+    MeanFlow(),
+    MeanFlow(label_dropout=0.0),
+    AlphaFlow(),
+    SplitMeanFlow(),
+    BoundaryMeanFlow(),
+    ImprovedMeanFlow(),
+]
+
+
+@pytest.mark.parametrize("objective", DIAGONAL, ids=lambda o: type(o).__name__)
+def test_on_the_diagonal_every_objective_is_flow_matching(objective):
+    x, times = _data(), LogitNormal(fraction_r_equals_t=1.0)
+    reference, objective = FlowMatching(times=times), dataclasses.replace(objective, times=times)
+    expected = reference(Gaussian(), x, None, reference.draw(Keys(seed=0, step=0), x))
+    problem = objective(Gaussian(), x, None, objective.draw(Keys(seed=0, step=0), x))
+    np.testing.assert_array_equal(*_numpy((problem.target, expected.target)))
+    np.testing.assert_array_equal(*_numpy((problem.inputs["z"], expected.inputs["z"])))
+    if problem.weight is not None:
+        np.testing.assert_array_equal(ops.convert_to_numpy(problem.weight), 1.0)
+
+
+def test_on_the_diagonal_both_branches_of_decoupled_mean_flow_are_flow_matching():
+    x, times = _data(), LogitNormal(fraction_r_equals_t=1.0)
     reference = FlowMatching(times=times)
     draws = reference.draw(Keys(seed=0, step=0), x)
     expected = reference(Gaussian(), x, None, draws)
-    for objective in (MeanFlow(times=times), MeanFlow(times=times, label_dropout=0.0)):
-        problem = objective(Gaussian(), x, None, objective.draw(Keys(seed=0, step=0), x))
-        np.testing.assert_array_equal(*_numpy((problem.target, expected.target)))
-        np.testing.assert_array_equal(*_numpy((problem.inputs["z"], expected.inputs["z"])))
     both = DecoupledMeanFlow(times=times, flow_times=times)(
         Gaussian(), x, None, BranchDraws(draws, draws)
     )
     np.testing.assert_array_equal(*_numpy((both.target, ops.tile(expected.target, (2, 1, 1)))))
+
+
+BELOW = Uniform(fraction_r_equals_t=0.0)
+
+
+def _problem(objective, x, step=3, **draws):
+    objective = dataclasses.replace(objective, path=MarginalPath())
+    drawn = objective.draw(Keys(seed=0, step=step), x)
+    return objective(Gaussian(), x, None, drawn._replace(**draws))
+
+
+def _errors(problem):
+    """u - target by row, float64."""
+    u = Gaussian().numpy(*_numpy([problem.inputs[k] for k in "zrt"]))
+    return u - ops.convert_to_numpy(problem.target)
+
+
+def test_alpha_flows_error_is_first_order_in_alpha():
+    """(u - target) / alpha, by which the loss goes: z_s is an Euler step, which leaves the path."""
+    x = _data()
+    alphas = (0.16, 0.08, 0.04, 0.02)
+    sizes = [
+        np.abs(_errors(_problem(AlphaFlow(times=BELOW, alpha=alpha), x))).mean() / alpha
+        for alpha in alphas
+    ]
+    ratios = [large / small for large, small in zip(sizes, sizes[1:], strict=False)]
+    assert 2.0 < ratios[2] < ratios[1] < ratios[0] < 2.2 and ratios[2] < 2.05, ratios
+    at_0 = _problem(AlphaFlow(times=BELOW, alpha=0.0), x)
+    expected = _problem(MeanFlow(times=BELOW), x)
+    np.testing.assert_array_equal(*_numpy((at_0.target, expected.target)))
+
+
+def test_alpha_flows_gradient_over_alpha_tends_to_mean_flows():
+    """At a wrong u too: (u - target) / alpha tends to u - v + (t - r) du/dt."""
+    x, u = _data(), lambda z, r, t, c=None: ops.sin(z) + ops.reshape(t * t - r, (-1, 1, 1))
+    draws = MeanFlow(times=BELOW).draw(Keys(seed=0, step=4), x)
+    problem = MeanFlow(times=BELOW)(u, x, None, draws)
+    prediction = u(*(problem.inputs[k] for k in "zrt"))
+    limit, prediction = _numpy((prediction - problem.target, prediction))
+    differences = []
+    for alpha in (0.04, 0.02):
+        near = AlphaFlow(times=BELOW, alpha=alpha)(u, x, None, draws)
+        scaled = (prediction - ops.convert_to_numpy(near.target)) / alpha
+        differences.append(relative_error(scaled, limit))
+    assert differences[1] < 0.05 and 1.8 < differences[0] / differences[1] < 2.2
+
+
+def test_alpha_is_clamped_at_both_ends_and_weighs_only_between_them():
+    x = _data()
+    for progress, alpha in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
+        objective = AlphaFlow()
+        problem = _problem(objective, x, progress=progress)
+        assert float(objective.clamped(progress)) == alpha
+        r, t = _numpy((problem.inputs["r"], problem.inputs["t"]))
+        expected = np.where((r < t) & (alpha > 0.0), alpha, 1.0)
+        np.testing.assert_array_equal(ops.convert_to_numpy(problem.weight), expected)
+    # 1 - sigmoid(25 (p - 1/2)) crosses 1 - eta and eta at 1/2 -+ log(1 / eta - 1) / 25.
+    edge = np.log(1.0 / 5e-3 - 1.0) / 25.0
+    inside, outside = 0.5 - edge + 1e-3, 0.5 - edge - 1e-3
+    assert float(objective.clamped(outside)) == 1.0 > float(objective.clamped(inside)) > 0.99
+    inside, outside = 0.5 + edge - 1e-3, 0.5 + edge + 1e-3
+    assert float(objective.clamped(outside)) == 0.0 < float(objective.clamped(inside)) < 0.01
+
+
+def test_at_alpha_1_the_target_is_v_on_every_interval():
+    x = _data()
+    problem = _problem(AlphaFlow(times=BELOW, alpha=1.0), x)
+    z, t = problem.inputs["z"], problem.inputs["t"]
+    np.testing.assert_array_equal(*_numpy((problem.target, Gaussian()(z, t, t))))
+
+
+def test_alpha_flow_clips_targets_between_the_ends_only():
+    x = _data()
+    for alpha, clipped in ((0.5, True), (0.0, False), (1.0, False)):
+        problem = _problem(AlphaFlow(times=BELOW, alpha=alpha, clip=0.25), x)
+        largest = np.abs(ops.convert_to_numpy(problem.target)).max()
+        assert (largest <= 0.25) == clipped
+
+
+def test_split_mean_flow_tends_to_mean_flow_as_lambda_tends_to_0():
+    """At a wrong u: (u - target) / lambda tends to u - u(z, t, t) + (t - r) du/dt along it."""
+    x, u = _data(), lambda z, r, t, c=None: ops.sin(z) + ops.reshape(t * t - r, (-1, 1, 1))
+
+    class OwnPath:
+        def __call__(self, x, e, t):
+            z, _ = Linear()(x, e, t)
+            return z, u(z, t, t)
+
+    limit = MeanFlow(times=BELOW, path=OwnPath())
+    draws = limit.draw(Keys(seed=0, step=4), x)
+    problem = limit(u, x, None, draws)
+    prediction = u(*(problem.inputs[k] for k in "zrt"))
+    residual, prediction = _numpy((prediction - problem.target, prediction))
+    differences = []
+    for share in (0.04, 0.02):
+        objective = SplitMeanFlow(times=BELOW, splits=(share, share))
+        split = objective(u, x, None, objective.draw(Keys(seed=0, step=4), x))
+        scaled = (prediction - ops.convert_to_numpy(split.target)) / share
+        differences.append(relative_error(scaled, residual))
+    assert differences[1] < 0.05 and 1.8 < differences[0] / differences[1] < 2.2
+
+
+def test_splits_are_drawn_over_their_range():
+    x = _data()
+    for low, high in ((0.0, 1.0), (0.2, 0.3)):
+        draws = SplitMeanFlow(splits=(low, high)).draw(Keys(seed=0, step=0), x)
+        split = ops.convert_to_numpy(draws.own)
+        assert low < split.min() < low + 0.1 * (high - low)
+        assert high > split.max() > high - 0.1 * (high - low)
+    with pytest.raises(ValueError, match="rising numbers"):
+        SplitMeanFlow(splits=(0.6, 0.5))
 
 
 class Field:
@@ -146,6 +299,114 @@ def test_the_guided_target_is_equation_21_at_the_fewest_forward_passes(guidance,
     assert relative_error(target, expected) < 1e-6
 
 
+class ToldField(Field):
+    """The same with guidance in its condition, and a second head that has another velocity."""
+
+    def __call__(self, z, r, t, condition):
+        told = condition["omega"] - condition["t_min"] * condition["t_max"]
+        shift = ops.reshape(told * t, (-1, 1, 1))
+        return super().__call__(z, r, t, condition["labels"]) + shift
+
+    def velocity(self, z, r, t, condition):
+        return 2.0 * self(z, r, t, condition)
+
+
+@pytest.mark.parametrize(
+    ("objective", "head", "forwards"),
+    [  # rows over the batch: null, own on r < t rows or on all, the jvp (once in eager)
+        (BoundaryMeanFlow(guidance=GuidanceInput()), 1.0, 1 + 0.5 + 0.5),
+        (ImprovedMeanFlow(guidance=GuidanceInput()), 2.0, 1 + 1 + 0.5),
+    ],
+    ids=("boundary", "head"),
+)
+def test_guidance_as_an_input_has_the_papers_target_and_tangent(objective, head, forwards):
+    """v_g = v + (1 - 1/w)(v_c - v_u), du/dt along v_c, w = 1 outside of [t_min, t_max]."""
+    x, labels = _data(), ops.convert_to_tensor(np.arange(ROWS, dtype="int32") % 5)
+    objective, u = dataclasses.replace(objective, label_dropout=0.3), ToldField()
+    draws = objective.draw(Keys(seed=0, step=2), x, labels)
+    problem = objective(u, x, labels, draws)
+    assert sum(u.rows) == ROWS * forwards
+    z, r, t, e, drop, own = _numpy(
+        (problem.inputs["z"], draws.r, draws.t, draws.e, draws.drop, draws.scale)
+    )
+    x, labels = _numpy((x, labels))
+    labels = np.where(drop, 9, labels)
+    inside = (own["t_min"] <= t) & (t <= own["t_max"])
+    assert 5 < (~inside).sum() < 40 and drop[r < t].any()
+    w = np.where(inside, own["omega"], 1.0)
+    told = own["omega"] - own["t_min"] * own["t_max"]
+
+    def rows(a):
+        return a[:, None, None]
+
+    v_c = head * (np.sin(z) + rows(labels * (1.0 + t) - t + w * t))
+    v_u = head * (np.sin(z) + rows(9 * (1.0 + t) - t + 1.0 * t))
+    kappa = rows(np.where(drop, 0.0, 1.0 - 1.0 / w))
+    v_g = e - x + kappa * (v_c - v_u)
+    du_dt = np.cos(z) * v_c + rows(labels + told)
+    target = ops.convert_to_numpy(problem.target)
+    if problem.self_share is not None:
+        share = rows(ops.convert_to_numpy(problem.self_share))
+        target = target + share * (np.sin(z) + rows(labels * (1.0 + t) - r + told * t))
+    assert relative_error(target, v_g - rows(t - r) * du_dt) < 1e-6
+    if problem.second is not None:
+        assert relative_error(ops.convert_to_numpy(problem.second.target), v_g) < 1e-6
+    expected = {"labels": labels, **own}
+    assert set(problem.inputs["condition"]) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(
+            ops.convert_to_numpy(problem.inputs["condition"][name]), value
+        )
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0, 0.5])
+def test_guidance_scales_follow_their_power_law(beta):
+    """The share below w of p(w) ~ w^-beta on [1, 8], by its integral."""
+    guidance, rows = GuidanceInput(beta=beta), 4096
+    t = ops.linspace(0.0, 1.0, rows)
+    drawn = _numpy(guidance.draw(Keys(seed=0, step=0), ops.where(t < 0.5, t, 0.0), t))
+    omega = np.sort(drawn["omega"].astype("float64"))
+    power = 1.0 - beta
+    share = np.log(omega) / np.log(8.0)
+    if power:
+        share = (omega**power - 1.0) / (8.0**power - 1.0)
+    np.testing.assert_allclose(share, (np.arange(rows) + 0.5) / rows, atol=0.03)
+    below = np.arange(rows) >= rows // 2
+    assert (drawn["t_min"][~below] == 0.0).all() and (drawn["t_max"][~below] == 1.0).all()
+    assert 0.0 < drawn["t_min"][below].min() < 0.01 and 0.49 < drawn["t_min"].max() < 0.5
+    assert 0.5 < drawn["t_max"][below].min() < 0.51 and drawn["t_max"][below].max() > 0.99
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_teachers_velocity_takes_the_datas_place(scale):
+    teacher = randomise(MLP(data_size=6, width=8, depth=1, num_classes=5), seed=1)
+    x = ops.reshape(_data(), (ROWS, 6))
+    labels = ops.convert_to_tensor(np.arange(ROWS, dtype="int32") % 5)
+    guidance = TeacherGuidance(teacher=teacher, scale=scale, start=0.2, end=0.7)
+    objective = MeanFlow(guidance=guidance, label_dropout=0.3)
+    u = FlowMap(MLP(data_size=6, width=8, depth=1, num_classes=5), objective)
+    problem = u.build_problem((x, labels), training=True)
+    z, r, t = (problem.inputs[name] for name in "zrt")
+    kept = problem.inputs["condition"]
+    assert ops.convert_to_numpy(kept == 5).any()
+    null = ops.full_like(kept, 5)
+    v_c, v_u, t_ = _numpy((teacher(z, t, t, kept), teacher(z, t, t, null), t))
+    s = np.where((t_ >= 0.2) & (t_ <= 0.7), scale, 1.0)[:, None]
+    on = ops.convert_to_numpy(r == t)
+    expected = (v_u + s * (v_c - v_u))[on]
+    assert relative_error(ops.convert_to_numpy(problem.target)[on], expected) < 1e-6
+
+
+def test_an_objective_refuses_a_network_without_its_inputs_or_its_head():
+    network = MLP(data_size=6, width=8, depth=1, num_classes=5)
+    with pytest.raises(ValueError, match="needs a network that takes the scale"):
+        FlowMap(network, BoundaryMeanFlow(guidance=GuidanceInput()))
+    with pytest.raises(ValueError, match="needs a network with a second head"):
+        FlowMap(network, ImprovedMeanFlow())
+    with pytest.raises(ValueError, match="unconditional teacher has scale=1"):
+        TeacherGuidance(teacher=MLP(data_size=6, width=8, depth=1), scale=2.0)
+
+
 def test_without_a_condition_no_row_is_dropped_and_guidance_is_an_error():
     x = _data()
     draws = MeanFlow().draw(Keys(seed=0, step=0), x)
@@ -199,6 +460,10 @@ def test_losses_sum_over_the_sample_then_weigh(loss, expected):
         MeanFlow(times=MaskedThenClamped(), coupling=StoredPairs(), label_dropout=0.2),
         FlowMatching(times=Uniform(fraction_r_equals_t=1.0)),
         DecoupledMeanFlow(guidance=Guidance(omega=1.0, kappa=0.6, end=0.7), loss=ReleasedLogMSE()),
+        AlphaFlow(clip=4.0, guidance=Guidance(omega=0.2, kappa=0.92)),
+        SplitMeanFlow(splits=(0.5, 0.5)),
+        ImprovedMeanFlow(guidance=GuidanceInput(beta=2.0, largest=4.0)),
+        BoundaryMeanFlow(derivative=CentralDifference()),
     ],
     ids=lambda p: type(p).__name__,
 )

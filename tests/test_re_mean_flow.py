@@ -87,15 +87,21 @@ def test_loss_and_every_gradient_are_the_authors(name):
 
 def test_the_scale_of_guidance_is_uniform_scheduled_and_the_same_on_every_device():
     guidance = RandomGuidance(largest=2.5)
-    numpy = ops.convert_to_numpy
-    drawn = [float(numpy(guidance.draw(Keys(0, step)))) for step in range(300)]
+    numpy, t = ops.convert_to_numpy, ops.ones((2,))
+
+    def scale(keys, guidance=guidance):
+        rows = numpy(guidance.draw(keys, t, t))
+        assert rows.shape == (2,) and rows[0] == rows[1]
+        return float(rows[0])
+
+    drawn = [scale(Keys(0, step)) for step in range(300)]
     assert stats.kstest(drawn, stats.uniform(1.0, 1.5).cdf).pvalue > 1e-3
-    assert float(numpy(guidance.draw(Keys(0, 7, first_row=32)))) == drawn[7]
+    assert scale(Keys(0, 7, first_row=32)) == drawn[7]
     late = RandomGuidance(largest=Steps(values=(1.0, 3.0), at=(0.5,)))
-    assert float(numpy(late.draw(Keys(0, 7, progress=0.2)))) == 1.0
-    assert float(numpy(late.draw(Keys(0, 7, progress=0.9)))) > 1.0
+    assert scale(Keys(0, 7, progress=0.2), late) == 1.0
+    assert scale(Keys(0, 7, progress=0.9), late) > 1.0
     one = ops.ones((2,))
-    weights = guidance.weights(Draws(one, one, None, None, scale=2.4))
+    weights = guidance.weights(Draws(one, one, None, None, scale=2.4 * one))
     np.testing.assert_allclose(
         [numpy(w)[0] for w in weights], [1.4, 1 - 1.4 / 2.4, 1.4 / 2.4 - 1.4], 1e-6
     )

@@ -171,6 +171,11 @@ class InContextDiT(Network):
         x = self._trunk(z, r, t, condition, table)
         return self._head("u", x, table), self._head("v", x, table)
 
+    def velocity(self, z, r, t, condition=None):
+        """The estimate v of the velocity alone."""
+        table = self._table()
+        return self._head("v", self._trunk(z, r, t, condition, table), table)
+
     def _table(self):
         tokens = self._prefix_length() + self.grid[0] * self.grid[1]
         cos, sin = rotary_table(tokens, self.width // self.heads)

@@ -1,22 +1,29 @@
 """One paper, one file, one method: each turns a batch into a regression problem."""
 
+from keras_meanflow.objectives.alpha_flow import AlphaFlow
 from keras_meanflow.objectives.base import Draws, Objective, Problem
 from keras_meanflow.objectives.decoupled_mean_flow import DecoupledMeanFlow
 from keras_meanflow.objectives.flow_consist import FlowConsist
 from keras_meanflow.objectives.flow_matching import FlowMatching
+from keras_meanflow.objectives.improved_mean_flow import BoundaryMeanFlow, ImprovedMeanFlow
 from keras_meanflow.objectives.mean_flow import MeanFlow
 from keras_meanflow.objectives.mean_flow_se import MeanFlowSE, ReleasedMeanFlowSE
 from keras_meanflow.objectives.noisy_velocity import NoisyVelocity
+from keras_meanflow.objectives.split_mean_flow import SplitMeanFlow
 
 __all__ = [
+    "AlphaFlow",
+    "BoundaryMeanFlow",
     "DecoupledMeanFlow",
     "Draws",
     "FlowConsist",
     "FlowMatching",
+    "ImprovedMeanFlow",
     "MeanFlow",
     "MeanFlowSE",
     "NoisyVelocity",
     "Objective",
     "Problem",
     "ReleasedMeanFlowSE",
+    "SplitMeanFlow",
 ]

@@ -19,8 +19,8 @@ class Draws(NamedTuple):
 
     `r`, `t`: (B,) times; `e`: what the coupling gives, mostly noise of the data's shape;
     `drop`: (B,) booleans, rows whose condition is replaced by the null condition; `progress`,
-    `stage`: scalars, where in training they were drawn, for weights that change with it; `scale`:
-    what the guidance draws, or None.
+    `stage`: scalars, where in training they were drawn, for weights that change with it; `scale`,
+    `own`: what the guidance and the objective itself draw besides, arrays (B, ...), or None.
     """
 
     r: Any
@@ -30,6 +30,7 @@ class Draws(NamedTuple):
     progress: Any = 1.0
     stage: Any = 0
     scale: Any = None
+    own: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,8 @@ class Objective(Configurable, abc.ABC):
     """Turns a batch into a `Problem`. A subclass writes `__call__(u, x, condition, draws)`.
 
     Its fields are at least `path`, `coupling`, `times`, `loss` and `label_dropout`. `u(z, r, t,
-    condition)` is any callable; `u.drop(condition, drop)` gives the null condition to some rows.
+    condition)` is any callable; `u.drop(condition, drop)` gives the null condition to some rows,
+    and `u.velocity(z, r, t, condition)` is the second head of networks that have one.
 
     An objective that needs networks of its own has them as fields, or as fields of its parts, and
     calls them like u. `FlowMap` tracks them, saves them and resumes with them; they are in no
@@ -156,13 +158,16 @@ class Objective(Configurable, abc.ABC):
             [network(*arguments_of(inputs)), self.companion(*arguments_of(second))]
         )
 
+    def check_network(self, network):
+        """Raise a ValueError if `network` lacks what the objective trains."""
+
     def draw(self, keys, x, condition=None):
         """The `Draws` of one step, a pure function of `keys`."""
         x, e = self.coupling(keys, x, condition)
         rows = ops.shape(x)[0]
         r, t = self.times.draw(keys, rows)
         drop = keys.uniform("drop", (rows, 1))[:, 0] < self.dropout(condition)
-        scale = None if self.guidance is None else self.guidance.draw(keys)
+        scale = None if self.guidance is None else self.guidance.draw(keys, r, t)
         return Draws(r, t, e, drop, keys.progress, keys.stage, scale)
 
     def start(self, noise, condition):
@@ -173,9 +178,9 @@ class Objective(Configurable, abc.ABC):
         """The share of rows that lose their condition."""
         return 0.0 if condition is None else self.label_dropout
 
-    def conditioned(self, u, condition, drop):
-        """The condition, with the null condition on the rows of `drop`."""
-        return u.drop(condition, drop) if self.dropout(condition) > 0.0 else condition
+    def conditioned(self, u, condition, draws):
+        """The condition that the network sees: the null condition on the rows of `draws.drop`."""
+        return u.drop(condition, draws.drop) if self.dropout(condition) > 0.0 else condition
 
     def check_batch(self, rows):
         """Raise a ValueError if a nominal batch of `rows` is too small for the time sampler."""
@@ -218,10 +223,3 @@ def _networks_in(part):
         return [part]
     values = (getattr(part, name) for name in getattr(part, "__dataclass_fields__", ()))
     return list(dict.fromkeys(network for value in values for network in _networks_in(value)))
-
-
-def take_rows(tree, indices):
-    """The rows `indices` of every array in a structure; None stays None."""
-    return keras.tree.map_structure(
-        lambda a: a if a is None else ops.take(a, indices, axis=0), tree
-    )

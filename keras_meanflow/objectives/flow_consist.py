@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_meanflow.configurable import part
 from keras_meanflow.networks.base import Network
+from keras_meanflow.objectives.average_velocity import mean_flow_identity
 from keras_meanflow.objectives.base import Draws, Problem, inputs_of, joined
 from keras_meanflow.objectives.mean_flow import MeanFlow
 from keras_meanflow.paths import per_row
@@ -105,12 +106,8 @@ class FlowConsist(MeanFlow):
         fake = Problem(inputs=inputs_of(x_s, s, s, condition), target=v_s)
         return dataclasses.replace(joined(problem, rectification), second=fake)
 
-    def _identity(self, u, inputs, v, kappa):
-        """As `MeanFlow._identity`, but for the derivative, which is along u(z, t, t) (Eq. 7)."""
-        z, r, t, condition = (inputs.get(name) for name in ("z", "r", "t", "condition"))
-        own = u(z, t, t, condition)
-        if kappa is not None:
-            v = v + per_row(kappa, v) * own
-        tangents = (own, ops.zeros_like(r), ops.ones_like(t))
-        du_dt = self.derivative(lambda z, r, t: u(z, r, t, condition), (z, r, t), tangents)
-        return v - per_row(t - r, v) * du_dt, du_dt
+    def average(self, u, below):
+        """As `MeanFlow.average`, but for the derivative, which is along u(z, t, t) (Eq. 7)."""
+        own = u(below.z, below.t, below.t, below.condition)
+        target, du_dt = mean_flow_identity(self.derivative, u, below, below.v_with(own), own)
+        return target, {"du_dt_norm": ops.sqrt(squared_norm(du_dt))}

@@ -37,5 +37,5 @@ class FlowMatching(Objective):
     def __call__(self, u, x, condition, draws):
         """See `Objective.__call__`."""
         z, v = self.path(data_of(x), draws.e, draws.t)
-        condition = self.conditioned(u, condition, draws.drop)
+        condition = self.conditioned(u, condition, draws)
         return Problem(inputs=inputs_of(z, draws.t, draws.t, condition), target=v)

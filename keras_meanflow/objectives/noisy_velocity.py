@@ -1,7 +1,6 @@
 """MeanFlow with a velocity that is harder to learn: noise in the target of the rows with r = t."""
 
 import dataclasses
-from typing import Any, NamedTuple
 
 from keras import ops
 
@@ -10,19 +9,6 @@ from keras_meanflow.objectives.base import Objective, data_of
 from keras_meanflow.objectives.mean_flow import MeanFlow
 from keras_meanflow.paths import per_row
 from keras_meanflow.weightings import squared_norm
-
-
-class NoisyDraws(NamedTuple):
-    """The fields of `Draws`, and `noise`: standard normal, of the data's shape."""
-
-    r: Any
-    t: Any
-    e: Any
-    drop: Any
-    progress: Any
-    stage: Any
-    scale: Any
-    noise: Any
 
 
 def _of_the_objective(name):
@@ -65,6 +51,7 @@ class NoisyVelocity(Objective):
     logs = _of_the_objective("logs")
     companion = _of_the_objective("companion")
     predict_both = _of_the_objective("predict_both")
+    check_network = _of_the_objective("check_network")
 
     def __post_init__(self):
         if not self.k >= 0.0:
@@ -73,19 +60,19 @@ class NoisyVelocity(Objective):
     def draw(self, keys, x, condition=None):
         """See `Objective.draw`."""
         draws = self.objective.draw(keys, x, condition)
-        return NoisyDraws(*draws, noise=keys.normal("target_noise", ops.shape(data_of(x))))
+        return draws._replace(own=(draws.own, keys.normal("target_noise", ops.shape(data_of(x)))))
 
     def __call__(self, u, x, condition, draws):
         """See `Objective.__call__`."""
-        return self._with_noise(self.objective(u, x, condition, draws), x, draws)
+        return self._with_noise(self.objective, u, x, condition, draws)
 
     def training_problem(self, u, x, condition, draws):
         """See `Objective.training_problem`."""
-        problem = self.objective.training_problem(u, x, condition, draws)
-        return self._with_noise(problem, x, draws)
+        return self._with_noise(self.objective.training_problem, u, x, condition, draws)
 
-    def _with_noise(self, problem, x, draws):
+    def _with_noise(self, make, u, x, condition, draws):
+        own, noise = draws.own
+        problem = make(u, x, condition, draws._replace(own=own))
         _, v = self.path(data_of(x), draws.e, draws.t)
         std = ops.where(draws.r < draws.t, 0.0, self.k * ops.sqrt(squared_norm(v)))
-        target = problem.target + per_row(std, v) * draws.noise
-        return dataclasses.replace(problem, target=target)
+        return dataclasses.replace(problem, target=problem.target + per_row(std, v) * noise)
