@@ -40,7 +40,8 @@ def with_stored_draws(cls, shape, own, **fields):
             drop = stored["drop"] if own == "told" else np.zeros(golden.ROWS, "bool")
             arrays = stored["r"], stored["t"], stored["e"], drop
             arrays = [ops.convert_to_tensor(array) for array in arrays]
-            return Draws(*arrays, own=keras.tree.map_structure(ops.convert_to_tensor, stored[own]))
+            drawn = keras.tree.map_structure(ops.convert_to_tensor, stored[own])
+            return Draws(*arrays, **{"scale" if own == "told" else "own": drawn})
 
     return Stored(times=TIMES, **fields)
 

@@ -61,7 +61,7 @@ class SameDraws(MeanFlow):
 
     def draw(self, keys, x, condition=None):
         drawn = {k: ops.convert_to_tensor(v) for k, v in golden.draws().items()}
-        scale = self.guidance and self.guidance.largest
+        scale = self.guidance and self.guidance.largest * ops.ones_like(drawn["t"])
         return Draws(*(drawn[k] for k in ("r", "t", "e", "drop")), scale=scale)
 
 
