@@ -22,6 +22,7 @@ from keras_meanflow.optimizers import compile_with
 from keras_meanflow.recipe import recipe
 from keras_meanflow.reflow import rectified
 from keras_meanflow.runs import Training, trained_network
+from keras_meanflow.variants import alpha, improved, split
 from keras_meanflow.weights.fine_tuning import decouple
 
 
@@ -217,3 +218,52 @@ def digits_flow_consist(
     companion = old.copied_network(None)
     objective = FlowConsist.of(old.objective, companion, rectification=weight)
     return training.with_objective(objective)
+
+
+@recipe(extends=digits)
+def digits_split(
+    *,
+    teacher: str | None = None,
+    teacher_scale: float = 1.0,
+    **knobs,
+) -> Training:
+    """The digits by SplitMeanFlow: each interval is made of its two parts, without a derivative.
+
+    teacher is the directory of a run of digits_flow: its velocity takes the data's place, and the
+    student starts from its weights. teacher_scale guides it, if labels were dropped in its
+    training (label_dropout=0.1).
+
+    Paper: SplitMeanFlow (arXiv 2507.16884), which has no images.
+    Command: keras-meanflow train digits_split
+    Cost: that of digits.
+    Expected: docs/methods.md.
+    """
+    return split(digits(**knobs), teacher=teacher, scale=teacher_scale)
+
+
+@recipe(extends=digits)
+def digits_alpha(*, begin: float = 0.0, until: float = 1.0, **knobs) -> Training:
+    """The digits by AlphaFlow: from trajectory flow matching to MeanFlow between begin and until.
+
+    Paper: AlphaFlow (arXiv 2510.20771).
+    Command: keras-meanflow train digits_alpha
+    Cost: three quarters of that of digits at first, that of digits in the end.
+    Expected: docs/methods.md.
+    """
+    return alpha(digits(**knobs), begin=begin, until=until)
+
+
+@recipe(extends=digits)
+def digits_imf(*, head_depth: int = 2, largest: float = 1.0, **knobs) -> Training:
+    """The digits by improved MeanFlow: du/dt along the velocity of a second head.
+
+    The condition and t - r are tokens of the sequence (`InContextDiT`). With largest above 1 the network also learns to be told a guidance scale up to that; it needs
+    label_dropout=0.1 then.
+
+    Paper: Improved Mean Flows (arXiv 2512.02012).
+    Command: keras-meanflow train digits_imf
+    Cost: twice that of digits: 22 tokens for 16, and the second head.
+    Expected: docs/methods.md.
+    """
+    few = dict(class_tokens=2, omega_tokens=1, interval_tokens=1, time_tokens=2)
+    return improved(digits(**knobs), head_depth=head_depth, largest=largest, **few)

@@ -13,10 +13,14 @@ from keras_meanflow import (
     FlowMap,
     FlowMatching,
     Guidance,
+    GuidanceInput,
     Heun,
+    LogitNormal,
+    Sigmoid,
     TwoLogitNormals,
 )
 from keras_meanflow.networks.dit import SIZES
+from keras_meanflow.networks.in_context import IN_CONTEXT_SIZES
 from keras_meanflow.pictures import draw_samples
 from keras_meanflow.recipe import Found, find, recipe, recipes, recipes_in, resolve
 from keras_meanflow.reflow import reflow
@@ -163,7 +167,7 @@ def data_for(name):
 
 def small_training(name, folder, **changes):
     found, knobs = find(name), {**SMALL, **changes}
-    small = {"heads": 2, "split_depth": 0}
+    small = {"heads": 2, "split_depth": 0, "head_depth": 0}
     knobs |= {name: value for name, value in small.items() if name in found.defaults}
     if "_reflow" in name:
         knobs |= dict(data=str(small_pairs(name, folder / "pairs")))
@@ -264,6 +268,58 @@ def test_imagenet_recipes_have_the_settings_of_table_4(name, tmp_path):
     assert guidance.omega / (1 - guidance.kappa) == pytest.approx(scale)
     assert (guidance.start, guidance.end) == interval
     assert training.flow_map.optimizer.beta_2 == 0.95
+
+
+@pytest.mark.parametrize("size", ["b2", "xl2"])
+def test_the_alpha_imagenet_recipes_have_the_settings_of_table_3(size, tmp_path):
+    name = f"imagenet256_alpha_{size}"
+    share, begin, until = {"b2": (0.25, 0.0, 1.0), "xl2": (0.5, 0.5, 0.8333)}[size]
+    training = small_training(name, tmp_path)
+    objective, optimizer = training.flow_map.objective, training.flow_map.optimizer
+    assert objective.alpha == Sigmoid(start=1.0, end=0.0, steepness=25.0, begin=begin, until=until)
+    assert resolve(find(name).load(), [])["steps"] == 1_200_000
+    assert (objective.clip, objective.eta, objective.times.fraction_r_equals_t) == (
+        4.0,
+        5e-3,
+        share,
+    )
+    assert (optimizer.global_clipnorm, optimizer.beta_2) == (16.0, 0.95)
+    assert (
+        objective.guidance
+        == {
+            "b2": Guidance(omega=1.0, kappa=0.5),
+            "xl2": Guidance(omega=0.2, kappa=0.92, end=0.75),
+        }[size]
+    )
+
+
+def test_the_improved_imagenet_recipe_has_the_settings_of_the_appendix(tmp_path):
+    knobs = resolve(find("imagenet256_imf_b2").load(), [])
+    assert abs(knobs["steps"] * knobs["batch_size"] / 1_281_167 - 640) < 0.01
+    assert abs(knobs["warmup_steps"] * knobs["batch_size"] / 1_281_167 - 10) < 0.01
+    assert tuple(knobs[name] for name in ("depth", "width", "heads")) == IN_CONTEXT_SIZES["B"]
+    assert (knobs["head_depth"], knobs["patch_size"]) == (8, 2)
+    training = small_training("imagenet256_imf_b2", tmp_path, warmup_steps=2)
+    objective, optimizer = training.flow_map.objective, training.flow_map.optimizer
+    assert objective.guidance == GuidanceInput(beta=1.0, largest=8.0)
+    assert objective.times == LogitNormal(mean=-0.4, std=1.0, fraction_r_equals_t=0.5)
+    rates = [float(ops.convert_to_numpy(optimizer._learning_rate(step))) for step in (0, 2, 5)]
+    np.testing.assert_allclose(rates, [0.0, 1e-4, 1e-4], rtol=1e-6)
+
+
+def test_a_student_starts_from_its_teacher_and_keeps_it_apart(tmp_path):
+    flow = small_training("digits_flow", tmp_path, depth=1, warmup_steps=0, label_dropout=0.1)
+    train(flow, tmp_path / "flow", verbose=0)
+    knobs = dict(teacher=str(tmp_path / "flow"), teacher_scale=2.0, depth=1, warmup_steps=0)
+    training = small_training("digits_split", tmp_path, **knobs)
+    student, (teacher,) = training.flow_map.network, training.flow_map.teachers
+    before = [ops.convert_to_numpy(weight.value) for weight in teacher.weights]
+    for own, weight in zip(student.weights, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(own.value), weight)
+    assert_moves(training.flow_map, lambda: train(training, tmp_path / "student", verbose=0))
+    for own, weight in zip(teacher.weights, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(own.value), weight)
+    assert training.flow_map.objective.label_dropout == 0.0
 
 
 def test_the_decoupled_imagenet_recipe_has_the_settings_of_the_authors_script(tmp_path):

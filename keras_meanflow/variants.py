@@ -1,0 +1,89 @@
+"""Trainings by other methods of the family, each made of one by MeanFlow: what recipes share."""
+
+from keras_meanflow.guidance import GuidanceInput, TeacherGuidance
+from keras_meanflow.networks import InContextDiT
+from keras_meanflow.objectives import AlphaFlow, ImprovedMeanFlow, SplitMeanFlow
+from keras_meanflow.runs import trained_network
+from keras_meanflow.schedules import Sigmoid
+
+
+def split(training, *, teacher=None, scale=1.0):
+    """A training turned into one of SplitMeanFlow, under the mean squared error.
+
+    Args:
+        training: a `Training` with a `MeanFlow`, whose times are kept, and guidance and label
+            dropout where there is no teacher.
+        teacher: directory of a run of flow matching, whose velocity takes the data's place and
+            whose weights the student starts from; None for the data.
+        scale: guidance scale of the teacher, which needs one trained with label dropout.
+
+    Example:
+        >>> training = split(digits(**knobs), teacher="runs/digits_flow")
+
+    References:
+        SplitMeanFlow (arXiv 2507.16884), section 5.1.
+    """
+    old = training.flow_map.objective
+    if teacher is None:
+        objective = SplitMeanFlow(
+            times=old.times, guidance=old.guidance, label_dropout=old.label_dropout
+        )
+        return training.with_objective(objective)
+    guidance = TeacherGuidance(teacher=trained_network(teacher), scale=scale)
+    objective = SplitMeanFlow(times=old.times, guidance=guidance, label_dropout=0.0)
+    return training.with_objective(objective, network=trained_network(teacher))
+
+
+def alpha(training, *, begin=0.0, until=1.0, **settings):
+    """A training turned into one of AlphaFlow.
+
+    Args:
+        training: a `Training` with a `MeanFlow`, whose times, loss and guidance are kept.
+        begin, until: the progress between which alpha falls from 1 to 0.
+        **settings: other fields of the `AlphaFlow`.
+
+    Example:
+        >>> training = alpha(digits(**knobs), begin=0.5, until=0.8)
+
+    References:
+        AlphaFlow (arXiv 2510.20771), section 4.
+    """
+    old = training.flow_map.objective
+    fields = {
+        "times": old.times,
+        "loss": old.loss,
+        "guidance": old.guidance,
+        "label_dropout": old.label_dropout,
+        "alpha": Sigmoid(start=1.0, end=0.0, steepness=25.0, begin=begin, until=until),
+    }
+    return training.with_objective(AlphaFlow(**{**fields, **settings}))
+
+
+def improved(training, *, head_depth, largest=8.0, beta=1.0, times=None, **network):
+    """A training turned into one of improved MeanFlow, on an `InContextDiT` of the same size.
+
+    Args:
+        training: a `Training` with a `MeanFlow` on a `DiT`, whose loss and label dropout are kept.
+        head_depth: blocks of each head, of the network's depth.
+        largest: guidance scale up to which the network learns to be told; 1 for no guidance.
+        beta: of `GuidanceInput`.
+        times: the joint law of (r, t), or None to keep it.
+        **network: other arguments of the `InContextDiT`.
+
+    Example:
+        >>> training = improved(digits(**knobs), head_depth=2)
+
+    References:
+        Improved Mean Flows (arXiv 2512.02012), section 4.
+    """
+    old, was = training.flow_map.objective, training.flow_map.network
+    sizes = "image_size channels patch_size width depth heads num_classes".split()
+    sizes = {name: getattr(was, name) for name in sizes}
+    network = InContextDiT(**sizes, head_depth=head_depth, **network)
+    objective = ImprovedMeanFlow(
+        times=times or old.times,
+        loss=old.loss,
+        guidance=GuidanceInput(beta=beta, largest=largest) if largest > 1.0 else None,
+        label_dropout=old.label_dropout,
+    )
+    return training.with_objective(objective, network=network)
