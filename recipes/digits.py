@@ -257,8 +257,8 @@ def digits_alpha(*, begin: float = 0.0, until: float = 1.0, **knobs) -> Training
 def digits_imf(*, head_depth: int = 2, largest: float = 1.0, **knobs) -> Training:
     """The digits by improved MeanFlow: du/dt along the velocity of a second head.
 
-    The condition and t - r are tokens of the sequence (`InContextDiT`). With largest above 1 the network also learns to be told a guidance scale up to that; it needs
-    label_dropout=0.1 then.
+    The condition and t - r are tokens of the sequence (`InContextDiT`). With largest above 1 the
+    network learns to be told a guidance scale up to that; it needs label_dropout=0.1 then.
 
     Paper: Improved Mean Flows (arXiv 2512.02012).
     Command: keras-meanflow train digits_imf
