@@ -189,7 +189,7 @@ class Generation:
         sources = [*self.weights_of(average), *self.network.non_trainable_variables]
         targets = [*network.trainable_variables, *network.non_trainable_variables]
         for target, source in zip(targets, sources, strict=True):
-            target.assign(source.value)
+            target.assign(ops.copy(source.value))  # JAX donates buffers: never share one
         return network
 
 

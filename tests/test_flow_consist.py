@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from oracles import Gaussian, randomise
 
-from keras_meanflow import MLP, FlowConsist, FlowMap, Guidance, SquaredError
+from keras_meanflow import MLP, FlowConsist, FlowMap, Guidance, MeanFlow, SquaredError
 from keras_meanflow.backend import BACKEND
 from keras_meanflow.backend.random import Keys
 
@@ -104,10 +104,10 @@ def _mlp(seed):
 def test_both_networks_train_and_the_logs_leave_the_push_out(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((16, 3)).astype("float32"), np.arange(16, dtype="int32") % 2
-    objective = FlowConsist(
-        companion=_mlp(2), guidance=Guidance(omega=1.0, kappa=0.3), loss=SquaredError()
-    )
-    flow_map = FlowMap(_mlp(1), objective, averages=(0.9,))
+    plain = MeanFlow(guidance=Guidance(omega=1.0, kappa=0.3), loss=SquaredError())
+    before = FlowMap(_mlp(1), plain, averages=())
+    objective = FlowConsist.of(plain, before.copied_network(None))
+    flow_map = FlowMap(before.network, objective, averages=(0.9,))
     flow_map.compile(keras.optimizers.SGD(1e-3), jit_compile=BACKEND == "jax")
     before = [ops.convert_to_numpy(v.value) for v in flow_map.trainable_variables]
     logs = flow_map.fit(x, y, batch_size=8, epochs=2, verbose=0, shuffle=False).history

@@ -92,5 +92,5 @@ def _with_weights_of(network, config):
     made, old = type(network).from_config(config), named_weights(network)
     for name, variable in named_weights(made).items():
         if name in old:
-            variable.assign(old[name])
+            variable.assign(ops.copy(old[name].value))  # JAX donates buffers: never share one
     return made
