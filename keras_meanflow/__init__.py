@@ -11,6 +11,7 @@ _NAMES = {
     "InContextDiT": "networks",
     "MLP": "networks",
     "UNet": "networks",
+    "ConditionResidual": "networks",
     "SinusoidPair": "networks",
     "LogFourierPair": "networks",
     "NoisePrediction": "networks",

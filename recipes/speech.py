@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 
 from keras_meanflow import (
+    ConditionResidual,
     FlowMap,
     FromCondition,
     Line,
@@ -133,9 +134,10 @@ def speech_digits(
         input_skips=True,
         output_skips=True,
     )
+    network = ConditionResidual(network)
     objective = MeanFlow(
         times=PowerGap(
-            exponent=Line(start=8.0, end=1.0, until=0.7), fraction_r_equals_t=fraction_r_equals_t
+            exponent=Line(start=4.0, end=1.0, until=0.5), fraction_r_equals_t=fraction_r_equals_t
         ),
         loss=SquaredError(),
         label_dropout=0.0,

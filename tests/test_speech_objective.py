@@ -20,7 +20,7 @@ from keras_meanflow.configurable import register
 from keras_meanflow.couplings import FromCondition
 from keras_meanflow.data import ArraySource, Batches
 from keras_meanflow.derivatives import ClippedDerivative, ForwardMode
-from keras_meanflow.networks import MLP, Network
+from keras_meanflow.networks import MLP, ConditionResidual, Network
 from keras_meanflow.objectives import Draws, FlowMatching, MeanFlowSE, ReleasedMeanFlowSE
 from keras_meanflow.paths import Linear, NoisyToClean
 from keras_meanflow.samplers import Euler
@@ -333,3 +333,18 @@ def test_a_coupling_without_its_array_says_what_it_needs():
         FromCondition(name="noisy")(keys, x, {"mask": x})
     with pytest.raises(ValueError, match="weight is a share"):
         MeanFlowSE(weight=1.5)
+
+
+def test_a_residual_network_adds_what_its_condition_explains_and_is_remembered(tmp_path):
+    inner = randomise(Conditioned(condition_shape=SHAPE))
+    network = ConditionResidual(inner)
+    z, y = _data("array", rows=3)
+    r, t = np.zeros(3, "float32"), np.ones(3, "float32")
+    u, rest = (ops.convert_to_numpy(f(z, r, t, y)) for f in (network, inner))
+    np.testing.assert_allclose(u, z - y + rest, atol=1e-6)
+    flow_map = FlowMap(network, MeanFlowSE())
+    flow_map.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras").network
+    np.testing.assert_allclose(ops.convert_to_numpy(again(z, r, t, y)), u, atol=1e-6)
+    with pytest.raises(ValueError, match="an array alone"):
+        ConditionResidual(MLP(data_size=2, num_classes=3))

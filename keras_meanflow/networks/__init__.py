@@ -5,10 +5,12 @@ from keras_meanflow.networks.dit import DiT
 from keras_meanflow.networks.in_context import InContextDiT
 from keras_meanflow.networks.mlp import MLP
 from keras_meanflow.networks.noise_prediction import NoisePrediction
+from keras_meanflow.networks.residual import ConditionResidual
 from keras_meanflow.networks.unet import UNet
 from keras_meanflow.networks.unet_layers import LogFourierPair, SinusoidPair
 
 __all__ = [
+    "ConditionResidual",
     "DiT",
     "InContextDiT",
     "LogFourierPair",
