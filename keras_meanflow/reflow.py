@@ -1,4 +1,4 @@
-"""Re-MeanFlow: a teacher's samples with the noise that they started from, and training on them."""
+"""Makes a pair store: a teacher's samples and the noise that they started from."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from keras_meanflow.backend.random import philox_noise
-from keras_meanflow.couplings import StoredPairs
 from keras_meanflow.data.pairs import (
     DISTANCES,
     FORMAT,
@@ -18,12 +17,7 @@ from keras_meanflow.data.pairs import (
     distances_of,
 )
 from keras_meanflow.data.shards import LABELS, ShardedFolder, shard_size_for, write_array
-from keras_meanflow.guidance import RandomGuidance
-from keras_meanflow.objectives import MeanFlow
-from keras_meanflow.runs import trained_network
 from keras_meanflow.samplers import Heun, Sampler
-from keras_meanflow.times import UShaped
-from keras_meanflow.weightings import MeanAdaptiveLoss
 
 SOLVER = Heun(steps=32)
 SEED = 1_000_000  # apart from the seeds that samples are drawn and judged by
@@ -159,40 +153,3 @@ def _identity(flow_map):
 
 def _checksum(array):
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]
-
-
-def rectified(training, data, *, percentile=90.0, start=None, largest_scale=1.0):
-    """A training turned into one of Re-MeanFlow, on the straight lines between stored pairs.
-
-    Args:
-        training: a `Training` with a `MeanFlow`, whose share of rows with r = t and label dropout
-            are kept.
-        data: the path of a pair store.
-        percentile: of the distance, up to which pairs are kept.
-        start: directory of a run whose network to go on with, or None.
-        largest_scale: of `RandomGuidance`, in the second stage, whose gradients are clipped to
-            norm 1; 1 in the first, which has none.
-
-    Raises:
-        ValueError: for data that is no pair store.
-
-    Example:
-        >>> training = rectified(digits(**knobs), "digits-pairs")
-
-    References:
-        Re-MeanFlow (arXiv 2511.23342), Alg. 1.
-    """
-    old = training.flow_map
-    guided = largest_scale > 1.0
-    objective = MeanFlow(
-        times=UShaped(fraction_r_equals_t=old.objective.times.fraction_r_equals_t),
-        loss=MeanAdaptiveLoss(),
-        guidance=RandomGuidance(largest=largest_scale) if guided else None,
-        label_dropout=old.objective.label_dropout,
-        coupling=StoredPairs(),
-    )
-    if guided:
-        old.optimizer.global_clipnorm = 1.0
-    network = None if start is None else trained_network(start)
-    store = PairStore(data, percentile=percentile)
-    return training.with_objective(objective, network=network, data=store, codec=store.codec)

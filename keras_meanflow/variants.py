@@ -1,10 +1,22 @@
 """Trainings by other methods of the family, each made of one by MeanFlow: what recipes share."""
 
-from keras_meanflow.guidance import GuidanceInput, TeacherGuidance
+from keras_meanflow.couplings import StoredPairs
+from keras_meanflow.data import PairStore
+from keras_meanflow.guidance import GuidanceInput, RandomGuidance, TeacherGuidance
 from keras_meanflow.networks import InContextDiT
-from keras_meanflow.objectives import AlphaFlow, ImprovedMeanFlow, SplitMeanFlow
+from keras_meanflow.objectives import (
+    AlphaFlow,
+    DecoupledMeanFlow,
+    FlowConsist,
+    ImprovedMeanFlow,
+    MeanFlow,
+    SplitMeanFlow,
+)
 from keras_meanflow.runs import trained_network
-from keras_meanflow.schedules import Sigmoid
+from keras_meanflow.schedules import Sigmoid, Steps
+from keras_meanflow.times import UShaped
+from keras_meanflow.weightings import MeanAdaptiveLoss
+from keras_meanflow.weights.fine_tuning import decouple
 
 
 def split(training, *, teacher=None, scale=1.0):
@@ -87,3 +99,82 @@ def improved(training, *, head_depth, largest=8.0, beta=1.0, times=None, **netwo
         label_dropout=old.label_dropout,
     )
     return training.with_objective(objective, network=network)
+
+
+def decoupled(training, *, split_depth, flow=None):
+    """A training turned into one of Decoupled MeanFlow.
+
+    Args:
+        training: a `Training` with a `MeanFlow` on a `DiT`, whose guidance and label dropout are
+            kept.
+        split_depth: blocks that see t; see `decouple`.
+        flow: the network of a flow model to start from, or None for the training's own.
+
+    Example:
+        >>> training = decoupled(digits(**knobs), split_depth=3)
+
+    References:
+        Decoupled MeanFlow (arXiv 2510.24474).
+    """
+    old = training.flow_map
+    objective = DecoupledMeanFlow(
+        guidance=old.objective.guidance, label_dropout=old.objective.label_dropout
+    )
+    return training.with_objective(objective, network=decouple(flow or old.network, split_depth))
+
+
+def consistent(training, *, rectification, begin):
+    """A training turned into one of FlowConsist, whose second network is one like the first.
+
+    Args:
+        training: a `Training` with a `MeanFlow`, whose fields are kept.
+        rectification: weight of the push.
+        begin: the progress from which on it has it.
+
+    Example:
+        >>> training = consistent(digits(**knobs), rectification=0.5, begin=0.4)
+
+    References:
+        FlowConsist (arXiv 2602.06346).
+    """
+    old = training.flow_map
+    weight = Steps(values=(0.0, rectification), at=(begin,))
+    companion = old.copied_network(None)
+    return training.with_objective(FlowConsist.of(old.objective, companion, rectification=weight))
+
+
+def rectified(training, data, *, percentile=90.0, start=None, largest_scale=1.0):
+    """A training turned into one of Re-MeanFlow, on the straight lines between stored pairs.
+
+    Args:
+        training: a `Training` with a `MeanFlow`, whose share of rows with r = t and label dropout
+            are kept.
+        data: the path of a pair store.
+        percentile: of the distance, up to which pairs are kept.
+        start: directory of a run whose network to go on with, or None.
+        largest_scale: of `RandomGuidance`, in the second stage, whose gradients are clipped to
+            norm 1; 1 in the first, which has none.
+
+    Raises:
+        ValueError: for data that is no pair store.
+
+    Example:
+        >>> training = rectified(digits(**knobs), "digits-pairs")
+
+    References:
+        Re-MeanFlow (arXiv 2511.23342), Alg. 1.
+    """
+    old = training.flow_map
+    guided = largest_scale > 1.0
+    objective = MeanFlow(
+        times=UShaped(fraction_r_equals_t=old.objective.times.fraction_r_equals_t),
+        loss=MeanAdaptiveLoss(),
+        guidance=RandomGuidance(largest=largest_scale) if guided else None,
+        label_dropout=old.objective.label_dropout,
+        coupling=StoredPairs(),
+    )
+    if guided:
+        old.optimizer.global_clipnorm = 1.0
+    network = None if start is None else trained_network(start)
+    store = PairStore(data, percentile=percentile)
+    return training.with_objective(objective, network=network, data=store, codec=store.codec)

@@ -5,7 +5,6 @@ import numpy as np
 
 from keras_meanflow import (
     AdaptiveLoss,
-    DecoupledMeanFlow,
     DiT,
     FlowMap,
     Guidance,
@@ -16,11 +15,9 @@ from keras_meanflow import (
 from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
 from keras_meanflow.recipe import recipe
-from keras_meanflow.reflow import rectified
 from keras_meanflow.runs import Training
-from keras_meanflow.variants import alpha, improved
+from keras_meanflow.variants import alpha, decoupled, improved, rectified
 from keras_meanflow.weights.conversion import load_network
-from keras_meanflow.weights.fine_tuning import decouple
 
 
 @recipe
@@ -287,11 +284,9 @@ def imagenet256_dmf_xl2(
     training = imagenet256_dit_xl2(
         steps=steps, omega=omega, kappa=kappa, guidance_end=guidance_end, **knobs
     )
-    old = training.flow_map
-    old.optimizer.global_clipnorm = 1.0
-    network = old.network if flow is None else load_network(flow, "dmf", split_depth=None)
-    objective = DecoupledMeanFlow(guidance=old.objective.guidance)
-    return training.with_objective(objective, network=decouple(network, split_depth))
+    training.flow_map.optimizer.global_clipnorm = 1.0
+    start = None if flow is None else load_network(flow, "dmf", split_depth=None)
+    return decoupled(training, split_depth=split_depth, flow=start)
 
 
 @recipe(extends=imagenet256_dit_xl2)

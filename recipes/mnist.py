@@ -4,24 +4,19 @@ import keras
 import numpy as np
 
 from keras_meanflow import (
-    DecoupledMeanFlow,
     DiT,
-    FlowConsist,
     FlowMap,
     FlowMatching,
     Heun,
     LogitNormal,
     MeanFlow,
-    Steps,
 )
 from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
 from keras_meanflow.optimizers import compile_with
 from keras_meanflow.recipe import recipe
-from keras_meanflow.reflow import rectified
 from keras_meanflow.runs import Training, trained_network
-from keras_meanflow.variants import alpha, improved, split
-from keras_meanflow.weights.fine_tuning import decouple
+from keras_meanflow.variants import alpha, consistent, decoupled, improved, rectified, split
 
 
 @recipe
@@ -151,13 +146,8 @@ def mnist_dmf(
     Command: keras-meanflow train mnist_dmf --set data=PATH.npz
     Cost: that of mnist, whose steps take half as long.
     """
-    training = mnist(steps=steps, **knobs)
-    old = training.flow_map
-    objective = DecoupledMeanFlow(
-        guidance=old.objective.guidance, label_dropout=old.objective.label_dropout
-    )
-    network = old.network if flow is None else trained_network(flow)
-    return training.with_objective(objective, network=decouple(network, split_depth))
+    start = None if flow is None else trained_network(flow)
+    return decoupled(mnist(steps=steps, **knobs), split_depth=split_depth, flow=start)
 
 
 @recipe(extends=mnist)
@@ -201,11 +191,7 @@ def mnist_flow_consist(
     Cost: two thirds more than that of mnist, whose steps take a third as long.
     """
     training = mnist(steps=steps, **knobs)
-    old = training.flow_map
-    weight = Steps(values=(0.0, rectification), at=(begin,))
-    companion = old.copied_network(None)
-    objective = FlowConsist.of(old.objective, companion, rectification=weight)
-    return training.with_objective(objective)
+    return consistent(training, rectification=rectification, begin=begin)
 
 
 @recipe(extends=mnist)
