@@ -1,12 +1,14 @@
 """Networks: published parameter counts, presets, precision, and every member's round trip."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from oracles import randomise
 
-from keras_meanflow.networks import MLP, DiT, InContextDiT, UNet
+from keras_meanflow.networks import MLP, DiT, DiTDH, InContextDiT, UNet
 from keras_meanflow.networks.dit import SIZES
 from keras_meanflow.networks.in_context import IN_CONTEXT_SIZES
 
@@ -15,6 +17,7 @@ SMALL = dict(image_size=4, channels=2, patch_size=2, width=16, depth=1, heads=2)
 IN_CONTEXT = {**SMALL, "depth": 2, "head_depth": 1}
 SONG = dict(image_size=4, width=8, multipliers=(1, 2), blocks=1, attention_sizes=(2,))
 SPEECH = {**SONG, "image_size": (4, 8)}
+BODY_AND_HEAD = dict(image_size=4, channels=2, width=(16, 24), depth=(2, 1), heads=(2, 2))
 NETWORKS = [
     lambda **kwargs: DiT(**SMALL, **kwargs),
     lambda **kwargs: DiT(**SMALL, num_classes=3, qk_norm=True, **kwargs),
@@ -30,6 +33,8 @@ NETWORKS = [
         **kwargs,
     ),
     lambda **kwargs: InContextDiT(**IN_CONTEXT, num_classes=3, **kwargs),
+    lambda **kwargs: DiTDH(**BODY_AND_HEAD, num_classes=3, **kwargs),
+    lambda **kwargs: DiTDH(**BODY_AND_HEAD, patch_size=2, time_inputs=("t",), **kwargs),
     lambda **kwargs: MLP(data_size=3, width=8, depth=2, **kwargs),
     lambda **kwargs: MLP(data_size=3, width=8, num_classes=3, **kwargs),
     lambda **kwargs: UNet.song(**SONG, **kwargs),
@@ -144,6 +149,9 @@ def test_config_and_weights_survive_saving(make, tmp_path):
 @pytest.mark.parametrize("make", NETWORKS)
 def test_bfloat16_rounds_products_and_not_times(make):
     single, mixed = randomise(make()), randomise(make(dtype="mixed_bfloat16"))
+    fixed = single.non_trainable_variables, mixed.non_trainable_variables
+    for ours, theirs in zip(*fixed, strict=True):
+        theirs.assign(ours.value)
     inputs = _inputs(single)
     u, rounded = (ops.convert_to_numpy(n(*inputs)) for n in (single, mixed))
     assert rounded.dtype == np.float32
@@ -246,3 +254,31 @@ def test_unknown_labels_are_named():
         network.check_condition(None)
     with pytest.raises(ValueError, match="unconditional"):
         NETWORKS[0]().check_condition(np.array([0]))
+
+
+@pytest.mark.parametrize(
+    ("size", "time_inputs", "millions"),
+    [("XL", ("t",), 838.7), ("XL", ("t", "t-r"), 840.6)],  # of the papers' 839 and 841
+)
+def test_dit_dh_has_the_published_numbers_of_parameters(size, time_inputs, millions):
+    with keras.StatelessScope(initialize_variables=False):  # shapes, no numbers
+        network = DiTDH.from_size(
+            size, image_size=16, channels=768, num_classes=1000, time_inputs=time_inputs
+        )
+        count = sum(math.prod(v.shape) for v in network.weights)
+    tables = 256 * 1152  # theirs is in the file
+    assert (count + tables) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_dit_dh_starts_at_zero_and_refuses_heads_that_cannot_turn():
+    small = {"image_size": (4, 2), "channels": 3, "width": (8, 16), "depth": (1, 1)}
+    network = DiTDH(**small, heads=(2, 2), num_classes=3)
+    z, t = np.ones((2, 4, 2, 3), "float32"), np.full(2, 0.5, "float32")
+    labels = np.array([0, 3], "int32")
+    assert not ops.convert_to_numpy(network(z, t, t, labels)).any()
+    with pytest.raises(ValueError, match="multiple of 4.*width 16, heads 8"):
+        DiTDH(**small, heads=(2, 8))
+    with pytest.raises(ValueError, match="size is one of S, B, XL. Received: 'L'"):
+        DiTDH.from_size("L", image_size=16, channels=768)
+    with pytest.raises(ValueError, match="time_inputs are some of"):
+        DiTDH(**small, heads=(2, 2), time_inputs=("s",))

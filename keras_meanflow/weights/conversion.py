@@ -14,12 +14,15 @@ from keras_meanflow.weights.dit_formats import DIT_FORMATS
 from keras_meanflow.weights.format import Format
 from keras_meanflow.weights.imf_formats import IMF_FORMATS
 from keras_meanflow.weights.names import named_weights
+from keras_meanflow.weights.rae_formats import RAE_FORMATS
 from keras_meanflow.weights.readers import read_metadata, read_weights
 from keras_meanflow.weights.unet_formats import UNET_FORMATS
 from keras_meanflow.weights.writers import write_weights
 
 OWN = "keras_meanflow"
-FORMATS: dict[str, Format] = {f.name: f for f in (*DIT_FORMATS, *IMF_FORMATS, *UNET_FORMATS)}
+FORMATS: dict[str, Format] = {
+    f.name: f for f in (*DIT_FORMATS, *IMF_FORMATS, *RAE_FORMATS, *UNET_FORMATS)
+}
 AVERAGED, RAW = ("ema", "ema_params", "params_ema"), ("model", "params", "state_dict")
 
 

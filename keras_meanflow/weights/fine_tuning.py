@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_meanflow.networks import DiT, Network, NoisePrediction
+from keras_meanflow.networks import DiT, DiTDH, Network, NoisePrediction
 from keras_meanflow.weights.names import named_weights
 
 
@@ -14,7 +14,7 @@ def add_interval(network: Network) -> Network:
     `time_scale` is 1, as a larger one multiplies du/dt.
 
     Args:
-        network: a `DiT` with the one time input "t" or "1-t", and no split; or a
+        network: a `DiT` or `DiTDH` with the one time input "t" or "1-t", and no split; or a
             `NoisePrediction` around one, where t - r is told in the DDPM's clock.
 
     Raises:
@@ -29,9 +29,11 @@ def add_interval(network: Network) -> Network:
     """
     if isinstance(network, NoisePrediction):
         return network.around(add_interval(network.network))
-    config = _flow_config(network)
-    scale = np.atleast_1d(network.time_scale).tolist()[0]
-    config |= {"time_inputs": (*network.time_inputs, "t-r"), "time_scale": (scale, 1.0)}
+    config = _flow_config(network, (DiT, DiTDH))
+    config |= {"time_inputs": (*network.time_inputs, "t-r")}
+    if "time_scale" in config:
+        scale = np.atleast_1d(network.time_scale).tolist()[0]
+        config |= {"time_scale": (scale, 1.0)}
     grown = _with_weights_of(network, config)
     last = grown.times[-1].out
     for weight in (last.kernel, last.bias):
@@ -64,7 +66,7 @@ def decouple(network: Network, split_depth: int) -> Network:
         return network.around(decouple(network.network, split_depth))
     if isinstance(network, DiT) and network.time_inputs == ("t", "t-r"):
         network = _told_t_alone(network)
-    return _with_weights_of(network, {**_flow_config(network), "split_depth": split_depth})
+    return _with_weights_of(network, {**_flow_config(network, DiT), "split_depth": split_depth})
 
 
 def _told_t_alone(network):
@@ -77,9 +79,9 @@ def _told_t_alone(network):
     return made
 
 
-def _flow_config(network):
-    single = isinstance(network, DiT) and network.time_inputs in (("t",), ("1-t",))
-    if not single or network.split_depth is not None:
+def _flow_config(network, kinds):
+    single = isinstance(network, kinds) and network.time_inputs in (("t",), ("1-t",))
+    if not single or getattr(network, "split_depth", None) is not None:
         known = (getattr(network, name, None) for name in ("time_inputs", "split_depth"))
         raise ValueError(
             "A flow model is a DiT with the one time input 't' or '1-t', not split. Received: "

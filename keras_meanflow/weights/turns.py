@@ -49,18 +49,18 @@ SINES_FIRST = _one(lambda a: _swap_halves(a.T), lambda a: _swap_halves(a).T)
 SINES_FIRST_OUTPUT = _one(lambda a: _swap_halves(a).T, lambda a: _swap_halves(a.T))
 
 
-def _patch_shape(network):
-    return (network.patch_size, network.patch_size, network.channels, network.width)
+def _patch_shape(array, network):
+    return (network.patch_size, network.patch_size, network.channels, array.shape[-1])
 
 
 # A convolution over patches is a product with their (p, p, channels) numbers.
 TORCH_PATCHES = Turn(
-    lambda a, network: a[0].transpose(2, 3, 1, 0).reshape(-1, network.width),
-    lambda a, network: [a.reshape(_patch_shape(network)).transpose(3, 2, 0, 1)],
+    lambda a, _: a[0].transpose(2, 3, 1, 0).reshape(-1, len(a[0])),
+    lambda a, network: [a.reshape(_patch_shape(a, network)).transpose(3, 2, 0, 1)],
 )
 FLAX_PATCHES = Turn(
-    lambda a, network: a[0].reshape(-1, network.width),
-    lambda a, network: [a.reshape(_patch_shape(network))],
+    lambda a, _: a[0].reshape(-1, a[0].shape[-1]),
+    lambda a, network: [a.reshape(_patch_shape(a, network))],
 )
 JOINED = Turn(
     lambda a, _: np.concatenate(a, axis=-1),

@@ -42,6 +42,7 @@ def write_weights(
     if path.suffix not in _WRITERS:
         raise ValueError(f"Weights are written as {', '.join(_WRITERS)}. Received: {path.name}.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: np.asarray(array, order="C") for name, array in state.items()}
 
     def write(partial):
         with open(partial, "wb") as file:

@@ -15,10 +15,11 @@ Run by hand beside a checkout of that code, with the libraries it needs, one for
 | meanflow | Gsunshine/meanflow d70cb55 | jax, flax |
 | imf | Lyy-iiis/imeanflow bf60cd7 | jax, flax |
 | imf-torch | Lyy-iiis/imeanflow 0468798, branch torch | torch |
+| rae, mf-rae | sony/mf-rae fffc544, its src | torch, einops |
 | ncsnpp | liduojia1/MeanFlowSE 16da845, its folder MeanFLowSE | torch |
 | song | Gsunshine/py-meanflow 1f6d72d, its folder meanflow | torch |
 
-The last two also say how many parameters the published size has.
+ncsnpp and song also say how many parameters the published size has.
 
 Weights and inputs come from Philox seeds, so a file holds the tensors' names and shapes, the
 tensors that are not random (position tables), and the output in this package's conventions:
@@ -31,10 +32,11 @@ from pathlib import Path
 
 import numpy as np
 
-FORMATS = "dit sit dmf zhuyu haoyi diffusers meanflow imf imf-torch ncsnpp song".split()
+FORMATS = "dit sit dmf zhuyu haoyi diffusers meanflow imf imf-torch ncsnpp song rae mf-rae".split()
 SIZE = {"image": 8, "channels": 3, "patch": 2, "width": 24, "depth": 2, "heads": 3, "classes": 5}
 IN_CONTEXT = {**SIZE, "depth": 3, "head_depth": 2}
 SPLIT_DEPTH = 1
+BODY_AND_HEAD = {"width": (24, 32), "depth": (2, 1), "heads": (3, 2)}
 UNET = {"width": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention_sizes": (4,)}
 REPEATED = "class_embedder", "timestep_embedder"  # diffusers has them in each block, equal
 
@@ -290,6 +292,58 @@ def song():
         lambda model, *_: unet_outputs("song", model, forward),
         ("resample_filter",),
     )
+
+
+def stub_timm_and_transformers():
+    """What DDT.py imports of them: `PatchEmbed` is used, a convolution over patches."""
+    import torch
+
+    class PatchEmbed(torch.nn.Module):
+        def __init__(self, size, patch, channels, width, bias=True):
+            super().__init__()
+            self.num_patches, self.patch_size = (size // patch) ** 2, (patch, patch)
+            self.proj = torch.nn.Conv2d(channels, width, patch, patch, bias=bias)
+
+        def forward(self, x):
+            return self.proj(x).flatten(2).transpose(1, 2)
+
+    names = {"PatchEmbed": PatchEmbed, "Mlp": None, "Attention": None, "SwinModel": None}
+    for module in ("timm", "timm.models", "timm.models.vision_transformer", "transformers"):
+        sys.modules[module] = types.ModuleType(module)
+        vars(sys.modules[module]).update(names)
+
+
+def dit_dh_model(cls):
+    """A small DiT^DH of the authors'."""
+    return cls(
+        input_size=SIZE["image"],
+        in_channels=SIZE["channels"],
+        hidden_size=list(BODY_AND_HEAD["width"]),
+        depth=list(BODY_AND_HEAD["depth"]),
+        num_heads=list(BODY_AND_HEAD["heads"]),
+        num_classes=SIZE["classes"],
+    )
+
+
+def _dit_dh(cls, call):
+    tables = [
+        f"{part}_feat_rope.freqs_{kind}" for part in ("enc", "dec") for kind in ("cos", "sin")
+    ]
+    return torch_outputs(dit_dh_model(cls), call, fixed=("pos_embed", *tables))
+
+
+def rae():
+    stub_timm_and_transformers()
+    from stage2.models.DDT import DiTwDDTHead
+
+    return _dit_dh(DiTwDDTHead, lambda m, z, r, t, y, _: {"u": m(z, t, y)})
+
+
+def mf_rae():
+    stub_timm_and_transformers()
+    from stage2.models.DDT import DiTwDDTHead_MF
+
+    return _dit_dh(DiTwDDTHead_MF, lambda m, z, r, t, y, _: {"u": m(z, r, t, y)})
 
 
 def main(format):

@@ -23,6 +23,7 @@ for _name in ("diffusers", "meanflow", "imf", "imf-torch"):
 UNET_SETTINGS = {name: golden.UNET[name] for name in ("multipliers", "blocks", "attention_sizes")}
 SETTINGS |= {"ncsnpp": {**UNET_SETTINGS, "image_size": (8, 16)}, "song": UNET_SETTINGS}
 SETTINGS["dmf"]["split_depth"] = golden.SPLIT_DEPTH
+SETTINGS |= {name: {"heads": golden.BODY_AND_HEAD["heads"]} for name in ("rae", "mf-rae")}
 CONTAINER = {"meanflow": ".msgpack", "imf": ".msgpack", "diffusers": ".safetensors"}
 # Sinusoids of 1000 t, and of 16 turns, round at 1e-7 of as much in both codes.
 TOLERANCE = {"dit": 5e-5, "diffusers": 5e-5, "ncsnpp": 5e-5}
@@ -101,7 +102,10 @@ def test_a_converted_network_computes_what_the_authors_code_does_and_converts_ba
     assert written.keys() == kept.keys()
     for key, expected in kept.items():
         assert written[key].dtype == expected.dtype and written[key].shape == expected.shape
-        assert written[key].tobytes() == np.ascontiguousarray(expected).tobytes(), key
+        if "feat_rope" in key:  # a table of cosines, which no two libraries round alike
+            np.testing.assert_allclose(written[key], expected, atol=2e-7)
+        else:
+            assert written[key].tobytes() == np.ascontiguousarray(expected).tobytes(), key
 
 
 @pytest.mark.parametrize(
