@@ -184,6 +184,63 @@ class Uniform(TimeSampler):
         return _sorted_then_masked(times[:, 0], times[:, 1], below)
 
 
+def shifted(t, shift):
+    """`shift t / (1 + (shift - 1) t)`: times in [0, 1] moved towards noise by a shift above 1.
+
+    References:
+        Esser et al., Scaling Rectified Flow Transformers (arXiv 2403.03206), section 5.3.2.
+    """
+    return shift * t / (1.0 + (shift - 1.0) * t)
+
+
+def dimension_shift(shape, base=4096):
+    """`sqrt(numbers of a sample / base)`: how much more noise data of this shape needs.
+
+    Args:
+        shape: of a sample, such as (16, 16, 768), whose shift is 6.93.
+        base: numbers of a sample that needs no shift.
+
+    References:
+        Diffusion Transformers with Representation Autoencoders (arXiv 2510.11690), section 4.
+    """
+    return math.sqrt(math.prod(shape) / base)
+
+
+@part
+class ShiftedUniform(TimeSampler):
+    """Two uniform draws below `latest`, shifted towards noise; r := t on a share of the rows.
+
+    Args:
+        shift: of `shifted`; `dimension_shift(shape)` in RAE and MF-RAE.
+        latest: the largest draw before the shift.
+        fraction_r_equals_t: share of rows with r = t.
+
+    Raises:
+        ValueError: for a shift that is not positive, or a `latest` outside (0, 1].
+
+    References:
+        Diffusion Transformers with Representation Autoencoders (arXiv 2510.11690);
+        sony/mf-rae `sample_mf`, which draws the share row by row.
+    """
+
+    shift: float = 1.0
+    latest: float = 0.999
+    fraction_r_equals_t: float | Schedule = 0.75
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.shift > 0.0 or not 0.0 < self.latest <= 1.0:
+            raise ValueError(
+                "shift must exceed 0 and latest lie in (0, 1]. "
+                f"Received: {self.shift}, {self.latest}."
+            )
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        times = shifted(self.latest * keys.uniform("times", (rows, 2)), self.shift)
+        return _sorted_then_masked(times[:, 0], times[:, 1], below)
+
+
 @part
 class MaskedThenClamped(TimeSampler):
     """t and r from two different logit-normals; r := t on a share, then r := min(t, r).

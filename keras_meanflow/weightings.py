@@ -71,6 +71,30 @@ class AdaptiveLoss(keras.losses.Loss):
 
 
 @register
+class AdaptiveQuartic(AdaptiveLoss):
+    """`||d||^4 / sg(||d||^4 + c)^p`: as the released MF-RAE code squares the summed error first.
+
+    At p = 1 its gradient has the direction of `AdaptiveLoss` and, where `||d||^4` exceeds c, twice
+    the length.
+
+    Args:
+        p: power.
+        c: floor of the weight, 0.001.
+
+    References:
+        sony/mf-rae `training_losses_mfd`.
+    """
+
+    def __init__(self, p=1.0, c=1e-3, *, name="adaptive_quartic", **kwargs):
+        super().__init__(p, c, name=name, **kwargs)
+
+    @staticmethod
+    def size(d):
+        """`||d||^4` of each row, (B,)."""
+        return squared_norm(d) ** 2
+
+
+@register
 class MeanAdaptiveLoss(AdaptiveLoss):
     """`m / sg(m + c)^p`, m the mean squared error over the sample: c weighs each coordinate.
 

@@ -1,0 +1,151 @@
+"""Trajectory regression: the average velocities between the states of a teacher's solver."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_meanflow.configurable import part
+from keras_meanflow.couplings import Independent
+from keras_meanflow.networks.base import Network
+from keras_meanflow.objectives.base import Objective, Problem, inputs_of, take_rows
+from keras_meanflow.paths import Linear, per_row
+from keras_meanflow.samplers import Euler
+from keras_meanflow.samplers.base import Sampler, start
+from keras_meanflow.times import TimeSampler, Uniform
+from keras_meanflow.weightings import SquaredError
+
+
+class TrajectoryDraws(NamedTuple):
+    """Noise `e`, rows `drop` that lose their condition, and (rows, pairs) numbers `pair` in (0, 1).
+
+    `pair` chooses, evenly, two states of the row's trajectory.
+    """
+
+    e: Any
+    drop: Any
+    pair: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrajectoryProblem(Problem):
+    """A `Problem` with `pairs` rows for each row of the batch, next to one another."""
+
+    pairs: int
+
+    def weighted(self, sample_weight):
+        """See `Problem.weighted`."""
+        if sample_weight is None:
+            return self
+        return super().weighted(ops.repeat(sample_weight, self.pairs, axis=0))
+
+
+@part
+class TrajectoryRegression(Objective):
+    """Regress `u(z_t, r, t)` on `(z_t - z_r) / (t - r)`, both states of the teacher's trajectory.
+
+    From noise the teacher's solver walks to data, and pairs of its states, t > r, are drawn
+    evenly. No data is used but its conditions, and no derivative: a student learns what the
+    solver's few steps do, which is where MeanFlow training starts from (CMT). The times are those
+    that the solver visits. A step calls the teacher `sampler.calls` times, without gradient.
+
+    Args:
+        teacher: a `Network` that is a flow model; `FlowMap` freezes it.
+        sampler: the solver: `Euler` or `Heun`, with `times=shifted_times(...)` as the teacher is
+            sampled.
+        pairs: pairs of states for each trajectory, with replacement.
+        loss: a `keras.losses.Loss`.
+        label_dropout: share of trajectories without their condition.
+
+    Raises:
+        ValueError: for fewer than one pair.
+
+    Example:
+        >>> sampler = Euler(times=shifted_times(15, shift=6.93))
+        >>> FlowMap(student, TrajectoryRegression(teacher=teacher, sampler=sampler))
+
+    References:
+        MeanFlow Transformers with Representation Autoencoders (arXiv 2511.13019), section 3;
+        sony/mf-rae `training_losses_cmt_v2`, whose times `EvenlyLabelled` has.
+    """
+
+    teacher: Network
+    sampler: Sampler = Euler(steps=15)
+    pairs: int = 64
+    loss: keras.losses.Loss = SquaredError()
+    label_dropout: float = 0.1
+    times: TimeSampler = Uniform(fraction_r_equals_t=0.0)
+    path: Linear = Linear()
+    coupling: Independent = Independent()
+
+    logs = ("v_error", "u_error")
+
+    def __post_init__(self):
+        if self.pairs < 1:
+            raise ValueError(f"pairs is at least 1. Received: {self.pairs}.")
+
+    def draw(self, keys, x, condition=None):
+        """See `Objective.draw`."""
+        x, e = self.coupling(keys, x)
+        rows = ops.shape(x)[0]
+        drop = keys.uniform("drop", (rows, 1))[:, 0] < self.dropout(condition)
+        return TrajectoryDraws(e, drop, keys.uniform("pair", (rows, self.pairs)))
+
+    def labels(self):
+        """The time that the student is told of each state, float32."""
+        return self.sampler.grid
+
+    def __call__(self, u, x, condition, draws):
+        """See `Objective.__call__`."""
+        condition = self.conditioned(u, condition, draws.drop)
+        states = ops.stack(self.trajectory(draws.e, condition))  # (states, B, ...)
+        earlier, later = self._chosen(draws.pair)  # (B * pairs,)
+        rows = ops.shape(draws.e)[0]
+        row = ops.repeat(ops.arange(rows, dtype="int32"), self.pairs)
+        flat = ops.reshape(states, (-1, *states.shape[2:]))
+        z_t, z_r = (ops.take(flat, index * rows + row, axis=0) for index in (earlier, later))
+        t, r = (ops.take(ops.convert_to_tensor(self.labels()), index) for index in (earlier, later))
+        target = (z_t - z_r) / per_row(t - r, z_t)
+        inputs = inputs_of(z_t, r, t, take_rows(condition, row))
+        return TrajectoryProblem(inputs=inputs, target=target, pairs=self.pairs)
+
+    def trajectory(self, z, condition):
+        """The states that the teacher's solver visits from noise `z` on, a list."""
+        grid, states = self.sampler.grid, [z]
+        z, ones = start(z)
+        for t, r in zip(grid[:-1], grid[1:], strict=True):
+            z = self.sampler.step(
+                lambda z, r, t: self.teacher(z, r, t, condition),
+                z,
+                float(r) * ones,
+                float(t) * ones,
+            )
+            states.append(z)
+        return states
+
+    def _chosen(self, pair):
+        """The numbers of the earlier and the later state of each pair, of all rows in turn."""
+        earlier, later = np.triu_indices(len(self.sampler.grid), k=1)
+        index = ops.cast(ops.reshape(pair, (-1,)) * len(earlier), "int32")
+        index = ops.minimum(index, len(earlier) - 1)
+        return tuple(
+            ops.take(ops.convert_to_tensor(a.astype("int32")), index) for a in (earlier, later)
+        )
+
+
+@part
+class EvenlyLabelled(TrajectoryRegression):
+    """`TrajectoryRegression` that tells evenly spaced times, whatever the solver visited.
+
+    The released code of MF-RAE: its solver's times are shifted towards noise, and the student is
+    told `1, 14/15, ..., 0`. The two agree at the ends, and for a shift of 1.
+
+    References:
+        sony/mf-rae `training_losses_cmt_v2`, `np.linspace(0, 1, ode_steps)`.
+    """
+
+    def labels(self):
+        """See `TrajectoryRegression.labels`."""
+        return np.linspace(1.0, 0.0, len(self.sampler.grid), dtype="float32")
