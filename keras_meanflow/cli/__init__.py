@@ -9,6 +9,7 @@ from keras_meanflow.cli.convert import card, convert
 from keras_meanflow.cli.encode import encode
 from keras_meanflow.cli.enhance import enhance
 from keras_meanflow.cli.evaluate import evaluate
+from keras_meanflow.cli.rae import rae
 from keras_meanflow.cli.reflow import reflow
 from keras_meanflow.cli.sample import export, sample
 from keras_meanflow.cli.statistics import statistics
@@ -22,7 +23,7 @@ def main():
     """Train and use MeanFlow models: one network, one step."""
 
 
-TRAINING = (recipes_command, encode, train, study)
+TRAINING = (recipes_command, rae, encode, train, study)
 TRAINED = (sample, enhance, evaluate, statistics, reflow, export, convert, card)
 for command in TRAINING + TRAINED:
     main.add_command(command)

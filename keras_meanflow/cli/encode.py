@@ -13,7 +13,7 @@ from keras_meanflow.cli.backend import (
 )
 from keras_meanflow.cli.options import worker_of
 
-CODECS = ("sd-vae", "taef2", "identity")
+CODECS = ("sd-vae", "taef2", "rae", "identity")
 NORMALISATIONS = ("codec", "sd", "imf", "measured", "none")
 
 
@@ -83,7 +83,7 @@ def _open(source, image_size, on_error):
     from keras_meanflow.data.moments import MomentSource
     from keras_meanflow.data.resized import Resized
 
-    if not Path(source).exists():
+    if not Path(source).exists() and source.partition(":")[0] != "digits":
         raise ValueError(f"SOURCE must be a file or folder. There is none at {source}.")
     is_folder = Path(source).is_dir()
     images = open_source(source, image_size if is_folder else None, on_error=on_error)
@@ -106,8 +106,10 @@ def _codec(name, weights):
         raise ValueError(f"--codec {name} needs --weights PATH.")
     if not Path(weights).exists():
         raise ValueError(f"--weights must be a file or folder. There is none at {weights}.")
-    kind = {"sd-vae": codecs.SDVAE, "taef2": codecs.TAEF2}[name]
+    kind = {"sd-vae": codecs.SDVAE, "taef2": codecs.TAEF2, "rae": codecs.RAE}[name]
     if Path(weights).suffix != ".keras":
+        if kind is codecs.RAE:
+            raise ValueError(f"--codec rae needs the .keras file of a RAE. Received: {weights}.")
         return kind.load(weights)
     codec = keras.saving.load_model(weights, compile=False)
     if not isinstance(codec, kind):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_meanflow.data.arrays import ArraySource, check_images, load_arrays
+from keras_meanflow.data.digits import load_digits
 from keras_meanflow.data.folder import ImageFolder
 from keras_meanflow.data.latents import LatentStore, is_store
 from keras_meanflow.data.pairs import PairStore, is_pair_store
@@ -21,9 +22,10 @@ def open_source(
     """Returns a data source, `len(source)` and `source.take(indices) -> (x, y)`, over `data`.
 
     Args:
-        data: the path of an `.npz` file, of a folder of images, of a latent store, of a pair store,
-            of a folder of `.pt` latents or a `.zip` of `.npy` latents; an array of images, a pair
-            of arrays `(x, y)`, or a data source already.
+        data: "digits", "digits:train" or "digits:test" of the package; the path of an `.npz` file,
+            of a folder of images, of a latent store, of a pair store, of a folder of `.pt` latents
+            or a `.zip` of `.npy` latents; an array of images, a pair of arrays `(x, y)`, or a data
+            source already.
         image_size: side of the images in pixels. A folder's images are cropped to it, and need it;
             arrays and latents must have it.
         channels: number of channels. A folder's images are converted to it (default 3); arrays
@@ -41,6 +43,9 @@ def open_source(
     """
     if hasattr(data, "take") and not isinstance(data, np.ndarray):
         return data
+    if isinstance(data, str) and data.partition(":")[0] == "digits":
+        digits = ArraySource(*load_digits(data.partition(":")[2] or "all"))
+        return _check_shape(digits, image_size, channels)
     store = _open_store(Path(data)) if isinstance(data, str | Path) else None
     if store is not None:
         return _check_shape(store, image_size, channels)

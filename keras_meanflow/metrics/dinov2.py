@@ -102,7 +102,7 @@ class Tokens(layers.Layer):
 
 
 @register
-class Attention(layers.Layer):
+class TokenAttention(layers.Layer):
     """Softmax attention on queries, keys and values in one array, (B, N, 3 D) to (B, N, D)."""
 
     def __init__(self, heads: int, **kwargs):
@@ -126,7 +126,7 @@ def _block(x, name, heads):
     width = x.shape[-1]
     y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}-norm1")(x)
     y = layers.Dense(3 * width, name=f"{name}-attn-qkv")(y)
-    y = Attention(heads, name=f"{name}-attn")(y)
+    y = TokenAttention(heads, name=f"{name}-attn")(y)
     x = x + layers.Dense(width, name=f"{name}-attn-proj")(y)
     y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}-norm2")(x)
     y = layers.Dense(4 * width, name=f"{name}-mlp-fc1")(y)

@@ -94,6 +94,17 @@ class Bicubic(Resample):
         return np.minimum(indices, length - 1).astype(np.int32), weights.astype(np.float32)
 
 
+@register
+class TorchBicubic(Resample):
+    """The bicubic resize of PyTorch's `interpolate` without antialiasing: four pixels, a = -3/4."""
+
+    def taps(self, length):
+        position = (np.arange(self.size) + 0.5) * (length / self.size) - 0.5
+        indices = np.floor(position).astype(np.int64)[:, None] + np.arange(-1, 3)
+        weights = cubic(indices - position[:, None], a=-0.75).astype(np.float32)
+        return np.clip(indices, 0, length - 1).astype(np.int32), weights
+
+
 def cubic(x: np.ndarray, a: float) -> np.ndarray:
     """Keys' cubic convolution kernel at distance x, in pixels.
 

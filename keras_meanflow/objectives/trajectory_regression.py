@@ -10,7 +10,7 @@ from keras import ops
 from keras_meanflow.configurable import part
 from keras_meanflow.couplings import Independent
 from keras_meanflow.networks.base import Network
-from keras_meanflow.objectives.base import Objective, Problem, inputs_of, take_rows
+from keras_meanflow.objectives.base import Objective, Problem, inputs_of
 from keras_meanflow.paths import Linear, per_row
 from keras_meanflow.samplers import Euler
 from keras_meanflow.samplers.base import Sampler, start
@@ -108,7 +108,9 @@ class TrajectoryRegression(Objective):
         z_t, z_r = (ops.take(flat, index * rows + row, axis=0) for index in (earlier, later))
         t, r = (ops.take(ops.convert_to_tensor(self.labels()), index) for index in (earlier, later))
         target = (z_t - z_r) / per_row(t - r, z_t)
-        inputs = inputs_of(z_t, r, t, take_rows(condition, row))
+        if condition is not None:
+            condition = keras.tree.map_structure(lambda a: ops.take(a, row, axis=0), condition)
+        inputs = inputs_of(z_t, r, t, condition)
         return TrajectoryProblem(inputs=inputs, target=target, pairs=self.pairs)
 
     def trajectory(self, z, condition):

@@ -1,0 +1,107 @@
+"""`keras-meanflow rae`."""
+
+from pathlib import Path
+
+import click
+
+from keras_meanflow.cli.backend import (
+    backend_option,
+    choose_backend,
+    one_line_errors,
+    start,
+    verbose_option,
+)
+
+
+@click.command()
+@click.argument("source", type=click.Path())
+@click.argument("out", type=click.Path())
+@click.option("--image-size", type=click.IntRange(1), help="Side to crop a folder's images to.")
+@click.option("--encoder", type=click.Path(), help="A .keras file: images to tokens (n, N, D).")
+@click.option("--patch-size", type=click.IntRange(1), default=2, help="Of the small encoder.")
+@click.option("--width", type=click.IntRange(8), default=32, help="Of the small encoder.")
+@click.option("--encoder-steps", type=click.IntRange(1), default=1000, help="On the labels.")
+@click.option("--decoder", default="64,2,4,256", help="ViTB, ViTL, ViTXL or width,depth,heads,mlp.")
+@click.option("--decoder-steps", type=click.IntRange(1), default=2000)
+@click.option("--noise", type=click.FloatRange(0.0), default=0.8, help="Most noise in the tokens.")
+@click.option("--seed", type=click.IntRange(0), default=0)
+@backend_option
+@verbose_option
+def rae(
+    source,
+    out,
+    image_size,
+    encoder,
+    patch_size,
+    width,
+    encoder_steps,
+    decoder,
+    decoder_steps,
+    noise,
+    seed,
+    backend,
+    verbose,
+):
+    """Fit a representation autoencoder to the images of SOURCE; write OUT, a .keras file.
+
+    The encoder is frozen: your own (--encoder), or a small vision transformer trained on the
+    labels first. Then statistics of its tokens, then a decoder. `encode --codec rae` uses it.
+    """
+    with one_line_errors():
+        if Path(out).suffix != ".keras":
+            raise ValueError(f"OUT ends in .keras. Received: {out}.")
+        start(choose_backend(backend))
+        import keras
+
+        from keras_meanflow.data import open_source
+
+        keras.utils.set_random_seed(seed)
+        images = open_source(source, image_size)
+        show = {"seed": seed, "verbose": 2 if verbose else 0}
+        tokens = _encoder(encoder, images, patch_size, width, {"steps": encoder_steps, **show})
+        codec = _fitted(tokens, images, decoder, {"steps": decoder_steps, "noise": noise, **show})
+        codec.save(out)
+        click.echo(f"{out}: {_quality(codec, images)}")
+
+
+def _encoder(path, images, patch_size, width, fitting):
+    """The encoder of a file, or a small one trained on the labels."""
+    import keras
+
+    from keras_meanflow.codecs.rae_training import fit_encoder, small_vit
+
+    if path is not None:
+        return keras.saving.load_model(path, compile=False)
+    side, _, channels = images.shape
+    size = {"image_size": side, "channels": channels, "patch_size": patch_size}
+    encoder = small_vit(**size, width=width, depth=2, heads=2)
+    fit_encoder(encoder, images, **fitting)
+    return encoder
+
+
+def _fitted(tokens, images, decoder, fitting):
+    from keras_meanflow.codecs.rae import DECODERS, RAE
+    from keras_meanflow.codecs.rae_training import fit_decoder
+
+    if decoder not in DECODERS:
+        parts = decoder.split(",")
+        if len(parts) != 4 or not all(part.isdigit() for part in parts):
+            raise ValueError(
+                f"--decoder is {', '.join(DECODERS)} or width,depth,heads,mlp. Received: {decoder}."
+            )
+        decoder = tuple(map(int, parts))
+    half = (0.5,) * images.shape[2]
+    sides = {"image_size": images.shape[0], "input_size": tokens.input_shape[1]}
+    codec = RAE(tokens, **sides, decoder=decoder, mean=half, deviation=half)
+    codec.fit_statistics(images)
+    return fit_decoder(codec, images, **fitting)
+
+
+def _quality(codec, images):
+    import numpy as np
+
+    x = images.take(np.arange(min(len(images), 256)))[0]
+    z = codec.encode_pixels(x)[:, 0]
+    psnr = 10.0 * np.log10(4.0 / np.mean((codec.decode(z) - x) ** 2))
+    size = "x".join(map(str, z.shape[1:]))
+    return f"latents of {size}, reconstructed with {psnr:.1f} dB"

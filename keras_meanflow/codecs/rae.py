@@ -1,0 +1,299 @@
+"""Representation autoencoder: a frozen network's tokens as latents, and a decoder for them."""
+
+import math
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_meanflow.codecs.base import Codec
+from keras_meanflow.codecs.torch_weights import load_torch, named
+from keras_meanflow.configurable import register
+from keras_meanflow.metrics.dinov2 import DEVIATION, MEAN
+from keras_meanflow.metrics.resize import TorchBicubic
+from keras_meanflow.networks.layers import sincos_positions
+from keras_meanflow.networks.patches import unpatchify
+from keras_meanflow.weights.readers import read_weights
+
+DECODERS = {  # width, depth, heads, hidden
+    "ViTB": (768, 12, 12, 3072),
+    "ViTL": (1024, 24, 16, 4096),
+    "ViTXL": (1152, 28, 16, 4096),
+}
+EPSILON = 1e-5  # of the variances of the statistics
+TOKEN_EPSILON, DECODER_EPSILON = 1e-6, 1e-12  # of the layer norms of tokens and decoder
+FIXED = ("trainable_cls_token", "decoder_pos_embed")
+
+
+@register
+class RAE(Codec):
+    """Latents are the patch tokens of a frozen encoder, with mean 0 and std 1 at each position.
+
+    Pixels are resized to the encoder's size and standardised; its tokens pass a layer norm without
+    learned scale or centre, lie down on a grid, and are normalised by the mean and variance of each
+    channel at each position (`fit_statistics` or `load_statistics`). The decoder is a vision
+    transformer with a class token of its own. Both start as they are initialised: `load_decoder`
+    brings published weights, `fit_decoder` trains.
+
+    Args:
+        encoder: a `keras.Model` from standardised images (n, S, S, depth) to tokens (n, N, D) of a
+            square grid, without a class token. It is frozen.
+        image_size: side of the decoded images; a multiple of the grid's side.
+        input_size: S.
+        decoder: width, depth, heads and hidden size, or one of ViTB, ViTL, ViTXL.
+        mean, deviation: of the pixels in [0, 1] that the encoder was trained on, by channel.
+        normalisation: of latents; default none.
+
+    Raises:
+        ValueError: for tokens that make no square grid, or an image size that is no multiple.
+
+    Example:
+        >>> tokens = dinov2_tokens(network)  # metrics.dinov2, with its weights
+        >>> codec = RAE(tokens, image_size=256, input_size=224)
+        >>> codec.load_decoder("ViTXL_n08/model.pt")
+        >>> codec.load_statistics("stat.pt")
+        >>> codec.encode_pixels(x).shape  # x (n, 256, 256, 3) in [-1, 1]
+        (1, 1, 16, 16, 768)
+
+    References:
+        Zheng et al., Diffusion Transformers with Representation Autoencoders (arXiv 2510.11690);
+        bytetriper/RAE `src/stage1`.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        *,
+        image_size: int,
+        input_size: int,
+        decoder="ViTXL",
+        mean=MEAN,
+        deviation=DEVIATION,
+        normalisation=None,
+        name=None,
+    ):
+        sizes = DECODERS[decoder] if isinstance(decoder, str) else tuple(decoder)
+        pixels = np.array(mean, "float32"), np.array(deviation, "float32")
+        depth = len(pixels[0])
+        tokens = encoder.compute_output_spec(
+            keras.KerasTensor((1, input_size, input_size, depth))
+        ).shape
+        side = math.isqrt(tokens[1])
+        if side**2 != tokens[1] or image_size % side:
+            raise ValueError(
+                "The encoder's tokens must make a square grid that divides the image size. "
+                f"Received: {tokens[1]} tokens, image size {image_size}."
+            )
+        encoder.trainable = False
+        statistics = Statistics()
+        statistics.build((None, side, side, tokens[2]))
+        resize = TorchBicubic(input_size) if image_size != input_size else None
+        super().__init__(
+            TokenEncoder(encoder, statistics, pixels, resize, name="encoder"),
+            ViTDecoder(sizes, statistics, pixels, image_size // side, name="decoder"),
+            factor=image_size // side,
+            moments=1,
+            normalisation=normalisation,
+            name=name,
+        )
+        self._arguments = {
+            "image_size": image_size,
+            "input_size": input_size,
+            "decoder": list(sizes),
+            "mean": [float(m) for m in mean],
+            "deviation": [float(d) for d in deviation],
+        }
+
+    def load_decoder(self, path) -> None:
+        """Fill the decoder from a published state dict, such as `ViTXL_n08/model.pt`.
+
+        Raises:
+            ValueError: for weights that are missing, unknown or of another size.
+        """
+        state = dict(read_weights(path))
+        class_token, positions = (state.pop(name, None) for name in FIXED)
+        if class_token is None:
+            raise ValueError(f"{path} must hold a decoder's weights. Missing: {FIXED[0]}.")
+        expected = (1, 1 + self.decoder.rows * self.decoder.columns, self.decoder.width)
+        if positions is not None and positions.shape != expected:
+            raise ValueError(
+                f"{path} is of another size: its positions are {positions.shape}. The codec's are "
+                f"{expected}."
+            )
+        load_torch(self.decoder, state, path)
+        self.decoder.class_token.assign(class_token)
+
+    def load_statistics(self, path) -> None:
+        """Read mean and variance of each position from a published `stat.pt`.
+
+        Raises:
+            ValueError: for statistics of another shape.
+        """
+        state = read_weights(path)
+        arrays = [np.moveaxis(np.asarray(state[name]), 0, -1) for name in ("mean", "var")]
+        self.decoder.statistics.set(*arrays)
+
+    def fit_statistics(self, source, batch_size: int = 64) -> None:
+        """Measure mean and variance of each position over a data source, in two passes."""
+        starts = range(0, len(source), batch_size)
+
+        def tokens():
+            for start in starts:
+                x, _ = source.take(np.arange(start, min(start + batch_size, len(source))))
+                yield ops.convert_to_numpy(self.encoder.tokens(ops.convert_to_tensor(x)))
+
+        mean = sum(part.astype("float64").sum(axis=0) for part in tokens()) / len(source)
+        variance = sum(((part - mean) ** 2).sum(axis=0) for part in tokens()) / len(source)
+        self.decoder.statistics.set(mean, variance)
+
+    def get_config(self):
+        """The arguments."""
+        encoder = keras.saving.serialize_keras_object(self.encoder.network)
+        return {"encoder": encoder, **self._arguments, **super().get_config()}
+
+    @classmethod
+    def from_config(cls, config):
+        """The codec with these arguments."""
+        encoder = keras.saving.deserialize_keras_object(config["encoder"])
+        return super().from_config({**config, "encoder": encoder})
+
+
+class Statistics(layers.Layer):
+    """Mean and variance of a channel at a position, fixed: `(z - mean) / sqrt(var + 1e-5)`."""
+
+    def build(self, shape):
+        """One number of each for each number of a latent."""
+        self.mean = self.add_weight(shape[1:], "zeros", trainable=False, name="mean")
+        self.variance = self.add_weight(shape[1:], "ones", trainable=False, name="variance")
+
+    def set(self, mean, variance):
+        """Assign both.
+
+        Raises:
+            ValueError: for another shape than the latents'.
+        """
+        if np.shape(mean) != tuple(self.mean.shape):
+            raise ValueError(
+                f"Statistics are of latents (h, w, channels) {tuple(self.mean.shape)}. "
+                f"Received: {np.shape(mean)}."
+            )
+        self.mean.assign(mean)
+        self.variance.assign(variance)
+
+    def call(self, z):
+        """Tokens to latents."""
+        return (z - self.mean) / ops.sqrt(self.variance + EPSILON)
+
+    def inverse(self, z):
+        """Latents to tokens."""
+        return z * ops.sqrt(self.variance + EPSILON) + self.mean
+
+
+class TokenEncoder(keras.Model):
+    """Pixels in [-1, 1] to normalised tokens on a grid."""
+
+    def __init__(self, network, statistics, pixels, resize, name=None):
+        super().__init__(name=name)
+        self.network, self.statistics, self.resize = network, statistics, resize
+        self.pixels = pixels
+        self.norm = layers.LayerNormalization(epsilon=TOKEN_EPSILON, center=False, scale=False)
+        self.norm.build((None, None, statistics.mean.shape[-1]))
+        self.channels, self.built = len(pixels[0]), True
+
+    def call(self, x):
+        """(n, h, w, depth) to (n, rows, columns, channels)."""
+        return self.statistics(self.tokens(x))
+
+    def tokens(self, x):
+        """The same before the statistics."""
+        x = 0.5 * (x + 1.0)
+        if self.resize is not None:
+            x = self.resize(x)
+        mean, deviation = (ops.convert_to_tensor(a) for a in self.pixels)
+        tokens = self.norm(self.network((x - mean) / deviation))
+        return ops.reshape(tokens, (-1, *self.statistics.mean.shape))
+
+
+class ViTDecoder(keras.Model):
+    """Normalised tokens on a grid to pixels, about [-1, 1]: the decoder of a ViT-MAE.
+
+    A class token, zero at first, is put before the embedded tokens and dropped at the end;
+    positions are a fixed table, zero for the class token.
+    """
+
+    def __init__(self, sizes, statistics, pixels, patch_size, name=None):
+        super().__init__(name=name)
+        width, depth, heads, hidden = sizes
+        self.width, self.patch_size, self.pixels = width, patch_size, pixels
+        self.statistics = statistics
+        self.rows, self.columns, self.channels = statistics.mean.shape
+        self.class_token = self.add_weight((1, 1, width), "zeros", name="class_token")
+        self.embed = named(layers.Dense(width), "decoder_embed")
+        self.blocks = [DecoderBlock(heads, hidden, f"decoder_layers.{i}") for i in range(depth)]
+        self.norm = _norm("decoder_norm")
+        self.out = named(layers.Dense(patch_size**2 * len(pixels[0])), "decoder_pred")
+        self.embed.build((None, None, self.channels))
+        for layer in (*self.blocks, self.norm, self.out):
+            layer.build((None, None, width))
+        self.built = True
+
+    def call(self, z):
+        """(n, rows, columns, channels) to (n, h, w, depth)."""
+        tokens = ops.reshape(
+            self.statistics.inverse(z), (-1, self.rows * self.columns, self.channels)
+        )
+        positions = sincos_positions(self.rows, self.columns, self.width)
+        x = self.embed(tokens) + ops.convert_to_tensor(positions)
+        class_token = ops.broadcast_to(self.class_token, (ops.shape(x)[0], 1, self.width))
+        x = ops.concatenate([class_token, x], axis=1)
+        for block in self.blocks:
+            x = block(x)
+        patches = self.out(self.norm(x))[:, 1:]
+        mean, deviation = (ops.convert_to_tensor(a) for a in self.pixels)
+        x = unpatchify(patches, (self.rows, self.columns), self.patch_size)
+        return 2.0 * (x * deviation + mean) - 1.0
+
+
+class DecoderBlock(layers.Layer):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, with the exact gelu."""
+
+    def __init__(self, heads, hidden, torch_name):
+        super().__init__()
+        self.heads, self.hidden, self.torch_path = heads, hidden, torch_name
+
+    def build(self, shape):
+        """Build the parts."""
+        at, width = self.torch_path, shape[-1]
+        self.norm1, self.norm2 = (_norm(f"{at}.layernorm_{side}") for side in ("before", "after"))
+        self.query, self.key, self.value = (
+            named(layers.Dense(width), f"{at}.attention.attention.{part}")
+            for part in ("query", "key", "value")
+        )
+        self.proj = named(layers.Dense(width), f"{at}.attention.output.dense")
+        self.fc1 = named(layers.Dense(self.hidden), f"{at}.intermediate.dense")
+        self.fc2 = named(layers.Dense(width), f"{at}.output.dense")
+        for part in (self.norm1, self.norm2, self.query, self.key, self.value, self.proj, self.fc1):
+            part.build(shape)
+        self.fc2.build((*shape[:-1], self.hidden))
+
+    def call(self, x):
+        """(n, N, D) to the same."""
+        y = self.norm1(x)
+        split = (-1, x.shape[1], self.heads, x.shape[2] // self.heads)
+        q, k, v = (ops.reshape(part(y), split) for part in (self.query, self.key, self.value))
+        mixed = ops.reshape(ops.dot_product_attention(q, k, v), (-1, *x.shape[1:]))
+        x = x + self.proj(mixed)
+        return x + self.fc2(ops.gelu(self.fc1(self.norm2(x)), approximate=False))
+
+
+def _norm(torch_name):
+    return named(layers.LayerNormalization(epsilon=DECODER_EPSILON), torch_name)
+
+
+def dinov2_tokens(network: keras.Model) -> keras.Model:
+    """The patch tokens before the last norm of a `metrics.dinov2.dinov2` network, as an encoder.
+
+    Example:
+        >>> codec = RAE(dinov2_tokens(dinov2(SIZES["b"])), image_size=256, input_size=224)
+    """
+    return keras.Model(network.input, network.get_layer("norm").input[:, 1:], name="tokens")
