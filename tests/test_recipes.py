@@ -4,11 +4,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from oracles import randomise
 from PIL import Image
 
 from keras_meanflow import (
     DiagonalLogitNormal,
     DiT,
+    DiTDH,
     Euler,
     FlowMap,
     FlowMatching,
@@ -25,6 +27,7 @@ from keras_meanflow.pictures import draw_samples
 from keras_meanflow.recipe import Found, find, recipe, recipes, recipes_in, resolve
 from keras_meanflow.reflow import reflow
 from keras_meanflow.runs import train
+from keras_meanflow.weights.conversion import save_network
 
 OWN = '''
 from keras_meanflow.recipe import recipe
@@ -169,12 +172,29 @@ def small_training(name, folder, **changes):
     found, knobs = find(name), {**SMALL, **changes}
     small = {"heads": 2, "split_depth": 0, "head_depth": 0}
     knobs |= {name: value for name, value in small.items() if name in found.defaults}
-    if "_reflow" in name:
+    if "_rae" in name:
+        knobs |= dict(width=16, head_width=8) | small_tokens(name, found, folder)
+    elif "_reflow" in name:
         knobs |= dict(data=str(small_pairs(name, folder / "pairs")))
     elif data_for(name):
         np.savez(folder / "data.npz", **data_for(name))
         knobs |= dict(data=str(folder / "data.npz"))
     return found.load()(**knobs)
+
+
+def small_tokens(name, found, folder):
+    """Tokens, and the files of networks that a stage of MF-RAE starts from."""
+    x = np.random.default_rng(0).standard_normal((6, 2, 2, 8)).astype("float32")
+    np.savez(folder / "data.npz", x=x, y=np.arange(6))
+    knobs = dict(data=str(folder / "data.npz"))
+    classes = 1000 if name.startswith("imagenet") else 10
+    sizes = dict(width=(16, 8), depth=(0, 1), heads=(2, 2), num_classes=classes)
+    for knob, time_inputs in (("teacher", ("t",)), ("start", ("t", "t-r"))):
+        if knob in found.defaults:
+            network = DiTDH(image_size=2, channels=8, time_inputs=time_inputs, **sizes)
+            save_network(randomise(network), folder / f"{knob}.safetensors")
+            knobs[knob] = str(folder / f"{knob}.safetensors")
+    return knobs
 
 
 def small_pairs(name, folder):
@@ -332,3 +352,12 @@ def test_the_decoupled_imagenet_recipe_has_the_settings_of_the_authors_script(tm
     assert objective.flow_times == DiagonalLogitNormal(mean=0.0)
     assert (optimizer.global_clipnorm, optimizer.beta_2) == (1.0, 0.95)
     assert training.flow_map.network.time_inputs == ("t",)
+
+
+def test_a_stage_of_mf_rae_says_which_network_it_needs(tmp_path):
+    data = small_tokens("digits_rae_mft", find("digits_rae_mft"), tmp_path)["data"]
+    for name, knob in (("digits_rae_cmt", "teacher"), ("digits_rae_mft", "start")):
+        with pytest.raises(ValueError, match=f"needs --set {knob}=PATH.*Received: None"):
+            find(name).load()(data=data, width=16, heads=2)
+    with pytest.raises(ValueError, match="--set data=PATH: a latent store"):
+        find("digits_rae_teacher").load()()

@@ -18,7 +18,7 @@ LAYERS = (
     "networks samplers codecs metrics data optimizers pictures reports charts derivatives rows",
     "objectives weights",
     "flow_map generation curriculum presets",
-    "callbacks enhancing evaluating runs reflow variants diagnostics",
+    "callbacks enhancing evaluating runs stages reflow variants diagnostics",
     "recipe cli",
     "recipes",
 )
