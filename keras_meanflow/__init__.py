@@ -27,7 +27,6 @@ _NAMES = {
     "AlphaFlow": "objectives",
     "ImprovedMeanFlow": "objectives",
     "BoundaryMeanFlow": "objectives",
-    "MeanFlowDistillation": "objectives",
     "TrajectoryRegression": "objectives",
     "Objective": "objectives",
     "Guidance": "guidance",

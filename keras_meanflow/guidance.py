@@ -137,47 +137,59 @@ class TeacherGuidance(TrainingGuidance):
 
     It takes the place of `v = e - x`, so that the student has the teacher's guidance inside. One
     forward pass of the teacher at scale 1, else two. Rows whose label is dropped have
-    `T(z, t, t | null)`.
+    `T(z, t, t | null)`. With a share eta below 1 it is `(1 - eta) v + eta v_T`: the more of the
+    teacher, the less variance from the single (x, e) of a row, and the more of the teacher's bias.
+    `MeanFlow` with share 1 is MFD, MeanFlow distillation; with share 0 it is `MeanFlow` alone.
 
     Args:
         teacher: a `Network` trained by flow matching, or any that knows the velocity at r = t.
             `FlowMap` freezes it.
         scale: guidance scale; 1 for none.
         start, end: times between which the scale applies; outside it is 1.
+        share: of the teacher in the velocity, in [0, 1].
 
     Raises:
-        ValueError: for a teacher without classes at another scale than 1.
+        ValueError: for a teacher without classes at another scale than 1, or a share outside
+            [0, 1].
 
     Example:
         >>> teacher = runs.load("runs/digits_flow").copied_network(0.999)
         >>> SplitMeanFlow(guidance=TeacherGuidance(teacher=teacher, scale=2.0), label_dropout=0.0)
 
     References:
-        SplitMeanFlow (arXiv 2507.16884), section 5.1.
+        SplitMeanFlow (arXiv 2507.16884), section 5.1; MeanFlow Transformers with Representation
+        Autoencoders (arXiv 2511.13019), Prop. 3.1, for the share.
     """
 
     teacher: Network
     scale: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    share: float = 1.0
 
     def __post_init__(self):
+        if not 0.0 <= self.share <= 1.0:
+            raise ValueError(f"share lies in [0, 1]. Received: {self.share}.")
         if self.scale != 1.0 and not self.teacher.conditional:
             raise ValueError(f"An unconditional teacher has scale=1. Received: {self.scale}.")
 
     def velocity(self, u, z, v, condition, draws):
         """The teacher's velocity, which has no share of the network's own."""
-        del u, v
+        del u
+        taught = self._taught(z, condition, draws)
+        return (1.0 - self.share) * v + self.share * taught, None
+
+    def _taught(self, z, condition, draws):
         t, teacher = draws.t, self.teacher
         if not teacher.conditional:
-            return teacher(z, t, t), None
+            return teacher(z, t, t)
         v_cond = teacher(z, t, t, teacher.drop_condition(condition, draws.drop))
         if self.scale == 1.0:
-            return v_cond, None
+            return v_cond
         v_null = teacher(z, t, t, teacher.drop_condition(condition, ops.ones_like(draws.drop)))
         active = ops.logical_and(t >= self.start, t <= self.end)
         scale = per_row(ops.where(active, self.scale, 1.0), z)
-        return v_null + scale * (v_cond - v_null), None
+        return v_null + scale * (v_cond - v_null)
 
 
 @part

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from keras_meanflow.derivatives import CentralDifference
+from keras_meanflow.guidance import TeacherGuidance
 from keras_meanflow.networks import Network
-from keras_meanflow.objectives import MeanFlow, MeanFlowDistillation, TrajectoryRegression
+from keras_meanflow.objectives import MeanFlow, TrajectoryRegression
 from keras_meanflow.runs import Training, trained_network
 from keras_meanflow.samplers import Euler, shifted_times
 from keras_meanflow.times import ShiftedUniform
@@ -60,8 +61,8 @@ def distillation_stage(training, teacher, start, *, fraction_r_equals_t) -> Trai
         start: the stage before; see `network_of`.
         fraction_r_equals_t: share of rows with r = t.
     """
-    teacher = network_of(teacher, "teacher")
-    objective = MeanFlowDistillation(teacher=teacher, **_mean_flow(training, fraction_r_equals_t))
+    guidance = TeacherGuidance(teacher=network_of(teacher, "teacher"))
+    objective = MeanFlow(guidance=guidance, **_mean_flow(training, fraction_r_equals_t))
     return training.with_objective(objective, network=network_of(start, "start"), sampler=None)
 
 

@@ -13,11 +13,11 @@ from oracles import Gaussian, relative_error
 from keras_meanflow import CentralDifference, Euler, FlowMap, ForwardMode, Heun, MeanFlow
 from keras_meanflow.backend import gradient
 from keras_meanflow.backend.random import Keys
+from keras_meanflow.guidance import TeacherGuidance
 from keras_meanflow.networks import MLP, DiTDH, Network
 from keras_meanflow.objectives import (
     Draws,
     EvenlyLabelled,
-    MeanFlowDistillation,
     TrajectoryRegression,
 )
 from keras_meanflow.objectives.trajectory_regression import TrajectoryDraws
@@ -39,6 +39,11 @@ class Teacher(Network):
 
     def call(self, z, r, t, condition=None):
         return Gaussian()(z, r, t)
+
+
+def _taught(share=1.0, **settings):
+    """MFD by the exact teacher."""
+    return MeanFlow(guidance=TeacherGuidance(teacher=Teacher(), share=share), **settings)
 
 
 def _numpy(tree):
@@ -102,7 +107,7 @@ def test_loss_and_gradients_of_both_stages_are_the_authors(stage):
     x, r, t, labels, _ = formats.inputs()
     draws = Draws(*map(ops.convert_to_tensor, (r, t, golden.noise(), np.zeros(len(t), "bool"))))
     objective = {
-        "mfd": MeanFlowDistillation(teacher=teacher, **settings),
+        "mfd": MeanFlow(guidance=TeacherGuidance(teacher=teacher), **settings),
         "mft": MeanFlow(**settings),
     }[stage]
     problem = objective(student, ops.convert_to_tensor(x), ops.convert_to_tensor(labels), draws)
@@ -143,7 +148,7 @@ def test_loss_and_gradients_of_trajectory_regression_are_the_authors(kind, shift
 
 
 def test_along_the_teachers_exact_velocity_every_row_has_zero_error():
-    objective = MeanFlowDistillation(teacher=Teacher(), times=Uniform(fraction_r_equals_t=0.25))
+    objective = _taught(times=Uniform(fraction_r_equals_t=0.25))
     x = _data()
     draws = objective.draw(Keys(seed=0, step=0), x)
     for derivative, tolerance in ((ForwardMode(), 1e-5), (CentralDifference(step=1e-3), 2e-3)):
@@ -156,16 +161,14 @@ def test_along_the_teachers_exact_velocity_every_row_has_zero_error():
 def test_without_the_teachers_share_it_is_mean_flow_and_in_between_the_targets_mix():
     """The target is affine in v, and so in eta."""
     x, times = _data(), Uniform(fraction_r_equals_t=0.5)
-    taught = {
-        eta: MeanFlowDistillation(teacher=Teacher(), eta=eta, times=times) for eta in (0, 0.3, 1)
-    }
+    taught = {eta: _taught(share=eta, times=times) for eta in (0, 0.3, 1)}
     draws = taught[1].draw(Keys(seed=0, step=1), x)
     targets = {eta: _numpy(o(Teacher(), x, None, draws).target) for eta, o in taught.items()}
     plain = _numpy(MeanFlow(times=times)(Teacher(), x, None, draws).target)
     np.testing.assert_allclose(targets[0], plain, atol=1e-6)
     np.testing.assert_allclose(targets[0.3], 0.7 * targets[0] + 0.3 * targets[1], atol=1e-4)
-    with pytest.raises(ValueError, match=r"share, in \[0, 1\]. Received: 1.5"):
-        MeanFlowDistillation(teacher=Teacher(), eta=1.5)
+    with pytest.raises(ValueError, match=r"share lies in \[0, 1\]. Received: 1.5"):
+        _taught(share=1.5)
 
 
 @pytest.mark.parametrize("sampler", [Euler(steps=4), Euler(times=shifted_times(4, 3.0))])
@@ -259,8 +262,10 @@ def _mlp():
 @pytest.mark.parametrize(
     "objective",
     [
-        lambda teacher: MeanFlowDistillation(
-            teacher=teacher, times=ShiftedUniform(shift=2.0), derivative=CentralDifference()
+        lambda teacher: MeanFlow(
+            guidance=TeacherGuidance(teacher=teacher),
+            times=ShiftedUniform(shift=2.0),
+            derivative=CentralDifference(),
         ),
         lambda teacher: TrajectoryRegression(teacher=teacher, sampler=Euler(steps=3), pairs=4),
     ],

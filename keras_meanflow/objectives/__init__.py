@@ -7,7 +7,6 @@ from keras_meanflow.objectives.flow_consist import FlowConsist
 from keras_meanflow.objectives.flow_matching import FlowMatching
 from keras_meanflow.objectives.improved_mean_flow import BoundaryMeanFlow, ImprovedMeanFlow
 from keras_meanflow.objectives.mean_flow import MeanFlow
-from keras_meanflow.objectives.mean_flow_distillation import MeanFlowDistillation
 from keras_meanflow.objectives.mean_flow_se import MeanFlowSE, ReleasedMeanFlowSE
 from keras_meanflow.objectives.noisy_velocity import NoisyVelocity
 from keras_meanflow.objectives.split_mean_flow import SplitMeanFlow
@@ -23,7 +22,6 @@ __all__ = [
     "FlowMatching",
     "ImprovedMeanFlow",
     "MeanFlow",
-    "MeanFlowDistillation",
     "MeanFlowSE",
     "NoisyVelocity",
     "Objective",

@@ -88,7 +88,7 @@ class TrajectoryRegression(Objective):
 
     def draw(self, keys, x, condition=None):
         """See `Objective.draw`."""
-        x, e = self.coupling(keys, x)
+        x, e = self.coupling(keys, x, condition)
         rows = ops.shape(x)[0]
         drop = keys.uniform("drop", (rows, 1))[:, 0] < self.dropout(condition)
         return TrajectoryDraws(e, drop, keys.uniform("pair", (rows, self.pairs)))
@@ -99,7 +99,7 @@ class TrajectoryRegression(Objective):
 
     def __call__(self, u, x, condition, draws):
         """See `Objective.__call__`."""
-        condition = self.conditioned(u, condition, draws.drop)
+        condition = self.conditioned(u, condition, draws)
         states = ops.stack(self.trajectory(draws.e, condition))  # (states, B, ...)
         earlier, later = self._chosen(draws.pair)  # (B * pairs,)
         rows = ops.shape(draws.e)[0]
