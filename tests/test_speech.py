@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from keras import ops
 
+from keras_meanflow.backend import BACKEND
 from keras_meanflow.cli import main
 from keras_meanflow.codecs import STFT
 from keras_meanflow.data import Batches
@@ -241,9 +242,10 @@ def test_the_digits_recipes_take_two_real_steps(name, tmp_path):
         steps=2,
         batch_size=4,
         width=4,
+        multipliers=(1,),
         frames=8,
         utterances=5,
-        jit_compile=False,
+        jit_compile=BACKEND == "jax",
     )
     training.check()
     assert len(training.data.noise) == 1  # the last one is kept out
@@ -387,7 +389,7 @@ def test_a_run_on_speech_is_measured_file_by_file_beside_the_noisy_input(run, tm
     done = _invoke("evaluate", run, "--reference", tmp_path, "--steps", "1,2", "-q")
     assert done.exit_code == 0, done.output
     report = json.loads((run / "evaluation-speech.json").read_text())["scores"]
-    assert list(report) == ["noisy", "1 steps", "2 steps"]
+    assert list(report) == ["noisy", "1 step", "2 steps"]
     files = report["noisy"]["files"]
     assert files["b.wav"]["si_sdr"] == pytest.approx(10.0, abs=0.5)
     mean = np.mean([scores["si_sdr"] for scores in files.values()])

@@ -91,7 +91,10 @@ def evaluate_speech(flow_map, codec, reference, *, steps, seed, samples, out, ve
     files = paired_files(reference)[:samples]
     pairs, skipped = read_all(files, codec.sample_rate)
     names = [noisy.name for clean, noisy in files if str(clean) not in skipped]
-    methods = {f"{n} steps": Enhancer(flow_map, codec, steps=n, seed=seed) for n in steps}
+    methods = {
+        f"{n} step{'s' if n > 1 else ''}": Enhancer(flow_map, codec, steps=n, seed=seed)
+        for n in steps
+    }
     pairs = [(name, *pair) for name, pair in zip(names, pairs, strict=True)]
     report = score_pairs(pairs, codec.sample_rate, methods, verbose=int(verbose))
     click.echo(speech_table(report))
