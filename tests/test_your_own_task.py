@@ -24,7 +24,7 @@ def test_the_page_runs_as_it_stands_but_for_its_size(block, tmp_path, capsys):
     before = 'DATA, WIDTH, EPOCHS = "eurosat32.npz", 32, 10'
     assert before in block
     block = block.replace(before, f"DATA, WIDTH, EPOCHS = {str(path)!r}, 8, 1")
-    block = block.replace("batch_size=32", "batch_size=8")
+    block = block.replace("batch_size=32", "batch_size=8").replace("(1, 2, 2)", "(1,)")
     if BACKEND != "jax":  # single operations start sooner than compiled steps
         block = block.replace("compile(", "compile(jit_compile=False, optimizer=")
     names = {}
