@@ -320,7 +320,9 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
             self._check_batch(name, array)
         x = keras.tree.map_structure(lambda a: ops.cast(a, "float32"), x)
         rows = ops.shape(next(iter(keras.tree.flatten(x))))[0]
-        draws = self.objective.draw(self.keys(rows, training=training), x, y)
+        keys = self.keys(rows, training=training)
+        y = self.network.training_condition(y, keys, rows) if training else y
+        draws = self.objective.draw(keys, x, y)
         make = self.objective.training_problem if training else self.objective
         problem = make(_Field(self), x, y, draws)
         return problem.weighted(sample_weight)

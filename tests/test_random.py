@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from keras_meanflow.backend.random import Keys, threefry2x32
+from keras_meanflow.backend.random import Keys, keep_mask, threefry2x32
 
 
 def _int32(words):
@@ -63,3 +63,25 @@ def test_every_backend_draws_the_same_numbers():
         [1.102644, -0.498066, 0.937441],
     ]
     np.testing.assert_allclose(drawn, expected, atol=2e-6)
+
+
+def test_masks_of_dropout_follow_their_rate_and_belong_to_the_row():
+    keys = Keys(seed=1, step=2).row_keys("dropout", 64)
+    mask = ops.convert_to_numpy(keep_mask(keys, 3, (64, 6, 7, 5), 0.2))
+    assert mask.shape == (64, 6, 7, 5)
+    assert np.mean(~mask) == pytest.approx(0.2, abs=0.015)
+    assert np.abs(np.mean(~mask, axis=0) - 0.2).max() < 0.25  # in every place
+    part = keep_mask(keys[5:9], 3, (4, 6, 7, 5), 0.2)
+    np.testing.assert_array_equal(ops.convert_to_numpy(part), mask[5:9])
+    turned = ops.flip(keys, axis=0)
+    for other in (keep_mask(keys, 4, mask.shape, 0.2), keep_mask(turned, 3, mask.shape, 0.2)):
+        both = np.corrcoef(mask.ravel(), ops.convert_to_numpy(other).ravel())[0, 1]
+        assert np.abs(both) < 0.05
+    neighbours = np.corrcoef(mask.ravel()[:-1], mask.ravel()[1:])[0, 1]
+    assert np.abs(neighbours) < 0.05
+
+
+def test_every_backend_drops_the_same_numbers():
+    mask = keep_mask(Keys(seed=1, step=2).row_keys("dropout", 2), 3, (2, 5), 0.5)
+    expected = [[0, 1, 1, 0, 0], [1, 0, 1, 1, 1]]
+    np.testing.assert_array_equal(ops.convert_to_numpy(mask), np.array(expected, "bool"))

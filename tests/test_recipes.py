@@ -18,6 +18,7 @@ from keras_meanflow import (
     GuidanceInput,
     Heun,
     LogitNormal,
+    MaskedThenClamped,
     Sigmoid,
     TwoLogitNormals,
 )
@@ -156,6 +157,7 @@ JIT = keras.config.backend() == "jax"
 SMALL = dict(steps=2, batch_size=4, width=8, jit_compile=JIT, depth=0)
 DATA = {  # the data that a recipe asks for, small
     "mnist": dict(x_train=np.zeros((6, 28, 28), "uint8"), y_train=np.arange(6)),
+    "cifar10": dict(x_train=np.zeros((6, 32, 32, 3), "uint8"), y_train=np.arange(6)),
     "eurosat": dict(x_train=np.zeros((6, 32, 32, 3), "uint8"), y_train=np.arange(6)),
     "imagenet256": dict(
         x=np.random.default_rng(0).standard_normal((6, 32, 32, 4)).astype("float32"),
@@ -170,7 +172,7 @@ def data_for(name):
 
 def small_training(name, folder, **changes):
     found, knobs = find(name), {**SMALL, **changes}
-    small = {"heads": 2, "split_depth": 0, "head_depth": 0}
+    small = {"heads": 2, "split_depth": 0, "head_depth": 0, "multipliers": (1, 1)}
     knobs |= {name: value for name, value in small.items() if name in found.defaults}
     if "_rae" in name:
         knobs |= dict(width=16, head_width=8) | small_tokens(name, found, folder)
@@ -261,8 +263,10 @@ def test_a_recipe_without_its_data_says_which_file_it_needs(name):
 @pytest.mark.parametrize("name", [name for name in recipes() if data_for(name)])
 def test_data_of_another_size_is_refused(name, tmp_path):
     np.savez(tmp_path / "data.npz", x=np.zeros((6, 16, 16, 2), "uint8"), y=np.arange(6))
+    sizes = {"width": 8, "depth": 1, "heads": 2}
+    sizes = {knob: value for knob, value in sizes.items() if knob in find(name).defaults}
     with pytest.raises(ValueError, match="Images must be .* Received"):
-        find(name).load()(data=str(tmp_path / "data.npz"), width=8, depth=1, heads=2)
+        find(name).load()(data=str(tmp_path / "data.npz"), **sizes)
 
 
 PUBLISHED = {  # table 4: size, epochs, omega' = omega / (1 - kappa), omega, interval
@@ -361,3 +365,17 @@ def test_a_stage_of_mf_rae_says_which_network_it_needs(tmp_path):
             find(name).load()(data=data, width=16, heads=2)
     with pytest.raises(ValueError, match="--set data=PATH: a latent store"):
         find("digits_rae_teacher").load()()
+
+
+def test_cifar10_recipes_have_the_settings_of_the_paper_and_of_the_authors_scripts(tmp_path):
+    knobs = resolve(find("cifar10_unet").load(), [])
+    assert (knobs["width"], knobs["multipliers"], knobs["depth"]) == (128, (2, 2, 2), 4)
+    assert (knobs["batch_size"], knobs["steps"], knobs["warmup_steps"]) == (1024, 800_000, 10_000)
+    assert (knobs["dropout"], knobs["augmentation"]) == (0.2, 0.12)
+    paper, later = (small_training(f"cifar10_unet{v}", tmp_path).flow_map for v in ("", "_v1"))
+    assert paper.objective.times == LogitNormal(mean=-2.0, std=2.0, fraction_r_equals_t=0.25)
+    assert later.objective.times == MaskedThenClamped()
+    assert later.objective.loss.p == 0.75 and paper.average == 0.99995
+    rate = paper.optimizer._learning_rate
+    rates = [float(rate(step)) for step in (0, 5_000, 10_000, 400_000, 800_000)]
+    assert rates == pytest.approx([0.0, 3e-4, 6e-4, 6e-4, 6e-4])

@@ -58,6 +58,25 @@ def _open_unit(word):
     return (ops.cast(bits, "float32") + 0.5) * 2.0**-23
 
 
+def keep_mask(keys, stream, shape, rate):
+    """Booleans of `shape`, each False with probability `rate`, a function of the row's key.
+
+    `rate` is met to 1 / 65536: a word serves two draws.
+
+    Args:
+        keys: (B, 2) int32, of `Keys.row_keys`.
+        stream: number of the mask, so that one key serves many.
+        shape: of the mask, rows first.
+        rate: share of False.
+    """
+    width = math.prod(shape[1:])
+    element = ops.reshape(ops.arange(-(-width // 4), dtype="int32"), (1, -1))
+    words = threefry2x32((keys[:, :1], keys[:, 1:]), (element, 0 * element + stream))
+    halves = [half for word in words for half in (word & 0xFFFF, _right(word, 16) & 0xFFFF)]
+    kept = ops.concatenate(halves, axis=1)[:, :width] >= round(rate * 0x10000)
+    return ops.reshape(kept, (-1, *shape[1:]))
+
+
 def _stream(name):
     return _int32((zlib.crc32(name.encode()) & 0x3F) << _ELEMENT_BITS)
 
@@ -105,6 +124,10 @@ class Keys:
         stream = _stream(self.branch + name)
         element = ops.reshape(ops.arange(width, dtype="int32") + stream, (1, -1))
         return threefry2x32(self._key, (row + 0 * element, element + 0 * row))
+
+    def row_keys(self, name, rows):
+        """A key for draws inside the network, (rows, 2) int32; `keep_mask` takes it."""
+        return ops.concatenate(self._words(name, rows, 1), axis=1)
 
     def uniform(self, name, shape):
         """Float32 in (0, 1) of `shape`, whose first axis is the rows."""

@@ -42,7 +42,7 @@ def convert(
     SOURCE is a .pt, .pth, .safetensors, .npz or .msgpack file, an orbax folder, a run, a preset's
     folder or name, or hf://OWNER/REPOSITORY[/FILE]. TARGET's ending chooses its container; without
     an ending it is a folder for `from_preset`. Formats: dit, sit, dmf, zhuyu, haoyi, meanflow,
-    diffusers, imf, imf-torch, keras_meanflow.
+    diffusers, imf, imf-torch, ncsnpp, song, keras_meanflow.
     """
     with one_line_errors():
         network, objective = _source(source, source_format, average, _settings(settings), backend)

@@ -1,6 +1,7 @@
 """Where images and latents come from, and the stream of batches that `fit` reads."""
 
 from keras_meanflow.data.arrays import ArraySource, load_arrays
+from keras_meanflow.data.augmentation import EDMAugmented
 from keras_meanflow.data.batches import Batches
 from keras_meanflow.data.digits import load_digits
 from keras_meanflow.data.folder import ImageFolder
@@ -11,6 +12,7 @@ from keras_meanflow.data.source import open_source
 __all__ = [
     "ArraySource",
     "Batches",
+    "EDMAugmented",
     "ImageFolder",
     "LatentStore",
     "PairStore",

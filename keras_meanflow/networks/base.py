@@ -68,6 +68,11 @@ class Network(keras.Model, abc.ABC):
 
         return keras.tree.map_structure(dropped, condition)
 
+    def training_condition(self, condition, keys, rows):
+        """The condition with what the network draws while it trains, such as dropout's keys."""
+        del keys, rows
+        return condition
+
     def check_condition(self, condition):
         """Raise a ValueError if labels or arrays are not what this network knows."""
         if not self.conditional:

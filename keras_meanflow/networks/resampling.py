@@ -3,6 +3,8 @@
 Sums of shifted slices: cheaper than depthwise convolutions on a CPU, and linear in forward mode.
 """
 
+import math
+
 from keras import ops
 
 
@@ -24,12 +26,14 @@ def fir_up(x):
     References:
         Song et al., score_sde `upsample_2d`, after StyleGAN2's `upfirdn2d`.
     """
-    for axis in (1, 2):
+    for axis in (2, 1):
         shape = [-1, *x.shape[1:]]
         shape[axis] *= 2
+        row = (-1, *x.shape[1 : axis + 1], math.prod(x.shape[axis + 1 :]))
         even = 0.75 * x + 0.25 * _before(x, axis)
         odd = 0.75 * x + 0.25 * _after(x, axis)
-        x = ops.reshape(ops.stack([even, odd], axis=axis + 1), shape)
+        pairs = [ops.reshape(even, row), ops.reshape(odd, row)]
+        x = ops.reshape(ops.concatenate(pairs, axis=axis + 1), shape)
     return x
 
 

@@ -1,11 +1,10 @@
 """UNet: convolutions on images and spectrograms, at several resolutions."""
 
 import keras
-import numpy as np
 from keras import layers, ops
 
 from keras_meanflow.configurable import register
-from keras_meanflow.networks.base import Network
+from keras_meanflow.networks.dict_condition import DictCondition
 from keras_meanflow.networks.resampling import fir_down, fir_up
 from keras_meanflow.networks.unet_layers import (
     LogFourierPair,
@@ -18,7 +17,7 @@ from keras_meanflow.networks.unet_layers import (
 
 
 @register
-class UNet(Network):
+class UNet(DictCondition):
     """Residual blocks on the way down and up, each level half the size of the one above.
 
     One class is the NCSN++ of speech enhancement (`UNet.ncsnpp`) and the SongUNet of CIFAR-10
@@ -27,7 +26,7 @@ class UNet(Network):
 
     The condition is a dict of some of `labels` (B,), `context` (B, H, W, `context_channels`), laid
     under z as further channels, and `augmentation` (B, `augmentation_size`), how the data was
-    altered; missing is unaltered. For a network of one of labels and context it may be that array.
+    altered; without it it was not. Where it is labels or a context alone, the array will do.
 
     Args:
         image_size: height and width, an integer or a pair. They halve at each level. `call` takes
@@ -41,6 +40,8 @@ class UNet(Network):
         context_channels: channels of the array that conditions the network, or 0.
         num_classes: number of classes, or None without labels.
         augmentation_size: numbers that say how a row was augmented, or 0.
+        dropout: share of each block's hidden numbers that are dropped in training, by a mask that
+            is a function of (seed, step, row): the same for u and its derivative.
         input_skips: add the resampled input to each level on the way down.
         output_skips: add up an output of each level on the way up, of as many channels as the
             input with its context; a 1x1 convolution makes the last one of their sum.
@@ -70,12 +71,20 @@ class UNet(Network):
         context_channels=0,
         num_classes=None,
         augmentation_size=0,
+        dropout=0.0,
         input_skips=False,
         output_skips=False,
         **kwargs,
     ):
         height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
-        super().__init__(data_shape=(*height_width, channels), num_classes=num_classes, **kwargs)
+        super().__init__(
+            data_shape=(*height_width, channels),
+            num_classes=num_classes,
+            context_channels=context_channels,
+            augmentation_size=augmentation_size,
+            dropout=dropout,
+            **kwargs,
+        )
         step = 2 ** (len(multipliers) - 1)
         if any(side % step for side in height_width):
             raise ValueError(
@@ -86,7 +95,6 @@ class UNet(Network):
         self.multipliers, self.blocks = tuple(multipliers), blocks
         self.attention_sizes = tuple(attention_sizes)
         self.times = SinusoidPair(width) if times is None else times
-        self.context_channels, self.augmentation_size = context_channels, augmentation_size
         self.input_skips, self.output_skips = input_skips, output_skips
         self._make_layers()
 
@@ -151,11 +159,6 @@ class UNet(Network):
             **kwargs,
         )
 
-    @property
-    def conditional(self):
-        """Whether the network needs a condition."""
-        return self.num_classes is not None or self.context_channels > 0
-
     def _make_layers(self):
         if not self.times.built:
             self.times.build(None)
@@ -168,6 +171,7 @@ class UNet(Network):
         if self.augmentation_size:
             self.augmentation = layers.Dense(self.times.units, use_bias=False, dtype="float32")
             self.augmentation.build((None, self.augmentation_size))
+        self._streams = 0
         kept = self._make_encoder()
         now = kept[-1]
         self.middle = [self._block(now, now, attention=True), self._block(now, now)]
@@ -212,7 +216,10 @@ class UNet(Network):
             self.last = dense(inputs, self.channels, "float32")
 
     def _block(self, inputs, outputs, **kwargs):
-        block = ResidualBlock(outputs, dtype=self.dtype_policy, **kwargs)
+        self._streams += 1  # each block has its own masks
+        block = ResidualBlock(
+            outputs, dropout=self.dropout, stream=self._streams, dtype=self.dtype_policy, **kwargs
+        )
         block.build((None, None, None, inputs), (None, self.times.units))
         return block
 
@@ -225,36 +232,37 @@ class UNet(Network):
         x = ops.concatenate([z, told["context"]], axis=3) if self.context_channels else z
         x = ops.cast(x, self.compute_dtype)
         embedding = ops.cast(ops.silu(self.times(r, t, self._known(told))), self.compute_dtype)
-        h, kept = self._down(x, embedding)
+        hints = embedding, told.get("dropout")
+        h, kept = self._down(x, hints)
         for block in self.middle:
-            h = block(h, embedding)
-        return self._up(h, kept, embedding)
+            h = block(h, *hints)
+        return self._up(h, kept, hints)
 
-    def _down(self, x, embedding):
+    def _down(self, x, hints):
         """The deepest image, and those that the way up takes, in order."""
         encoder = iter(self.encoder)
         h = self.first(x)
         kept = [h]
         for level in range(len(self.multipliers)):
             if level:
-                h = self.shrink[level - 1](h, embedding)
+                h = self.shrink[level - 1](h, *hints)
                 if self.input_skips:
                     x = fir_down(x)
                     h = h + self.input_taps[level - 1](x)
                 kept.append(h)
             for _ in range(self.blocks):
-                h = next(encoder)(h, embedding)
+                h = next(encoder)(h, *hints)
                 kept.append(h)
         return h, kept
 
-    def _up(self, h, kept, embedding):
+    def _up(self, h, kept, hints):
         decoder, total = iter(self.decoder), None
         taps = iter(zip(self.output_norms, self.output_taps, strict=True))
         for level in range(len(self.multipliers)):
             if level:
-                h = self.grow[level - 1](h, embedding)
+                h = self.grow[level - 1](h, *hints)
             for _ in range(self.blocks + 1):
-                h = next(decoder)(ops.concatenate([h, kept.pop()], axis=3), embedding)
+                h = next(decoder)(ops.concatenate([h, kept.pop()], axis=3), *hints)
             if self.output_skips:
                 norm, tap = next(taps)
                 made = tap(ops.silu(norm(h)))
@@ -263,12 +271,6 @@ class UNet(Network):
             return self.last(total)
         norm, tap = next(taps)
         return tap(ops.silu(norm(h)))
-
-    def _told(self, condition):
-        """The condition as a dict."""
-        if condition is None or isinstance(condition, dict):
-            return condition or {}
-        return {"context" if self.context_channels else "labels": condition}
 
     def _known(self, told):
         """What is known beside the times, (B, units), or None."""
@@ -279,49 +281,10 @@ class UNet(Network):
             known.append(self.augmentation(told["augmentation"]))
         return sum(known[1:], known[0]) if known else None
 
-    def drop_condition(self, condition, drop):
-        """The condition with the null label and an empty context on the rows of `drop` (B,)."""
-        told = dict(self._told(condition))
-        if "labels" in told:
-            told["labels"] = super().drop_condition(told["labels"], drop)
-        if "context" in told:
-            heard = told["context"]
-            told["context"] = ops.where(drop[:, None, None, None], ops.zeros_like(heard), heard)
-        return told if isinstance(condition, dict) else next(iter(told.values()))
-
-    def check_condition(self, condition):
-        """Raise a ValueError if labels, context or augmentation are not what this network takes."""
-        told = self._told(condition)
-        sizes = {"context": (*self.data_shape[:-1], self.context_channels)}
-        sizes["augmentation"] = (self.augmentation_size,)
-        known = [name for name, shape in sizes.items() if shape[-1]]
-        names = known if self.num_classes is None else ["labels", *known]
-        unknown = sorted(set(told) - set(names))
-        if unknown:
-            raise ValueError(
-                f"The condition's keys are {', '.join(names) or 'none'}. Received: {unknown}."
-            )
-        if self.num_classes is not None:
-            self._check_labels(told.get("labels"))
-        if self.context_channels and "context" not in told:
-            raise ValueError(f"This network needs a context {sizes['context']}. Received none.")
-        for name in known:
-            _check_array(name, told.get(name), sizes[name])
-
-    def condition_inputs(self):
-        """See `Network.condition_inputs`; what is exported knows no augmentation."""
-        inputs = {}
-        if self.num_classes is not None:
-            inputs["labels"] = keras.Input((), dtype="int32", name="labels")
-        if self.context_channels:
-            shape = (*self.data_shape[:-1], self.context_channels)
-            inputs["context"] = keras.Input(shape, name="context")
-        return (inputs or None) if len(inputs) != 1 else next(iter(inputs.values()))
-
     def get_config(self):
         """The arguments."""
         names = "image_size channels width multipliers blocks attention_sizes context_channels"
-        names += " num_classes augmentation_size input_skips output_skips"
+        names += " num_classes augmentation_size dropout input_skips output_skips"
         config = {name: getattr(self, name) for name in names.split()}
         return {
             **super().get_config(),
@@ -333,14 +296,3 @@ class UNet(Network):
     def from_config(cls, config):
         """The network of these arguments."""
         return cls(**{**config, "times": keras.saving.deserialize_keras_object(config["times"])})
-
-
-def _check_array(name, value, shape):
-    if value is None:
-        return
-    value = np.asarray(value)
-    if value.shape[1:] != shape or not np.isfinite(value).all():
-        raise ValueError(
-            f"{name} must be finite, of shape (n, {', '.join(map(str, shape))}). "
-            f"Received: shape {value.shape}, {np.sum(~np.isfinite(value))} values not finite."
-        )

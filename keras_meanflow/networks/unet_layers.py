@@ -5,6 +5,7 @@ import math
 import keras
 from keras import layers, ops
 
+from keras_meanflow.backend.random import keep_mask
 from keras_meanflow.configurable import register
 from keras_meanflow.networks.layers import TokenDense, sinusoids
 
@@ -110,9 +111,41 @@ def _turns(x, frequencies):
     return ops.concatenate([ops.sin(angle), ops.cos(angle)], axis=1)
 
 
+class GroupNorm(layers.Layer):
+    """Group normalisation in float32: 32 groups, or groups of 4 channels if these are fewer.
+
+    Sums each channel before it joins those of a group: six times as fast on a CPU under XLA as
+    `keras.layers.GroupNormalization`, whose inner axis is the 4 channels of a group.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs, autocast=False)
+
+    def build(self, shape):
+        """Build for images (B, H, W, C)."""
+        channels = shape[-1]
+        self.groups = min(channels // 4, 32)
+        self.gamma = self.add_weight((channels,), "ones", name="gamma", dtype="float32")
+        self.beta = self.add_weight((channels,), "zeros", name="beta", dtype="float32")
+
+    def call(self, x):
+        """(B, H, W, C) to the same."""
+        single = ops.cast(x, "float32")
+        centred = single - self._mean(single)
+        scale = self.gamma * ops.rsqrt(self._mean(ops.square(centred)) + 1e-6)
+        return ops.cast(centred * scale + self.beta, x.dtype)
+
+    def _mean(self, x):
+        """(B, H, W, C) to the mean of each channel's group, (B, 1, 1, C)."""
+        channels = x.shape[-1]
+        parts = ops.reshape(ops.mean(x, axis=(1, 2)), (-1, self.groups, channels // self.groups))
+        mean = ops.mean(parts, axis=2, keepdims=True) + ops.zeros_like(parts)
+        return ops.reshape(mean, (-1, 1, 1, channels))
+
+
 def group_norm(channels, policy):
-    """Built group normalisation: 32 groups, or groups of 4 channels if these are fewer."""
-    norm = layers.GroupNormalization(min(channels // 4, 32), epsilon=1e-6, dtype=policy)
+    """A built group normalisation."""
+    norm = GroupNorm(dtype=policy)
     norm.build((None, None, None, channels))
     return norm
 
@@ -168,14 +201,19 @@ class ResidualBlock(layers.Layer):
         channels: number of channels made.
         resample: `fir_up`, `fir_down` or None.
         attention: whether `ImageAttention` follows.
+        dropout: share of the numbers before the second convolution that a mask drops.
+        stream: number of the mask, one for each block.
 
     References:
         Song et al., score_sde `ResnetBlockBigGANpp`; NVlabs/edm `UNetBlock`.
     """
 
-    def __init__(self, channels, *, resample=None, attention=False, **kwargs):
+    def __init__(
+        self, channels, *, resample=None, attention=False, dropout=0.0, stream=0, **kwargs
+    ):
         super().__init__(**kwargs)
         self.channels, self.resample, self.attends = channels, resample, attention
+        self.dropout, self.stream = dropout, stream
 
     def build(self, x_shape, embedding_shape):
         """Build for images (B, H, W, C) and embeddings (B, E)."""
@@ -190,13 +228,20 @@ class ResidualBlock(layers.Layer):
             self.attention = ImageAttention(dtype=policy)
             self.attention.build((None, None, None, outputs))
 
-    def call(self, x, embedding):
-        """(B, H, W, C) and (B, E), after its silu, to (B, H', W', channels)."""
+    def call(self, x, embedding, keys=None):
+        """(B, H, W, C) and (B, E), after its silu, to (B, H', W', channels).
+
+        With `keys` (B, 2) the mask of dropout is theirs; without, nothing is dropped.
+        """
         h = ops.silu(self.norm0(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv0(h) + self.affine(embedding)[:, None, None]
-        h = self.conv1(ops.silu(self.norm1(h)))
+        h = ops.silu(self.norm1(h))
+        if keys is not None:
+            kept = keep_mask(keys, self.stream, h.shape, self.dropout)
+            h = ops.where(kept, h / (1.0 - self.dropout), 0.0)
+        h = self.conv1(h)
         x = x if self.skip is None else self.skip(x)
         x = (x + h) * math.sqrt(0.5)
         return self.attention(x) if self.attends else x

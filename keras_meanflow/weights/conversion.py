@@ -23,6 +23,8 @@ OWN = "keras_meanflow"
 FORMATS: dict[str, Format] = {
     f.name: f for f in (*DIT_FORMATS, *IMF_FORMATS, *RAE_FORMATS, *UNET_FORMATS)
 }
+# Prefixes of a network among several: py-meanflow's averages and raw weights, MeanFlowSE's network.
+NETWORKS = ("net_ema.", "net.", "dnn.")
 AVERAGED, RAW = ("ema", "ema_params", "params_ema"), ("model", "params", "state_dict")
 
 
@@ -46,9 +48,9 @@ def load_network(
         **settings: arguments of the network.
 
     Returns:
-        A `DiT` or `InContextDiT` in the conventions of this package: t = 1 is noise, and the
-        output is the average velocity. Of the formats "dit" and "diffusers", whose networks predict
-        the noise of a DDPM, a `NoisePrediction` around the `DiT`.
+        A `DiT`, `InContextDiT` or `UNet` in the conventions of this package: t = 1 is noise, and
+        the output is the average velocity. Of the formats "dit" and "diffusers", whose networks
+        predict the noise of a DDPM, a `NoisePrediction` around the `DiT`.
 
     Raises:
         ValueError: for missing or unmatched tensors, all of them by name; another size; a file
@@ -61,7 +63,7 @@ def load_network(
     config = read_metadata(path).get(OWN)
     if config is not None:
         return _own_network(path, json.loads(config), format, settings)
-    state = flat(weights_of(read_weights(path), averaged=averaged))
+    state = one_of(flat(weights_of(read_weights(path), averaged=averaged)), averaged=averaged)
     try:
         found = _format(format, state)
         network = found.network(state, **settings)
@@ -155,10 +157,29 @@ def weights_of(tree, *, averaged=True):
     names = [n for n in (*AVERAGED, *RAW) if isinstance(tree.get(n), dict)]
     if not averaged and names and not set(names) & set(RAW):
         raise ValueError(f"The file has averaged weights only, {names}: load those.")
+    if averaged and "shadow_params" in tree.get("ema", {}):
+        return _with_shadows(tree["state_dict"], tree["ema"]["shadow_params"])
+    names = [n for n in names if "shadow_params" not in tree[n]]
     chosen = [n for n in names if averaged or n in RAW]
     if chosen:
         return weights_of(tree[chosen[0]], averaged=averaged)
     return tree["net"] if isinstance(tree.get("net"), dict) else tree
+
+
+def _with_shadows(state, averages):
+    """The tensors with torch-ema's averages in place: a list, in order, without names."""
+    learned = [name for name in state if not name.endswith(("all_modules.0.W", "delta_gfproj.W"))]
+    names = list(state) if len(averages) == len(state) else learned
+    return {**state, **dict(zip(names, averages, strict=True))}
+
+
+def one_of(state, *, averaged=True):
+    """The tensors of one network where a state has several, told by the prefixes of names."""
+    for prefix in NETWORKS[0 if averaged else 1 :]:
+        inner = {n.removeprefix(prefix): a for n, a in state.items() if n.startswith(prefix)}
+        if inner:
+            return inner
+    return state
 
 
 def flat(tree, prefix=""):

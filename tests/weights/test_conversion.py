@@ -10,7 +10,14 @@ from keras import ops
 
 from keras_meanflow.backend import BACKEND, compiled, jvp
 from keras_meanflow.networks import MLP, DiT, InContextDiT, NoisePrediction, UNet
-from keras_meanflow.weights.conversion import FORMATS, load_network, save_network
+from keras_meanflow.weights.conversion import (
+    FORMATS,
+    flat,
+    load_network,
+    one_of,
+    save_network,
+    weights_of,
+)
 from keras_meanflow.weights.names import named_weights
 from keras_meanflow.weights.readers import read_weights
 from keras_meanflow.weights.writers import write_weights
@@ -50,8 +57,6 @@ def published_file(name, folder):
 
 def tree(path):
     """The tensors of a written file, unwrapped."""
-    from keras_meanflow.weights.conversion import flat, weights_of
-
     return flat(weights_of(read_weights(path)))
 
 
@@ -289,3 +294,32 @@ def test_the_own_format_is_refused_as_another(tmp_path):
     save_network(OWN[0](), tmp_path / "a.safetensors")
     with refused("is in the format keras_meanflow. Received: format='sit'"):
         load_network(tmp_path / "a.safetensors", "sit")
+
+
+def test_training_checkpoints_of_the_unets_hold_their_network_under_a_prefix(tmp_path):
+    averaged, _ = published("song")
+    raw = {name: 0.5 * array for name, array in averaged.items()}
+    raw |= {name: a for name, a in averaged.items() if name.endswith("resample_filter")}
+    tree = {f"net.{n}": a for n, a in raw.items()} | {
+        f"net_ema.{n}": a for n, a in averaged.items()
+    }
+    write_weights(tmp_path / "song.pth", tree, wrapping=("model",))
+    for choice, expected in ((True, averaged), (False, raw)):
+        network = load_network(tmp_path / "song.pth", averaged=choice, **SETTINGS["song"])
+        kernel = ops.convert_to_numpy(network.times.out.kernel)
+        np.testing.assert_array_equal(kernel, expected["map_layer1.weight"].T)
+
+
+def test_averages_without_names_are_those_of_the_tensors_that_learn(tmp_path):
+    raw, _ = published("ncsnpp")
+    fixed = ("all_modules.0.W", "delta_gfproj.W")
+    for shadowed in (list(raw), [name for name in raw if name not in fixed]):
+        shadows = [raw[name] if name in fixed else 2.0 * raw[name] for name in shadowed]
+        tree = {"state_dict": {f"dnn.{n}": a for n, a in raw.items()}}
+        tree["ema"] = {"decay": 0.999, "shadow_params": shadows}
+        state = one_of(flat(weights_of(tree)))
+        assert state.keys() == raw.keys()
+        for name, array in state.items():
+            np.testing.assert_array_equal(array, raw[name] * (1 if name in fixed else 2))
+        state = one_of(flat(weights_of(tree, averaged=False)), averaged=False)
+        np.testing.assert_array_equal(state["delta_fc1.weight"], raw["delta_fc1.weight"])

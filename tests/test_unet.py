@@ -1,0 +1,163 @@
+"""UNet: conditions of several parts, other lengths, dropout as a function of the row.
+
+Its outputs and derivatives are compared with the authors' in `weights/test_conversion.py`.
+"""
+
+import numpy as np
+import pytest
+from keras import ops
+from oracles import randomise, relative_error
+
+from keras_meanflow import FlowMap, LogitNormal, MeanFlow, UNet
+from keras_meanflow.backend import BACKEND, jvp
+from keras_meanflow.backend.random import Keys
+from keras_meanflow.networks.resampling import fir_down, fir_up
+
+RNG = np.random.default_rng(0)
+SMALL = dict(width=8, multipliers=(1, 2), blocks=0)
+ROWS = 3
+T = np.array([0.9, 0.5, 1.0], "float32")
+R = np.array([0.2, 0.5, 0.0], "float32")
+
+
+def _normal(*shape):
+    return RNG.standard_normal(shape).astype("float32")
+
+
+def _numpy(network, *inputs):
+    return ops.convert_to_numpy(network(*inputs))
+
+
+def _speech(**kwargs):
+    return randomise(UNet.ncsnpp(image_size=(4, 8), **{**SMALL, **kwargs}))
+
+
+def _resampled(x, up):
+    """With the filter [1, 3, 3, 1] / 8 as a plain sum in float64."""
+    taps = np.array([1, 3, 3, 1]) / 8
+    for axis in (1, 2):
+        x = np.moveaxis(np.asarray(x, "float64"), axis, 0)
+        if up:
+            spread = np.zeros((2 * len(x), *x.shape[1:]))
+            spread[::2] = 2 * x
+            padded = np.pad(spread, [(2, 1)] + [(0, 0)] * 3)
+            x = sum(tap * padded[k : k + len(spread)] for k, tap in enumerate(taps))
+        else:
+            padded = np.pad(x, [(1, 1)] + [(0, 0)] * 3)
+            x = sum(tap * padded[k : k + len(x) : 2] for k, tap in enumerate(taps))
+        x = np.moveaxis(x, 0, axis)
+    return x
+
+
+@pytest.mark.parametrize(("resample", "up"), [(fir_down, False), (fir_up, True)])
+def test_resampling_is_the_filter_1_3_3_1_and_linear_in_forward_mode(resample, up):
+    x, dx = (ops.convert_to_tensor(_normal(2, 4, 6, 3)) for _ in range(2))
+    out, tangent = jvp(resample, (x,), (dx,))
+    for given, made in ((x, out), (dx, tangent)):
+        expected = _resampled(ops.convert_to_numpy(given), up)
+        np.testing.assert_allclose(ops.convert_to_numpy(made), expected, atol=1e-6)
+
+
+def test_a_longer_spectrogram_needs_no_other_network():
+    network = _speech()
+    z, noisy = _normal(ROWS, 4, 24, 2), _normal(ROWS, 4, 24, 2)
+    long = _numpy(network, z, R, T, noisy)
+    assert long.shape == z.shape
+    other = _numpy(network, z, R, T, np.zeros_like(noisy))
+    assert np.abs(long - other).max() > 1e-3  # it hears its context
+
+
+def test_labels_context_and_augmentation_are_told_together():
+    network = _speech(num_classes=3, augmentation_size=6)
+    z, context = _normal(ROWS, 4, 8, 2), _normal(ROWS, 4, 8, 2)
+    told = {"labels": np.arange(3, dtype="int32"), "context": context}
+    u = _numpy(network, z, R, T, told)
+    unaltered = {**told, "augmentation": np.zeros((ROWS, 6), "float32")}
+    np.testing.assert_allclose(_numpy(network, z, R, T, unaltered), u, atol=1e-6)
+    altered = {**told, "augmentation": np.ones((ROWS, 6), "float32")}
+    assert np.abs(_numpy(network, z, R, T, altered) - u).max() > 1e-3
+    drop = ops.convert_to_tensor(np.array([True, False, False]))
+    null = network.drop_condition({k: ops.convert_to_tensor(v) for k, v in told.items()}, drop)
+    np.testing.assert_array_equal(ops.convert_to_numpy(null["labels"]), [3, 1, 2])
+    np.testing.assert_array_equal(ops.convert_to_numpy(null["context"])[0], 0.0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(null["context"])[1:], context[1:])
+
+
+def test_a_condition_that_the_network_does_not_take_is_refused():
+    network = _speech()
+    network.check_condition(_normal(2, 4, 8, 2))
+    with pytest.raises(ValueError, match=r"needs a context \(4, 8, 2\)"):
+        network.check_condition(None)
+    with pytest.raises(ValueError, match=r"context must be finite, of shape \(n, 4, 8, 2\)"):
+        network.check_condition(_normal(2, 4, 6, 2))
+    with pytest.raises(ValueError, match="1 values not finite"):
+        network.check_condition(
+            {"context": np.where(np.arange(64) == 5, np.nan, 0.0).reshape(1, 4, 8, 2)}
+        )
+    with pytest.raises(ValueError, match=r"keys are context. Received: \['noisy'\]"):
+        network.check_condition({"noisy": _normal(2, 4, 8, 2)})
+    image = UNet.song(image_size=4, **SMALL)
+    image.check_condition(None)
+    with pytest.raises(ValueError, match=r"augmentation must be finite, of shape \(n, 6\)"):
+        image.check_condition({"augmentation": _normal(2, 9)})
+    with pytest.raises(ValueError, match="2 levels need sides that are multiples of 2"):
+        UNet.song(image_size=5, **SMALL)
+    with pytest.raises(ValueError, match=r"dropout is a share in \[0, 1\)"):
+        UNet.song(image_size=4, dropout=1.0, **SMALL)
+
+
+def test_dropout_belongs_to_the_row_and_the_step_and_is_for_training_alone():
+    network = randomise(UNet.song(image_size=4, dropout=0.3, **SMALL))
+    z = _normal(ROWS, 4, 4, 3)
+    still = _numpy(network, z, R, T)
+
+    def told(step):
+        return network.training_condition(None, Keys(seed=0, step=step), ROWS)
+
+    first, again, other = (_numpy(network, z, R, T, told(step)) for step in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3 and np.abs(first - still).max() > 1e-3
+    one = {"dropout": told(0)["dropout"][1:2]}
+    np.testing.assert_allclose(
+        _numpy(network, z[1:2], R[1:2], T[1:2], one), first[1:2], rtol=1e-4, atol=1e-5
+    )
+    condition = told(0)
+    out, _ = jvp(
+        lambda z, r, t: network(z, r, t, condition),
+        [ops.convert_to_tensor(a) for a in (z, R, T)],
+        [ops.convert_to_tensor(a) for a in (z, 0 * R, 0 * T + 1)],
+    )
+    assert relative_error(ops.convert_to_numpy(out), first) < 1e-5  # the derivative's u is this u
+
+
+def test_a_flow_map_drops_in_training_and_not_in_evaluation():
+    network = UNet.song(image_size=4, dropout=0.3, **SMALL)
+    flow_map = FlowMap(network, MeanFlow(times=LogitNormal(fraction_r_equals_t=0.5)), averages=())
+    how = {"augmentation": _normal(4, 6)}
+    batch = (_normal(4, 4, 4, 3), how)
+    training = flow_map.build_problem(batch, training=True).inputs["condition"]
+    assert set(training) == {"augmentation", "dropout"} and training["dropout"].shape == (4, 2)
+    assert set(flow_map.build_problem(batch, training=False).inputs["condition"]) == set(how)
+
+
+def test_a_context_conditions_generation():
+    flow_map = FlowMap(_speech(), averages=())
+    flow_map.compile(jit_compile=BACKEND == "jax")
+    noisy = _normal(2, 4, 8, 2)
+    first, second = (flow_map.generate(c, seed=0, verbose=0) for c in (noisy, 0.0 * noisy))
+    assert first.shape == noisy.shape and np.abs(first - second).max() > 1e-3
+    assert flow_map.network.condition_inputs().shape == (None, 4, 8, 2)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="counts PyTorch's operations")
+def test_the_jvp_of_a_unet_costs_two_forwards():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = UNet.song(image_size=8, width=32, multipliers=(1, 2), blocks=1, attention_sizes=())
+    primals = [ops.convert_to_tensor(a) for a in (_normal(ROWS, 8, 8, 3), R, T)]
+    tangents = [ops.convert_to_tensor(a) for a in (_normal(ROWS, 8, 8, 3), 0 * R, 0 * T + 1)]
+    with FlopCounterMode(display=False) as forward:
+        network(*primals)
+    with FlopCounterMode(display=False) as forward_mode:
+        jvp(network, primals, tangents)
+    assert 1.95 < forward_mode.get_total_flops() / forward.get_total_flops() < 2.05
