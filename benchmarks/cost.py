@@ -21,20 +21,21 @@ SHARES = {"none": (0.75, 0.25), "omega": (0.75,), "omega, kappa": (0.75, 0.25)}
 CHANNELS, IMAGE, CLASSES = 4, 32, 1000
 
 
-def flow_map(size, guidance, fraction_r_equals_t):
+def flow_map(size, guidance, fraction_r_equals_t, averages=(), **network):
     """Ours, compiled with plain gradient descent."""
     import keras
 
     from keras_meanflow import DiT, FlowMap, FlowMatching, Guidance, LogitNormal, MeanFlow
 
-    network = DiT.from_size(size, image_size=IMAGE, channels=CHANNELS, num_classes=CLASSES)
+    sizes = dict(image_size=IMAGE, channels=CHANNELS, num_classes=CLASSES)
+    network = DiT.from_size(size, **sizes, **network)
     objective = FlowMatching()
     if fraction_r_equals_t is not None:
         objective = MeanFlow(
             times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t),
             guidance=None if guidance is None else Guidance(omega=guidance[0], kappa=guidance[1]),
         )
-    model = FlowMap(network, objective, averages=())
+    model = FlowMap(network, objective, averages=averages)
     model.compile(keras.optimizers.SGD(1e-4), jit_compile=keras.config.backend() == "jax")
     return model
 

@@ -15,6 +15,7 @@ from keras_meanflow.backend import (
     Trainer,
     first_row,
     global_norm,
+    inside_jvp,
     jvp_with_gradient,
     lerp,
     may_compile,
@@ -54,10 +55,12 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
             use `average`, at first the first of them.
         horizon: number of optimizer steps over which schedules run, or None to take it from `fit`.
         seed: seed of all draws of training.
+        float32_derivative: compute du/dt in float32 where the network computes in bfloat16.
 
     Raises:
-        ValueError: for a decay outside [0, 1), a network that the objective cannot train, or an
-            objective's network that is the network itself or of another data shape.
+        ValueError: for a network in float16, a decay outside [0, 1), a network that the objective
+            cannot train, or an objective's network that is the network itself or of another data
+            shape.
 
     Example:
         >>> flow_map = FlowMap(DiT.from_size("S/4", image_size=32, channels=3, num_classes=10))
@@ -70,9 +73,23 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
     """
 
     def __init__(
-        self, network, objective=None, *, averages=(0.9999,), horizon=None, seed=0, **kwargs
+        self,
+        network,
+        objective=None,
+        *,
+        averages=(0.9999,),
+        horizon=None,
+        seed=0,
+        float32_derivative=False,
+        **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
+        if network.compute_dtype == "float16":
+            raise ValueError(
+                "float16 ends at 65,504: du/dt, which grows with the time scale and the depth, and "
+                "the loss scale that float16 needs overflow it. Use mixed_bfloat16. "
+                f"Received: a network with {network.dtype_policy.name}."
+            )
         if any(not 0.0 <= decay < 1.0 for decay in averages):
             raise ValueError(f"averages are decays in [0, 1). Received: {tuple(averages)}.")
         self.network = network
@@ -82,7 +99,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         if isinstance(self.objective.loss, LearnedVarianceLoss):
             self.log_variance = LogVariance(name="log_variance")
             self.log_variance.build(None)
-        self.fixed_horizon = horizon
+        self.fixed_horizon, self.float32_derivative = horizon, float32_derivative
         self.step = self._counter("step")
         self.start = self._counter("start")
         self.horizon = self._counter("horizon")
@@ -169,6 +186,13 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
                 return self._call_in_one_pass(inputs)
             return self.network(*arguments_of(inputs))
 
+    def predict_velocity(self, z, r, t, condition=None):
+        """u, in float32 where a derivative is asked for in it."""
+        if not (self.float32_derivative and inside_jvp()):
+            return self.network(z, r, t, condition)
+        with self.network.computing_in_float32():
+            return self.network(z, r, t, condition)
+
     def calling(self):
         """Within, the network has the weights that calls of the model use at present."""
         use = self._untracked.calls_use
@@ -180,7 +204,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         rows = Rows(ops.shape(inputs["z"])[0], ops.shape(tangent)[0])
         z, r, t, condition = arguments_of(rows.below(inputs))
         u, du_dt = jvp_with_gradient(
-            lambda z, r, t: self.network(z, r, t, condition),
+            lambda z, r, t: self.predict_velocity(z, r, t, condition),
             (z, r, t),
             (tangent, ops.zeros_like(r), ops.ones_like(t)),
         )
@@ -462,6 +486,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
             "averages": list(self.averages),
             "horizon": self.fixed_horizon,
             "seed": self.seed,
+            "float32_derivative": self.float32_derivative,
         }
 
     @classmethod
@@ -482,7 +507,7 @@ class _Field:
 
     def __call__(self, z, r, t, condition=None):
         with self._flow_map.calling():
-            return self._flow_map.network(z, r, t, condition)
+            return self._flow_map.predict_velocity(z, r, t, condition)
 
     def velocity(self, z, r, t, condition=None):
         """The second head of a network that has one."""

@@ -4,7 +4,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_meanflow.backend import BACKEND, compiled, device_count, export_arguments, spread
+from keras_meanflow.backend import (
+    BACKEND,
+    compiled,
+    device_count,
+    export_arguments,
+    local,
+    spread,
+)
 from keras_meanflow.backend.random import philox_noise
 from keras_meanflow.samplers import Jump
 
@@ -92,8 +99,8 @@ class Generation:
             self.objective.start(ops.convert_to_tensor(noise), *(condition or (None,)))
             for noise in noises
         ]
-        values = [weight.value for weight in self.chosen_weights]
-        values += [weight.value for weight in self.network.non_trainable_variables]
+        weights = [*self.chosen_weights, *self.network.non_trainable_variables]
+        values = [local(weight.value) for weight in weights]
         walked = sampler.walk(lambda *arguments: step(values, arguments, condition), *noises)
         return ops.convert_to_numpy(walked)
 

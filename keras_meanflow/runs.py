@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_meanflow.backend import process_count, process_index
 from keras_meanflow.callbacks import (
     Checkpoint,
     Curve,
@@ -116,13 +117,20 @@ class Training:
         return dataclasses.replace(self, flow_map=flow_map, **changes)
 
     def batches(self, first_step=0):
-        """The stream of batches from a step on."""
-        return Batches(self.data, self.batch_size, self.seed, first_step=first_step, flip=self.flip)
+        """The stream of batches from a step on: this process' part of each."""
+        return Batches(
+            self.data,
+            self.batch_size,
+            self.seed,
+            first_step=first_step,
+            flip=self.flip,
+            part=(process_index(), process_count()),
+        )
 
     def check(self):
         """Raise a ValueError now for what would fail during training."""
         network = self.flow_map.network
-        self.flow_map.objective.check_batch(self.batch_size)
+        self.flow_map.objective.check_batch(self.batch_size // process_count())
         self.flow_map.check_data(*self.batches()[0])
         if self.codec is not None:
             self.codec.check_latents(network.data_shape)
@@ -195,7 +203,7 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
 
     The directory gets `settings.json`, `checkpoints/`, `log.csv`, `curve.png`, `samples/` and
     `samples.png`. Stopped at any point and started again, it ends with the same weights, bit for
-    bit, as one that was never stopped.
+    bit, as one that was never stopped. Of several processes the first one writes.
 
     Args:
         training: a `Training`, as its recipe has made it.
@@ -236,6 +244,16 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
             verbose=verbose,
         )
     return max(training.steps - start, 0)
+
+
+def _make(run_dir, settings, codec):
+    """The directory, with the settings and the codec in it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if not (run_dir / SETTINGS).exists():
+        text = json.dumps(settings, indent=2) + "\n"
+        write_atomically(run_dir / SETTINGS, lambda path: path.write_text(text, "utf-8"))
+    if codec is not None and not (run_dir / CODEC).exists():
+        write_atomically(run_dir / CODEC, codec.save)
 
 
 def restore(flow_map, run_dir):

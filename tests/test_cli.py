@@ -129,6 +129,23 @@ def test_the_same_command_again_finds_the_run_finished(own):
     assert settings["recipe"].endswith("own.py:mine") and settings["knobs"]["steps"] == 6
 
 
+def test_a_bench_prints_rates_and_memory_and_writes_nothing(own, here):
+    few = ("--steps", 1, "--rounds", 1, "--samples", 3)
+    output, code = call("bench", own / "own.py", *few)
+    assert code == 0, output
+    for name, unit in (("training", "ms a step"), ("sampling", "ms an image"), ("memory", "GB")):
+        line = next(line for line in output.splitlines() if line.startswith(name))
+        assert unit in line and float(line.split()[1]) > 0.0
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX divides the weights too")
+def test_a_distribution_that_the_backend_lacks_is_refused(own):
+    line = refusal("train", own / "own.py", "--devices", 1, "--distribution", "model=2")
+    assert "Use JAX" in line
+    assert "data or model=N" in refusal("train", own / "own.py", "--distribution", "all")
+
+
 def test_other_knobs_for_an_existing_run_are_refused_by_name(own):
     line = refusal("train", own / "own.py", "--run", own / "run", "--set", "steps=9")
     assert "steps was 6, now 9" in line and "--run DIR" in line

@@ -1,76 +1,143 @@
-"""Two devices take the steps that one takes: draws belong to rows of the global batch."""
+"""Several devices take the steps that one takes: draws belong to rows of the global batch."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from keras_meanflow.backend import BACKEND
 
-_RUN = """
-import json, os, sys
-devices = int(sys.argv[1])
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-import keras, numpy as np
-from keras_meanflow import EasyFirst, FlowMap, Guidance, MeanFlow, MLP, Plateau, ProgressiveGap
-if keras.config.backend() == "tensorflow":
-    import tensorflow as tf
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    logical = [tf.config.LogicalDeviceConfiguration()] * devices
-    tf.config.set_logical_device_configuration(cpu, logical)
-    names = [f"CPU:{i}" for i in range(devices)]
-    strategy = tf.distribute.MirroredStrategy(names) if devices > 1 else None
-    scope = strategy.scope() if strategy else __import__("contextlib").nullcontext()
-else:
-    scope = __import__("contextlib").nullcontext()
-    if devices > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
-keras.utils.set_random_seed(1)
-with scope:
-    network = MLP(data_size=3, width=8, depth=1, num_classes=3)
-    times = EasyFirst(pacing=Plateau(stages=4, patience=1, smoothing=0.0))
-    objective = MeanFlow(times=times, beta=ProgressiveGap(), guidance=Guidance())
-    flow_map = FlowMap(network, objective, averages=(0.9,))
-    flow_map.compile(keras.optimizers.SGD(0.1))
-rng = np.random.default_rng(0)
-x, y = rng.standard_normal((32, 3)).astype("float32"), np.arange(32) % 3
-history = flow_map.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-flow_map.average = 0.9
-numpy = keras.ops.convert_to_numpy
-samples = flow_map.generate(np.arange(5) % 3, seed=2, verbose=0)
-print(json.dumps({
-    "history": history.history,
-    "weights": [numpy(w).tolist() for w in network.trainable_variables],
-    "average": [numpy(w).tolist() for w in flow_map.weights_of(0.9)],
-    "samples": samples.tolist(),
-    "jit": flow_map.jit_compile,
-    "step": int(numpy(flow_map.step)),
-}))
-"""
+ROOT = Path(__file__).resolve().parents[1]
+ON_TORCH = pytest.mark.skipif(BACKEND != "torch", reason="processes of PyTorch's DDP")
+ON_JAX = pytest.mark.skipif(BACKEND != "jax", reason="JAX's meshes of devices")
+ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="MirroredStrategy")
 
 
-def _run(devices):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": BACKEND}
-    command = [sys.executable, "-W", "ignore", "-c", _RUN, str(devices)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def _environments(processes):
+    """What each process of a group finds in its environment."""
+    common = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": BACKEND}
+    common |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
+    if processes == 1:
+        return [common]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    if BACKEND == "torch":
+        common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+        return [{**common, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(processes)]
+    jax = {"JOB_ADDRESSES": f"localhost:{port}", "NUM_PROCESSES": str(processes)}
+    common |= {f"KERAS_DISTRIBUTION_{name}": value for name, value in jax.items()}
+    return [{**common, "KERAS_DISTRIBUTION_PROCESS_ID": str(i)} for i in range(processes)]
 
 
-@pytest.mark.skipif(BACKEND == "torch", reason="Keras 3.15 has no data parallelism on PyTorch")
-def test_two_devices_take_the_steps_of_one():
-    one, two = _run(1), _run(2)
-    assert one["step"] == two["step"] == 8
-    assert one["history"]["stage"] == two["history"]["stage"]
-    assert one["history"]["stage"][-1] > 0
+def run(processes=1, **asked):
+    """What each process of tests/distributed.py printed."""
+    asked = {"devices": processes, **asked}
+    command = [sys.executable, "-W", "ignore", str(ROOT / "tests/distributed.py")]
+    started = [
+        subprocess.Popen(
+            [*command, json.dumps(asked)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in _environments(processes)
+    ]
+    ended = [process.communicate(timeout=600) for process in started]
+    for process, (_, errors) in zip(started, ended, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in ended]
+
+
+def assert_same_training(one, many, atol=1e-5):
+    """The same losses and logs to 1e-4 at every step, and the same weights at the end."""
+    assert one["step"] == many["step"]
     for name, values in one["history"].items():
-        if name != "gradient_norm" or BACKEND == "jax":  # TensorFlow's is the replicas' mean
-            np.testing.assert_allclose(two["history"][name], values, rtol=1e-4)
-    np.testing.assert_allclose(two["samples"], one["samples"], atol=1e-4)
+        if name != "gradient_norm" or BACKEND != "tensorflow":  # there the replicas' mean
+            np.testing.assert_allclose(many["history"][name], values, rtol=1e-4, err_msg=name)
+    for name, value in one["evaluated"].items():
+        assert many["evaluated"][name] == pytest.approx(value, rel=1e-4), name
+    np.testing.assert_allclose(many["samples"], one["samples"], atol=1e-4)
     for name in ("weights", "average"):
-        for a, b in zip(one[name], two[name], strict=True):
+        for a, b in zip(one[name], many[name], strict=True):
+            np.testing.assert_allclose(a, b, atol=atol)
+
+
+@ON_TENSORFLOW
+def test_two_replicas_take_the_steps_of_one_device():
+    (one,), (two,) = run(), run(devices=2)
+    assert_same_training(one, two)
+    assert one["history"]["stage"][-1] > 0
+    assert not two["jit"]
+
+
+@ON_JAX
+def test_two_devices_take_the_steps_of_one():
+    (one,), (two,) = run(), run(devices=2)
+    assert_same_training(one, two)
+    assert one["history"]["stage"][-1] > 0
+
+
+@ON_TORCH
+def test_two_processes_have_one_gradient_that_of_one_device():
+    (one,), (first, second) = run(), run(processes=2)
+    for process in (first, second):
+        assert_same_training(one, process)
+        for a, b in zip(one["gradients"], process["gradients"], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
-    assert BACKEND != "tensorflow" or not two["jit"]
+    for a, b in zip(first["gradients"], second["gradients"], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@ON_TORCH
+def test_without_the_wrapper_each_process_goes_its_own_way():
+    first, second = run(processes=2, wrapper=False, steps=1)
+    gradients = zip(first["gradients"], second["gradients"], strict=True)
+    assert not all(np.allclose(a, b, atol=1e-5) for a, b in gradients)
+
+
+@ON_TORCH
+@pytest.mark.long
+def test_two_processes_take_one_pass_and_go_on_from_a_checkpoint_of_one(tmp_path):
+    asked = dict(network="dit", optimizer="adam", steps=10)
+    saved, of_two = str(tmp_path / "one.keras"), str(tmp_path / "two.keras")
+    (one,) = run(save=saved, **asked)
+    assert_same_training(one, run(processes=2, save=of_two, **asked)[0])
+    (whole,) = run(resume=saved, **asked)
+    assert_same_training(whole, run(processes=2, resume=saved, **asked)[1])
+    assert_same_training(whole, run(resume=of_two, **asked)[0])
+
+
+@ON_JAX
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "many", [dict(devices=8), dict(devices=8, model_devices=4), dict(processes=2, devices=4)]
+)
+def test_meshes_of_devices_take_the_steps_of_one_and_exchange_checkpoints(many, tmp_path):
+    asked = dict(network="dit", optimizer="adam", steps=20)
+    saved, of_many = str(tmp_path / "one.keras"), str(tmp_path / "many.keras")
+    (one,) = run(save=saved, **asked)
+    several = run(save=of_many, **many, **asked)
+    for process in several:
+        assert_same_training(one, process)
+    asked["steps"] = 5
+    (whole,) = run(resume=saved, **asked)
+    assert_same_training(whole, run(resume=of_many, **asked)[0])
+    assert_same_training(whole, run(resume=saved, **many, **asked)[0])
+
+
+@ON_TENSORFLOW
+@pytest.mark.long
+def test_two_replicas_take_twenty_steps_of_a_transformer(tmp_path):
+    asked = dict(network="dit", optimizer="adam", steps=20)
+    saved = str(tmp_path / "one.keras")
+    (one,), (two,) = run(save=saved, **asked), run(devices=2, **asked)
+    assert_same_training(one, two)
+    asked["steps"] = 5
+    assert_same_training(run(resume=saved, **asked)[0], run(devices=2, resume=saved, **asked)[0])

@@ -1,11 +1,13 @@
 """JAX: forward-mode products, the train and test steps, compiled calls."""
 
 import contextlib
+import os
 
 import jax
 import keras
 
 from keras_meanflow.backend.recording import recorded_gradients
+from keras_meanflow.backend.scopes import differentiating
 
 
 @contextlib.contextmanager
@@ -22,7 +24,7 @@ def _without_flash_attention():
 
 def jvp(fn, primals, tangents):
     """`fn(*primals)` and its directional derivative along `tangents`."""
-    with _without_flash_attention():
+    with _without_flash_attention(), differentiating():
         return jax.jvp(fn, tuple(primals), tuple(tangents))
 
 
@@ -30,6 +32,22 @@ def jvp_with_gradient(fn, primals, tangents):
     """As `jvp`; gradients flow through `fn(*primals)`, and none through the derivative."""
     out, tangent = jvp(fn, primals, tangents)
     return out, jax.lax.stop_gradient(tangent)
+
+
+def attention(q, k, v):
+    """Attention of (B, N, heads, size), through the fused kernel where there is one."""
+    return keras.ops.dot_product_attention(q, k, v)
+
+
+def constant(array, like):
+    """A NumPy array as a tensor, where `like` is."""
+    del like
+    return jax.numpy.asarray(array)
+
+
+def rematerialised(fn, *args):
+    """`fn(*args)`, computed again in the backward pass instead of kept for it."""
+    return jax.checkpoint(fn)(*args)
 
 
 def first_row(rows):
@@ -114,6 +132,63 @@ def export_arguments(format, inputs):
 def may_compile():
     """Whether the step may be compiled: always."""
     return True
+
+
+def join_processes():
+    """Join the processes that `KERAS_DISTRIBUTION_JOB_ADDRESSES` names, if it is set."""
+    if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
+        keras.distribution.initialize()
+
+
+def process_index():
+    """The number of this process among those that train together."""
+    return jax.process_index()
+
+
+def process_count():
+    """How many processes train together."""
+    return jax.process_count()
+
+
+def local(array):
+    """This process' copy of an array that all processes hold."""
+    return array if array.is_fully_addressable else array.addressable_data(0)
+
+
+@contextlib.contextmanager
+def distributed(devices=None, model_devices=1, layout=None):
+    """Within, models are made for several devices, and trained on them.
+
+    Args:
+        devices: number of devices, of all processes together; all by default.
+        model_devices: number of devices among which the weights of a model are divided.
+        layout: regular expression of a variable's path -> mesh axes ("model" or None) of its axes.
+
+    Raises:
+        ValueError: for more devices than there are, or no multiple of `model_devices`.
+    """
+    names = keras.distribution.list_devices()
+    devices = len(names) if devices is None else devices
+    if not 0 < devices <= len(names) or devices % model_devices:
+        raise ValueError(
+            f"devices is at most {len(names)}, the devices of JAX here (more on a CPU by XLA_FLAGS="
+            f"--xla_force_host_platform_device_count=N), and a multiple of {model_devices}. "
+            f"Received: {devices}."
+        )
+    shape = (devices // model_devices, model_devices)
+    mesh = keras.distribution.DeviceMesh(shape, ("batch", "model"), names[:devices])
+    map_ = keras.distribution.LayoutMap(mesh)
+    for path, axes in (layout or {}).items():
+        map_[path] = axes
+    keras.distribution.set_distribution(
+        keras.distribution.ModelParallel(
+            layout_map=map_, batch_dim_name="batch", auto_shard_dataset=False
+        )
+    )
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(None)
 
 
 class Trainer:

@@ -1,5 +1,6 @@
 """TensorFlow: forward-mode products, the train and test steps, compiled calls."""
 
+import contextlib
 import warnings
 
 import keras
@@ -7,6 +8,7 @@ import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from keras_meanflow.backend.recording import recorded_gradients
+from keras_meanflow.backend.scopes import differentiating, inside_jvp
 
 _LARGE_FOR_XLA = 128  # the side of a matrix
 
@@ -19,7 +21,7 @@ def jvp(fn, primals, tangents):
     """
     primals = [tf.identity(primal) for primal in primals]
     tangents = [tf.cast(t, p.dtype) for t, p in zip(tangents, primals, strict=True)]
-    with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator:
+    with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator, differentiating():
         out = fn(*primals)
     return out, accumulator.jvp(out, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
@@ -28,6 +30,25 @@ def jvp_with_gradient(fn, primals, tangents):
     """As `jvp`; gradients flow through `fn(*primals)`, and none through the derivative."""
     out, tangent = jvp(fn, primals, tangents)
     return out, tf.stop_gradient(tangent)
+
+
+def attention(q, k, v):
+    """Attention of (B, N, heads, size), through the fused kernel where there is one."""
+    return keras.ops.dot_product_attention(q, k, v)
+
+
+def constant(array, like):
+    """A NumPy array as a tensor, where `like` is."""
+    del like
+    return tf.constant(array)
+
+
+def rematerialised(fn, *args):
+    """`fn(*args)`, computed again in the backward pass instead of kept for it.
+
+    `tf.recompute_grad` has no forward mode (tensorflow/tensorflow#43449): not inside a `jvp`.
+    """
+    return fn(*args) if inside_jvp() else tf.recompute_grad(fn)(*args)
 
 
 def first_row(rows):
@@ -126,6 +147,53 @@ def may_compile():
     Under `MirroredStrategy` XLA looks for a replica's variables on another device.
     """
     return tf.distribute.get_strategy().num_replicas_in_sync == 1
+
+
+def join_processes():
+    """TensorFlow trains in one process."""
+
+
+def process_index():
+    """The number of this process among those that train together: one does."""
+    return 0
+
+
+def process_count():
+    """How many processes train together: one."""
+    return 1
+
+
+def local(array):
+    """An array as it is: this process has all of it."""
+    return array
+
+
+@contextlib.contextmanager
+def distributed(devices=None, model_devices=1, layout=None):
+    """Within, models are made for several devices, and trained on them without XLA.
+
+    Args:
+        devices: number of GPUs, all by default; or of parts of the CPU where there are none.
+        model_devices: 1: TensorFlow divides the batch alone.
+        layout: has no use here.
+
+    Raises:
+        ValueError: for more devices than there are, or model_devices above 1.
+    """
+    del layout
+    if model_devices != 1:
+        raise ValueError("On TensorFlow devices divide the batch: --distribution data. Use JAX.")
+    gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
+    if gpus and (devices or 1) > len(gpus):
+        raise ValueError(f"devices is at most {len(gpus)}, the GPUs here. Received: {devices}.")
+    devices = devices or max(len(gpus), 1)
+    if not gpus and devices > 1:
+        cpu, parts = tf.config.list_physical_devices("CPU")[0], devices
+        logical = [tf.config.LogicalDeviceConfiguration()] * parts
+        tf.config.set_logical_device_configuration(cpu, logical)
+    kind = "GPU" if gpus else "CPU"
+    with tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(devices)]).scope():
+        yield
 
 
 class Trainer:

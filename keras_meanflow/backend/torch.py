@@ -7,6 +7,19 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
+
+from keras_meanflow.backend.scopes import differentiating, inside_jvp
+from keras_meanflow.backend.torch_processes import (  # noqa: F401
+    distributed,
+    first_row,
+    join_processes,
+    local,
+    process_count,
+    process_index,
+    replica_sum,
+    synchronised,
+)
 
 _BILINEAR = {
     torch.matmul,
@@ -88,25 +101,38 @@ def _jvp(fn, primals, tangents, mode):
             forward_ad.make_dual(primal, tangent.to(primal.dtype))
             for primal, tangent in zip(primals, tangents, strict=True)
         ]
-        with mode:
+        with mode, differentiating():
             out = fn(*duals)
         primal, tangent = forward_ad.unpack_dual(out)
         return primal.clone(), torch.zeros_like(primal) if tangent is None else tangent.clone()
 
 
-def first_row(rows):
-    """Global index of this process' first row."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank() * rows
-    return 0
+def attention(q, k, v):
+    """Attention of (B, N, heads, size), through the fused kernel where there is one.
+
+    Keras asks beforehand whether it may take flash attention, which breaks a compiled graph.
+    """
+    q, k, v = (a.transpose(1, 2) for a in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
-def replica_sum(value):
-    """The sum of a scalar over processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-    return value
+def constant(array, like):
+    """A NumPy array as a tensor, where `like` is.
+
+    Keras' own conversion asks for NumPy's types, which breaks a compiled graph in two. Then each
+    layer's call is a graph of its own, and past eight layers dynamo gives up compiling them.
+    """
+    return torch.from_numpy(array).to(like.device)
+
+
+def rematerialised(fn, *args):
+    """`fn(*args)`, computed again in the backward pass instead of kept for it.
+
+    Dual numbers do not outlive their level, so that inside a `jvp` nothing is computed again.
+    """
+    if inside_jvp() or not torch.is_grad_enabled():
+        return fn(*args)
+    return checkpoint(fn, *args, use_reentrant=False)
 
 
 @torch.no_grad()
@@ -195,19 +221,54 @@ class Trainer:
     """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
 
     def train_step(self, data):
-        """One optimizer step."""
+        """One optimizer step; over several processes the gradient is their mean."""
+        self._join()
+        before = self._metric_values()
         problem = self._problem(data, training=True)
         super().train_step(problem.as_data())
         self._finish(problem)
+        self._share_metrics(before)
         return self.get_metrics_result()
 
     def test_step(self, data):
         """One evaluation step, with the chosen average in the weights' place."""
+        before = self._metric_values()
         with self.using_chosen_weights():
             problem = self._problem(data, training=False)
             super().test_step(problem.as_data())
         self.finish_test_step(problem)
+        self._share_metrics(before)
         return self.test_logs()
+
+    # Several processes: Keras calls the model, and with gradient the call goes through DDP, whose
+    # hooks on the weights average the gradients. The problem is made with the bare network.
+
+    def __call__(self, *args, **kwargs):
+        """As any Keras model's; once several processes train, with gradient through DDP."""
+        parallel = getattr(getattr(self, "_untracked", None), "parallel", None)
+        if parallel is None or not torch.is_grad_enabled():
+            return super().__call__(*args, **kwargs)
+        return parallel(*args, **kwargs)
+
+    @torch.compiler.disable
+    def _join(self):
+        if process_count() > 1 and not hasattr(self._untracked, "parallel"):
+            self._untracked.parallel = synchronised(self)
+
+    def _metric_values(self):
+        """The sums that the metrics keep, for several processes."""
+        if process_count() > 1:
+            return torch.stack([variable.value.detach() for variable in self.metrics_variables])
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _share_metrics(self, before):
+        """Add what the other processes' rows have added to the metrics since `before`."""
+        if before is None:
+            return
+        after = before + replica_sum(self._metric_values() - before)
+        for variable, value in zip(self.metrics_variables, after, strict=True):
+            variable.assign(value)
 
     # Forward mode does not go through torch.compile; the gradient step does.
     @torch.compiler.disable

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
+from keras_meanflow.backend import local
 from keras_meanflow.callbacks.non_finite import NonFiniteError, first_non_finite, kept
 from keras_meanflow.files import TEMPORARY, checkpoints, write_atomically
 
@@ -72,7 +73,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _check_finite(self, model, step):
         for variable in model.variables + model.optimizer.variables:
             floating = keras.backend.is_float_dtype(variable.dtype)
-            if floating and not bool(ops.all(ops.isfinite(variable.value))):
+            if floating and not bool(ops.all(ops.isfinite(local(variable.value)))):
                 raise NonFiniteError(
                     f"{variable.path} is not finite after {step} steps. {kept(self.folder)}"
                     "Lower the learning rate or clip the gradient."

@@ -5,6 +5,7 @@ Keras is imported inside the commands, once the backend is chosen.
 
 import click
 
+from keras_meanflow.cli.bench import bench
 from keras_meanflow.cli.convert import card, convert
 from keras_meanflow.cli.encode import encode
 from keras_meanflow.cli.enhance import enhance
@@ -23,7 +24,7 @@ def main():
     """Train and use MeanFlow models: one network, one step."""
 
 
-TRAINING = (recipes_command, rae, encode, train, study)
+TRAINING = (recipes_command, rae, encode, train, study, bench)
 TRAINED = (sample, enhance, evaluate, statistics, reflow, export, convert, card)
 for command in TRAINING + TRAINED:
     main.add_command(command)

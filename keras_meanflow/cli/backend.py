@@ -22,6 +22,35 @@ verbose_option = click.option(
 )
 
 
+devices_option = click.option(
+    "--devices", type=int, help="How many; of all processes together. Default one, or all there."
+)
+distribution_option = click.option(
+    "--distribution",
+    metavar="data|model=N",
+    help="Devices divide the batch, or N of them the weights too (JAX).",
+)
+
+
+def several_devices(devices, distribution):
+    """A context in which models are made for, and trained on, the devices asked for.
+
+    Raises:
+        ValueError: for another distribution than data or model=N, or devices that are not there.
+    """
+    from keras_meanflow.backend import distributed, process_count
+    from keras_meanflow.networks import DIT_LAYOUT
+
+    if devices is None and distribution is None and process_count() == 1:
+        return contextlib.nullcontext()
+    kind, _, count = (distribution or "data").partition("=")
+    if (kind, bool(count)) not in (("data", False), ("model", True)) or not (
+        count or "1"
+    ).isdigit():
+        raise ValueError(f"--distribution is data or model=N. Received: {distribution!r}.")
+    return distributed(devices, int(count or 1), DIT_LAYOUT)
+
+
 def choose_backend(asked=None, recorded=None):
     """The backend to use: what is asked for, the environment's, the recorded, the first installed.
 
@@ -61,6 +90,9 @@ def start(backend):
     with _withheld_stderr():
         import keras
 
+        from keras_meanflow.backend import join_processes
+
+        join_processes()
         import keras_meanflow.runs  # noqa: F401
 
         keras.utils.set_random_seed(0)  # which imports TensorFlow wherever it is installed

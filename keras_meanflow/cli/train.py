@@ -9,8 +9,11 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
+    devices_option,
+    distribution_option,
     one_line_errors,
     recorded_backend,
+    several_devices,
     start,
     verbose_option,
 )
@@ -45,12 +48,14 @@ def show(name):
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Turn a knob.")
 @click.option("--run", "run_dir", type=click.Path(), help="Directory; default runs/RECIPE.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
+@devices_option
+@distribution_option
 @backend_option
 @verbose_option
-def train(recipe, settings, run_dir, dry_run, backend, verbose):
+def train(recipe, settings, run_dir, dry_run, devices, distribution, backend, verbose):
     """Train a RECIPE: its name, or your own file.py or file.py:function.
 
-    The same command again goes on where the run stopped.
+    The same command again goes on where the run stopped, on as many devices or on others.
     """
     with one_line_errors():
         found = find(recipe)
@@ -58,22 +63,26 @@ def train(recipe, settings, run_dir, dry_run, backend, verbose):
         start(choose_backend(backend, recorded_backend(run_dir)))
         function = found.load()
         knobs = resolve(function, settings)
-        _train(found, function, knobs, run_dir, dry_run, verbose)
+        with several_devices(devices, distribution):
+            _train(found, function, knobs, run_dir, dry_run, verbose)
 
 
 def _train(found, function, knobs, run_dir, dry_run, verbose):
     from keras_meanflow import runs
+    from keras_meanflow.backend import process_index
 
     settings = runs.describe(found.address, knobs, shlex.join(["keras-meanflow", *sys.argv[1:]]))
     runs.check_same(run_dir, settings)
     training = function(**knobs)
-    if dry_run or verbose:
+    if (dry_run or verbose) and process_index() == 0:
         _print_plan(training, settings, run_dir)
     if dry_run:
         training.check()
         return
     progress = (1 if sys.stdout.isatty() else 2) if verbose else 0
     done = runs.train(training, run_dir, settings, verbose=progress)
+    if process_index() > 0:
+        return
     click.echo(
         f"{run_dir} is finished: {training.steps} steps"
         + (f", {done} of them now." if done else ". Nothing was left to do.")

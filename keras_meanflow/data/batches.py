@@ -18,15 +18,17 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         source: has `len(source)` and `take(indices) -> (x, y)`, with y None where there is none; or
-            in place of `take`, for what is drawn anew each time, `draw(indices, generator)`.
+            in place of `take`, for what is drawn anew each time, `draw(indices, generator, rows)`,
+            of which the slice `rows` is returned.
         batch_size: rows in each batch.
         seed: of the permutations and the flips, 0 to 2**64 - 1.
         first_step: the step of the first batch.
         flip: mirror each image from left to right with probability 1/2.
+        part: `(p, n)`: only the p-th of n equal parts of each batch, for one of n processes.
 
     Raises:
-        ValueError: for a batch_size or first_step out of range, an empty source, or flips of what
-            are no images.
+        ValueError: for a batch_size or first_step out of range, an empty source, flips of what
+            are no images, or parts that do not divide the batch.
 
     Example:
 
@@ -46,6 +48,7 @@ class Batches(keras.utils.PyDataset):
         *,
         first_step: int = 0,
         flip: bool = False,
+        part: tuple[int, int] = (0, 1),
     ):
         super().__init__()
         _check_at_least("batch_size", batch_size, 1)
@@ -60,6 +63,13 @@ class Batches(keras.utils.PyDataset):
                 "Mirrored latents are not those of the mirror image. Pass flip=False, and for "
                 "mirror images encode with --flips."
             )
+        if batch_size % part[1] or not 0 <= part[0] < part[1]:
+            raise ValueError(
+                f"The processes divide a batch into equal parts. Received: part {part[0]} of "
+                f"{part[1]} of batch_size {batch_size}."
+            )
+        size = batch_size // part[1]
+        self.rows = slice(part[0] * size, (part[0] + 1) * size)
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.first_step, self.flip = first_step, flip
         self._permutations = {}
@@ -74,14 +84,15 @@ class Batches(keras.utils.PyDataset):
         step = self.first_step + index
         x, y = self._read(step)
         if self.flip:
-            mirrored = self._generator(step, FLIPS).random(len(x)) < 0.5
-            x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
+            mirrored = self._generator(step, FLIPS).random(self.batch_size) < 0.5
+            x = np.where(mirrored[self.rows, None, None, None], x[:, :, ::-1], x)
         return (x,) if y is None else (x, y)
 
     def _read(self, step):
         if hasattr(self.source, "draw"):
-            return self.source.draw(self.indices(step), self._generator(step, DRAWS))
-        return self.source.take(self.indices(step))
+            generator = self._generator(step, DRAWS)
+            return self.source.draw(self.indices(step), generator, self.rows)
+        return self.source.take(self.indices(step)[self.rows])
 
     def indices(self, step: int) -> np.ndarray:
         """Returns which items of the source the batch of `step` holds, in order."""

@@ -64,13 +64,14 @@ class MomentSource:
         """Returns the normalised means of the latents at `indices`, and their labels or None."""
         return self._gather(np.asarray(indices), None)
 
-    def draw(self, indices, generator: np.random.Generator) -> tuple:
+    def draw(self, indices, generator: np.random.Generator, rows: slice = slice(None)) -> tuple:
         """Returns normalised samples of the latents at `indices`, and their labels or None.
 
         Each comes from the image or from its mirror image, where both are stored. The draws depend
-        on the generator and on the position among the indices, not on the number of threads.
+        on the generator and on the position among the indices, not on the number of threads, nor
+        on the `rows` that are asked for, without which few others are read.
         """
-        return self._gather(np.asarray(indices), generator)
+        return self._gather(np.asarray(indices), generator, rows)
 
     def raw(self, indices, copy: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns raw latents `(n, moments, h, w, channels)` at `indices`, and their labels."""
@@ -85,11 +86,16 @@ class MomentSource:
                 f"{codec.normalisation}: give both the same."
             )
 
-    def _gather(self, indices, generator):
+    def _gather(self, indices, generator, rows=slice(None)):
+        start, stop, _ = rows.indices(len(indices))
         blocks = [indices[first : first + BLOCK] for first in range(0, len(indices), BLOCK)]
         seeds = [None] * len(blocks)
         if generator is not None:
             seeds = generator.integers(2**63, size=len(blocks)).tolist()
+        first, last = start // BLOCK, -(-stop // BLOCK)  # the blocks in which the rows lie
+        blocks, seeds = blocks[first:last], seeds[first:last]
+        rows = slice(start - first * BLOCK, stop - first * BLOCK)
+        indices = np.concatenate(blocks)
         x = np.empty((len(indices), *self.shape), "float32")
         parts = np.split(x, range(BLOCK, len(indices), BLOCK))
         if len(blocks) == 1:
@@ -97,7 +103,7 @@ class MomentSource:
         else:
             with ThreadPoolExecutor(self.threads) as pool:
                 labels = list(pool.map(self._fill, parts, blocks, seeds))
-        labels = sum(labels, [])
+        x, labels = x[rows], sum(labels, [])[rows]
         return x, None if labels[0] is None else np.array(labels, "int32")
 
     def _fill(self, x, indices, seed):

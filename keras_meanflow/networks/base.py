@@ -1,6 +1,7 @@
 """What FlowMap asks of a network."""
 
 import abc
+import contextlib
 
 import keras
 import numpy as np
@@ -57,6 +58,19 @@ class Network(keras.Model, abc.ABC):
     def conditional(self):
         """Whether the network takes a condition."""
         return self.num_classes is not None or bool(self._shapes)
+
+    @contextlib.contextmanager
+    def computing_in_float32(self):
+        """Within, the layers compute in float32; the weights stay as they are."""
+        policies = [(layer, layer.dtype_policy) for layer in self._flatten_layers()]
+        lower = [(layer, policy) for layer, policy in policies if policy.compute_dtype != "float32"]
+        try:
+            for layer, _ in lower:
+                layer.dtype_policy = "float32"
+            yield
+        finally:
+            for layer, policy in lower:
+                layer.dtype_policy = policy
 
     def drop_condition(self, condition, drop):
         """The condition with null labels and arrays on the rows where `drop` (B,) is True."""

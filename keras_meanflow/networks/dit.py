@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_meanflow.backend import constant, rematerialised
 from keras_meanflow.configurable import register
 from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.layers import (
@@ -53,6 +54,8 @@ class DiT(Network):
         unused_channels: channels that the last layer makes beside the output and `call` leaves
             out: the variances of published DiT and SiT, kept so that nothing of a file is lost.
         frequency_shift: of the sinusoids (see `TimeEmbedding`); 1 in diffusers.
+        remat: compute each block again in the backward pass instead of keeping what it needs: a
+            third more operations, memory for one block and `depth` inputs.
 
     Raises:
         ValueError: for a patch size that does not divide the image, an unknown time input, or a
@@ -84,6 +87,7 @@ class DiT(Network):
         split_depth=None,
         unused_channels=0,
         frequency_shift=0,
+        remat=False,
         **kwargs,
     ):
         height_width, grid = patch_grid(image_size, patch_size)
@@ -104,7 +108,7 @@ class DiT(Network):
         self.time_scale = time_scale if np.ndim(time_scale) == 0 else tuple(time_scale)
         self.time_inputs = tuple(time_inputs)
         self.split_depth, self.unused_channels = split_depth, unused_channels
-        self.frequency_shift = frequency_shift
+        self.frequency_shift, self.remat = frequency_shift, remat
         self.grid = grid
         self._make_layers()
 
@@ -165,12 +169,12 @@ class DiT(Network):
         positions = sincos_positions(*self.grid, self.width)
         patches = patchify(z, self.grid, self.patch_size)
         x = self.patches(ops.cast(patches, self.compute_dtype))
-        x = x + ops.cast(positions, x.dtype)  # (B, N, D)
+        x = x + ops.cast(constant(positions, x), x.dtype)  # (B, N, D)
         c = ops.cast(self._condition(r, t, condition), self.compute_dtype)  # (B, D)
         for depth, block in enumerate(self.blocks):
             if depth == self.split_depth:
                 c = self._late_condition(r, condition)
-            x = block(x, c)
+            x = rematerialised(block, x, c) if self.remat else block(x, c)
         if self.split_depth == self.depth:
             c = self._late_condition(r, condition)
         shift, scale = ops.split(self.modulation(ops.silu(c)), 2, axis=1)
@@ -192,5 +196,5 @@ class DiT(Network):
         """The arguments."""
         names = "image_size channels patch_size width depth heads mlp_ratio num_classes".split()
         names += "time_inputs time_scale qk_norm split_depth unused_channels".split()
-        names += ["frequency_shift"]
+        names += ["frequency_shift", "remat"]
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -6,7 +6,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_meanflow.backend import attention, constant, inside_jvp
 from keras_meanflow.configurable import register
+
+QUERY_BLOCK = 512  # queries whose scores a forward-mode product holds at a time
 
 TIME_INPUTS = {
     "t": lambda r, t: t,
@@ -120,7 +123,7 @@ def sinusoids(t, count, shift=0):
     exponents = np.arange(half) / (half - shift)
     w = np.exp(-math.log(10_000) * exponents).astype("float32")
     # A NumPy factor would take the product, and PyTorch's tangent with it, through NumPy.
-    angle = ops.expand_dims(t, 1) * ops.convert_to_tensor(w[None])
+    angle = ops.expand_dims(t, 1) * constant(w[None], t)
     return ops.concatenate([ops.cos(angle), ops.sin(angle)], axis=1)
 
 
@@ -145,9 +148,22 @@ def modulate(x, shift, scale):
     return x * (1.0 + ops.expand_dims(scale, 1)) + ops.expand_dims(shift, 1)
 
 
+def attend(q, k, v):
+    """Attention of (B, N, heads, size), through the backend's fused kernel where it has one.
+
+    Inside a forward-mode product, which has none, many queries go block by block: exact, with
+    (block, N) of the scores in memory at a time.
+    """
+    tokens = q.shape[1]
+    if not inside_jvp() or tokens <= QUERY_BLOCK:
+        return attention(q, k, v)
+    blocks = (q[:, first : first + QUERY_BLOCK] for first in range(0, tokens, QUERY_BLOCK))
+    return ops.concatenate([attention(block, k, v) for block in blocks], axis=1)
+
+
 @register
 class Attention(layers.Layer):
-    """Multi-head self-attention on tokens (B, N, D), through the backend's fused kernel.
+    """Multi-head self-attention on tokens (B, N, D), through `attend`.
 
     Args:
         heads: number of heads.
@@ -164,8 +180,8 @@ class Attention(layers.Layer):
         if width % self.heads:
             raise ValueError(f"width must divide by heads. Received: {width}, {self.heads}.")
         self.size = width // self.heads
-        self.qkv = TokenDense(3 * width, dtype=self.dtype_policy)
-        self.proj = TokenDense(width, dtype=self.dtype_policy)
+        self.qkv = TokenDense(3 * width, dtype=self.dtype_policy, name="qkv")
+        self.proj = TokenDense(width, dtype=self.dtype_policy, name="proj")
         self.qkv.build((None, width))
         self.proj.build((None, width))
         if self.qk_norm:
@@ -181,7 +197,7 @@ class Attention(layers.Layer):
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # (B, N, heads, size)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        out = ops.dot_product_attention(q, k, v)
+        out = attend(q, k, v)
         return self.proj(ops.reshape(out, (-1, tokens, width)))
 
     def get_config(self):
@@ -203,9 +219,11 @@ class DiTBlock(layers.Layer):
         hidden = int(width * self.mlp_ratio)
         self.norm = plain_norm(policy)
         self.attention = Attention(self.heads, qk_norm=self.qk_norm, dtype=policy)
-        self.fc1 = TokenDense(hidden, dtype=policy)
-        self.fc2 = TokenDense(width, dtype=policy)
-        self.modulation = layers.Dense(6 * width, kernel_initializer="zeros", dtype=policy)
+        self.fc1 = TokenDense(hidden, dtype=policy, name="fc1")
+        self.fc2 = TokenDense(width, dtype=policy, name="fc2")
+        self.modulation = layers.Dense(
+            6 * width, kernel_initializer="zeros", dtype=policy, name="modulation"
+        )
         self.norm.build(x_shape)
         self.attention.build(x_shape)
         self.fc1.build((None, width))

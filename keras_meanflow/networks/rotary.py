@@ -4,7 +4,7 @@ import numpy as np
 from keras import initializers, layers, ops
 
 from keras_meanflow.configurable import register
-from keras_meanflow.networks.layers import TokenDense
+from keras_meanflow.networks.layers import TokenDense, attend
 
 
 def fan_in_normal(gain):
@@ -74,7 +74,7 @@ class RotaryAttention(layers.Layer):
         qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.heads, self.size))
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # (B, N, heads, size)
         q, k = (rotate(norm(a), cos, sin) for norm, a in ((self.q_norm, q), (self.k_norm, k)))
-        return self.proj(ops.reshape(ops.dot_product_attention(q, k, v), (-1, tokens, width)))
+        return self.proj(ops.reshape(attend(q, k, v), (-1, tokens, width)))
 
     def get_config(self):
         """The arguments."""

@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from keras_meanflow.backend.random import keep_mask
 from keras_meanflow.configurable import register
-from keras_meanflow.networks.layers import TokenDense, sinusoids
+from keras_meanflow.networks.layers import TokenDense, attend, sinusoids
 
 
 class PairEmbedding(layers.Layer):
@@ -189,7 +189,7 @@ class ImageAttention(layers.Layer):
         """(B, H, W, C) to (B, H, W, C)."""
         height, width, channels = x.shape[1:]
         qkv = ops.reshape(self.qkv(self.norm(x)), (-1, height * width, 1, 3 * channels))
-        attended = ops.dot_product_attention(*ops.split(qkv, 3, axis=-1))  # (B, N, 1, C)
+        attended = attend(*ops.split(qkv, 3, axis=-1))  # (B, N, 1, C)
         out = self.proj(ops.reshape(attended, (-1, height, width, channels)))
         return (x + out) * math.sqrt(0.5)
 

@@ -1,0 +1,77 @@
+"""`keras-meanflow bench`."""
+
+import resource
+import statistics
+import sys
+import time
+
+import click
+
+from keras_meanflow.cli.backend import (
+    backend_option,
+    choose_backend,
+    devices_option,
+    distribution_option,
+    one_line_errors,
+    several_devices,
+    start,
+)
+from keras_meanflow.recipe import find, resolve
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Turn a knob.")
+@click.option("--steps", default=10, show_default=True, help="Training steps in a round.")
+@click.option("--rounds", default=5, show_default=True, help="Rounds; the first one is left out.")
+@click.option("--samples", default=256, show_default=True, help="Samples drawn in a round.")
+@devices_option
+@distribution_option
+@backend_option
+def bench(recipe, settings, steps, rounds, samples, devices, distribution, backend):
+    """Measure training and sampling of a RECIPE: rates and memory. Nothing is written.
+
+    Medians over rounds in which training and sampling take turns, after one that compiles.
+    """
+    with one_line_errors():
+        found = find(recipe)
+        start(choose_backend(backend))
+        function = found.load()
+        knobs = resolve(function, settings)
+        with several_devices(devices, distribution):
+            _bench(function(**knobs), steps, rounds, samples)
+
+
+def _bench(training, steps, rounds, samples):
+    import numpy as np
+
+    from keras_meanflow.backend import BACKEND
+
+    flow_map = training.flow_map
+    batches = training.batches()
+    labels = samples
+    if flow_map.network.conditional:
+        labels = np.resize(np.asarray(training.sample_labels), samples)
+    work = {
+        "train": lambda: flow_map.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0),
+        "sample": lambda: flow_map.generate(labels, sampler=training.sampler, verbose=0),
+    }
+    seconds = {name: [] for name in work}
+    for _ in range(rounds + 1):
+        for name, run in work.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    step, drawn = (statistics.median(seconds[name][1:]) for name in ("train", "sample"))
+    click.echo(f"{BACKEND}, {flow_map.network.count_params():,} parameters")
+    rate = steps * training.batch_size / step
+    click.echo(f"training  {1000 * step / steps:10.2f} ms a step  {rate:10.1f} images a second")
+    drawn_rate = samples / drawn
+    click.echo(f"sampling  {1000 / drawn_rate:10.2f} ms an image {drawn_rate:9.1f} images a second")
+    click.echo(f"memory    {_peak_memory() / 1e9:10.2f} GB, the most that this process has had")
+
+
+def _peak_memory():
+    """Bytes; Linux counts in kilobytes, macOS in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
