@@ -113,6 +113,8 @@ def test_draws_depend_on_the_generator_and_not_on_the_threads(sampled):
     one = LatentStore(sampled.path, threads=1).draw(indices, np.random.default_rng(3))[0]
     four = LatentStore(sampled.path, threads=4).draw(indices, np.random.default_rng(3))[0]
     other = sampled.draw(indices, np.random.default_rng(4))[0]
+    some = sampled.draw(indices, np.random.default_rng(3), slice(50, 70))[0]
+    np.testing.assert_array_equal(some, one[50:70])
     np.testing.assert_array_equal(one, four)
     assert not np.isclose(one, other).any(axis=(1, 2, 3)).all()
 

@@ -108,13 +108,13 @@ class SpeechPairs(_Crops):
         """The middles of the pairs at `indices`."""
         return self.draw(indices, None)
 
-    def draw(self, indices, generator):
-        """Random parts of the pairs at `indices`."""
+    def draw(self, indices, generator, rows=slice(None)):
+        """Random parts of the pairs at `indices`, of which the `rows` are encoded and returned."""
         parts = []
         for index in indices:
             start = self._start(len(self.pairs[index][0]), generator)
             parts.append([self._crop(x, start) for x in self.pairs[index]])
-        return self._encoded(parts)
+        return self._encoded(parts[rows])
 
 
 class MixedSpeech(_Crops):
@@ -169,22 +169,26 @@ class MixedSpeech(_Crops):
         middle = sum(self.snr) / 2.0
         return self._mixed((i, i % len(self.noise), middle, None) for i in indices)
 
-    def draw(self, indices, generator):
-        """Random parts of the utterances at `indices`, with random noise at random ratios."""
-        return self._mixed(
+    def draw(self, indices, generator, rows=slice(None)):
+        """Random parts of the utterances at `indices`, with random noise at random ratios.
+
+        Of them the `rows` are encoded and returned.
+        """
+        mixtures = (
             (i, int(generator.integers(len(self.noise))), generator.uniform(*self.snr), generator)
             for i in indices
         )
+        return self._mixed(mixtures, rows)
 
-    def _mixed(self, rows):
+    def _mixed(self, mixtures, rows=slice(None)):
         parts = []
-        for index, number, snr, generator in rows:
+        for index, number, snr, generator in mixtures:
             speech, noise = self.clean[index], self.noise[number]
             clean = self._crop(speech, self._start(len(speech), generator))
             begin = 0 if generator is None else int(generator.integers(len(noise)))
             noise = np.take(noise, np.arange(begin, begin + self.length), mode="wrap")
             parts.append((clean, mix(clean, noise, snr, np.mean(np.square(speech)))))
-        return self._encoded(parts)
+        return self._encoded(parts[rows])
 
 
 def paired_files(folder):

@@ -132,3 +132,14 @@ def test_each_fit_starts_at_first_step():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Batches(**{"source": ArraySource(np.zeros((5, 2))), "batch_size": 2, "seed": 0, **settings})
+
+
+def test_the_parts_of_several_processes_are_the_batch_of_one():
+    source = ArraySource(np.arange(60.0).reshape(10, 2, 3, 1), np.arange(10))
+    whole = Batches(source, 6, seed=3, flip=True)
+    parts = [Batches(source, 6, seed=3, flip=True, part=(p, 3)) for p in range(3)]
+    for step in range(4):
+        for i, array in enumerate(whole[step]):
+            np.testing.assert_array_equal(np.concatenate([p[step][i] for p in parts]), array)
+    with pytest.raises(ValueError, match="equal parts. Received: part 0 of 4 of batch_size 6"):
+        Batches(source, 6, seed=0, part=(0, 4))
