@@ -71,7 +71,7 @@ class _NoGradientOfTangents(_SkipZeroTangents):
 
 
 def _without_gradient_of_tangent(value):
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor) or not value.requires_grad:
         return value
     primal, tangent = forward_ad.unpack_dual(value)
     if tangent is None or not tangent.requires_grad:
