@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_meanflow.backend import process_count, process_index
+from keras_meanflow.backend import process_count, process_index, wait_for_processes
 from keras_meanflow.callbacks import (
     Checkpoint,
     Curve,
@@ -225,14 +225,12 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
     check_same(run_dir, settings)
     training.check()
     _check_codec(run_dir, training.codec)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if not (run_dir / SETTINGS).exists():
-        text = json.dumps(settings, indent=2) + "\n"
-        write_text(run_dir / SETTINGS, text)
-    if training.codec is not None and not (run_dir / CODEC).exists():
-        write_atomically(run_dir / CODEC, training.codec.save)
+    first = process_index() == 0
+    wait_for_processes()  # all have looked at the directory before it changes
+    if first:
+        _make(run_dir, settings, training.codec)
     start = restore(flow_map, run_dir)
-    callbacks = _callbacks(training, run_dir)
+    callbacks = _callbacks(training, run_dir) if first else [StopOnNonFinite()]
     for epoch, epochs, steps in _fits(start, training.steps, training.log_every):
         flow_map.fit(
             training.batches(first_step=int(flow_map.step.value)),
@@ -241,7 +239,7 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
             steps_per_epoch=steps,
             shuffle=False,
             callbacks=callbacks,
-            verbose=verbose,
+            verbose=verbose if first else 0,
         )
     return max(training.steps - start, 0)
 
@@ -251,7 +249,7 @@ def _make(run_dir, settings, codec):
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / SETTINGS).exists():
         text = json.dumps(settings, indent=2) + "\n"
-        write_atomically(run_dir / SETTINGS, lambda path: path.write_text(text, "utf-8"))
+        write_text(run_dir / SETTINGS, text)
     if codec is not None and not (run_dir / CODEC).exists():
         write_atomically(run_dir / CODEC, codec.save)
 

@@ -221,7 +221,7 @@ def test_the_backend_is_asked_for_or_the_environments_or_recorded_or_installed(m
 
 
 def test_the_option_wins_over_the_environment_and_nothing_is_chattered(here):
-    command = [sys.executable, "-c", "from keras_meanflow.cli import main; main()"]
+    command = [sys.executable, "-m", "keras_meanflow.cli"]
     command += ["train", "gaussian", "--dry-run", "--backend", BACKEND]
     environment = {**os.environ, "KERAS_BACKEND": "numpy"}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_meanflow.backend import BACKEND
+from keras_meanflow.callbacks.log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 ON_TORCH = pytest.mark.skipif(BACKEND != "torch", reason="processes of PyTorch's DDP")
@@ -141,3 +142,29 @@ def test_two_replicas_take_twenty_steps_of_a_transformer(tmp_path):
     assert_same_training(one, two)
     asked["steps"] = 5
     assert_same_training(run(resume=saved, **asked)[0], run(devices=2, resume=saved, **asked)[0])
+
+
+@pytest.mark.long
+@ON_TORCH
+def test_two_processes_of_the_command_leave_the_run_of_one(tmp_path):
+    settings = "width=8 depth=1 heads=2 batch_size=8 steps=4 log_every=2 sample_every=none".split()
+    logs = []
+    for processes in (1, 2):
+        run_dir = tmp_path / str(processes)
+        command = [sys.executable, "-m", "keras_meanflow.cli", "train", "digits"]
+        command += ["--run", str(run_dir), "--backend", BACKEND]
+        command += [part for setting in settings for part in ("--set", setting)]
+        started = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+            for environment in _environments(processes)
+        ]
+        told = [process.communicate(timeout=600)[0] for process in started]
+        assert [process.returncode for process in started] == [0] * processes
+        assert "is finished: 4 steps" in told[0] and not any(told[1:])
+        assert (run_dir / "samples.png").exists()
+        logs.append(read_log(run_dir / "log.csv"))
+    one, two = logs
+    assert [row["step"] for row in two] == [2, 4]
+    for before, after in zip(one, two, strict=True):
+        for name in ("loss", "v_error", "u_error", "du_dt_norm", "gradient_norm"):
+            np.testing.assert_allclose(after[name], before[name], rtol=1e-4, err_msg=name)

@@ -37,6 +37,7 @@ if BACKEND == "jax":
         replica_sum,
         spread,
         uncompiled,
+        wait_for_processes,
     )
 elif BACKEND == "tensorflow":
     from keras_meanflow.backend.tensorflow import (
@@ -64,6 +65,7 @@ elif BACKEND == "tensorflow":
         replica_sum,
         spread,
         uncompiled,
+        wait_for_processes,
     )
 elif BACKEND == "torch":
     from keras_meanflow.backend.torch import (
@@ -91,6 +93,7 @@ elif BACKEND == "torch":
         replica_sum,
         spread,
         uncompiled,
+        wait_for_processes,
     )
 else:
     raise ImportError(
@@ -125,4 +128,5 @@ __all__ = [
     "replica_sum",
     "spread",
     "uncompiled",
+    "wait_for_processes",
 ]

@@ -5,6 +5,7 @@ import os
 
 import jax
 import keras
+from jax.experimental import multihost_utils
 
 from keras_meanflow.backend.recording import recorded_gradients
 from keras_meanflow.backend.scopes import differentiating
@@ -148,6 +149,12 @@ def process_index():
 def process_count():
     """How many processes train together."""
     return jax.process_count()
+
+
+def wait_for_processes():
+    """Go on when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("keras_meanflow")
 
 
 def local(array):

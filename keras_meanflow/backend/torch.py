@@ -19,6 +19,7 @@ from keras_meanflow.backend.torch_processes import (  # noqa: F401
     process_index,
     replica_sum,
     synchronised,
+    wait_for_processes,
 )
 
 _BILINEAR = {

@@ -35,6 +35,12 @@ def process_count():
     return torch.distributed.get_world_size() if _joined() else 1
 
 
+def wait_for_processes():
+    """Go on when every process has come here."""
+    if _joined():
+        torch.distributed.barrier()
+
+
 def local(array):
     """An array as it is: each process has its own."""
     return array
