@@ -188,7 +188,8 @@ class Generation:
         noises = [keras.Input(network.data_shape, name=name) for name in names]
         condition = network.condition_inputs()
         samples = SamplingLayer(network, sampler, self.objective.start)(noises, condition)
-        return keras.Model([*noises, *keras.tree.flatten(condition)], samples)
+        given = [] if condition is None else keras.tree.flatten(condition)
+        return keras.Model([*noises, *given], samples)
 
     def copied_network(self, average):
         """A copy of the network with the average of this decay, or the raw weights for None."""

@@ -210,8 +210,8 @@ def test_noise_has_the_standard_deviation_k_times_the_norm_of_v_on_the_rows_of_v
     np.testing.assert_array_equal(
         *(ops.convert_to_numpy(one.inputs["z"]) for one in (problem, plain))
     )
-    later = noisy.draw(Keys(seed=0, step=1), x).noise
-    assert np.abs(ops.convert_to_numpy(later - draws.noise)).mean() > 1.0  # 2 / sqrt(pi)
+    _, later = noisy.draw(Keys(seed=0, step=1), x).own
+    assert np.abs(ops.convert_to_numpy(later - draws.own[1])).mean() > 1.0  # 2 / sqrt(pi)
 
 
 def test_negative_noise_is_refused():

@@ -449,7 +449,7 @@ def test_the_command_line_chooses_the_sampler_and_its_state(tmp_path):
     choose = importlib.import_module("keras_meanflow.cli.sample")._sampler
 
     def chosen(name, steps=None, frozen=False, guidance_scale=None):
-        return choose(name, steps, frozen, tmp_path, guidance_scale)
+        return choose(name, steps, None, frozen, tmp_path, guidance_scale)
 
     expected = {"jump": Jump(), "euler": Euler(), "heun": Heun(steps=50), "ab2": AdamsBashforth2()}
     for name, sampler in expected.items():

@@ -209,12 +209,16 @@ class EDMAugmented:
         """Returns the items at `indices` as they are."""
         return self.source.take(indices)
 
-    def draw(self, indices, generator) -> tuple[np.ndarray, dict]:
-        """Returns the items at `indices`, augmented by draws of `generator`, and the condition."""
-        x, y = self.source.take(indices)
-        unseen = generator.random(len(x)) < 0.5
-        how, told = self._draw(len(x), generator)
-        condition = {"augmentation": told}
+    def draw(self, indices, generator, rows=slice(None)) -> tuple[np.ndarray, dict]:
+        """Returns the items at `indices`, augmented by draws of `generator`, and the condition.
+
+        Of them the `rows` are read and returned.
+        """
+        unseen = generator.random(len(indices))[rows] < 0.5
+        how, told = self._draw(len(indices), generator)
+        how = how.take(rows)
+        x, y = self.source.take(np.asarray(indices)[rows])
+        condition = {"augmentation": told[rows]}
         if self.labelled:
             condition["labels"] = y
         return augment(np.where(unseen[:, None, None, None], x[:, :, ::-1], x), how), condition
