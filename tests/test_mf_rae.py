@@ -95,7 +95,7 @@ def _agrees(found, key):
     assert relative_error(gradients[:, 1], expected[:, 1]) < 1e-4
 
 
-@pytest.mark.parametrize("stage", ["mfd", "mft"])
+@pytest.mark.parametrize("stage", ["mfd", pytest.param("mft", marks=pytest.mark.long)])
 def test_loss_and_gradients_of_both_stages_are_the_authors(stage):
     student, teacher = _published("mf-rae"), _published("rae")
     settings = {
@@ -116,7 +116,10 @@ def test_loss_and_gradients_of_both_stages_are_the_authors(stage):
 
 @pytest.mark.parametrize(
     ("kind", "shift", "key"),
-    [(TrajectoryRegression, 1.0, "cmt"), (EvenlyLabelled, golden.SHIFT, "cmt_mislabelled")],
+    [
+        (TrajectoryRegression, 1.0, "cmt"),
+        pytest.param(*(EvenlyLabelled, golden.SHIFT, "cmt_mislabelled"), marks=pytest.mark.long),
+    ],
 )
 def test_loss_and_gradients_of_trajectory_regression_are_the_authors(kind, shift, key):
     student, teacher = _published("mf-rae"), _published("rae")

@@ -49,7 +49,12 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+LONG = {"scheduled": pytest.mark.long}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=LONG.get(name, ())) for name in OBJECTIVES]
+)
 def test_one_pass_gives_the_loss_and_the_gradients_of_two(name):
     rows = 7 if name == "scheduled" else ROWS  # of no common divisor with the count
     one, gradients = _step(MeanFlow(**OBJECTIVES[name]), rows, qk_norm=name == "guided")

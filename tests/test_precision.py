@@ -92,7 +92,13 @@ def test_attention_by_blocks_of_queries_has_the_same_derivative(monkeypatch):
     assert set(sizes) == {4}
 
 
-@pytest.mark.parametrize("times", [LogitNormal(), MaskedThenClamped()], ids=["two", "one"])
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param(LogitNormal(), id="two"),
+        pytest.param(MaskedThenClamped(), id="one", marks=pytest.mark.long),
+    ],
+)
 def test_blocks_computed_again_give_the_same_step(times):
     steps = []
     for remat in (False, True):

@@ -223,9 +223,16 @@ def assert_moves(flow_map, train_it):
 
 # The Gaussian is trained by tests/test_runs.py, speech by tests/test_speech.py.
 ELSEWHERE = ("gaussian", "speech")
+# Other data or times than a recipe's that is trained here anyway.
+ALIKE = [name for name in recipes() if name.startswith("mnist_")] + ["cifar10_unet_v1"]
+STEPPED = [
+    pytest.param(name, marks=pytest.mark.long if name in ALIKE else ())
+    for name in recipes()
+    if not name.startswith(ELSEWHERE)
+]
 
 
-@pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith(ELSEWHERE)])
+@pytest.mark.parametrize("name", STEPPED)
 def test_every_recipe_takes_two_real_steps_at_reduced_size(name, tmp_path):
     training = small_training(name, tmp_path, depth=int(name == "imagenet256_dit_b4"))
     training.check()
