@@ -6,6 +6,7 @@ import difflib
 import keras
 from keras import ops
 
+from keras_meanflow.backend import local
 from keras_meanflow.difficulty import EasyFirst, Plateau
 from keras_meanflow.schedules import Power, scheduled_values
 from keras_meanflow.weightings import MinSNRVelocity, ProgressiveGap
@@ -61,7 +62,7 @@ class Curriculum(keras.callbacks.Callback):
                     "length: give fit(steps_per_epoch=...) or FlowMap(horizon=...)."
                 )
             return
-        model.start.assign(int(ops.convert_to_numpy(model.step)) // model.accumulation)
+        model.start.assign(model.batches_done // model.accumulation)
         model.horizon.assign(self.params["epochs"] * steps // model.accumulation)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -77,7 +78,7 @@ class Curriculum(keras.callbacks.Callback):
             now["stage"] = model.stage.value
         if now:
             now = {"progress": progress, **now}
-        return {name: ops.convert_to_numpy(value).item() for name, value in now.items()}
+        return {name: ops.convert_to_numpy(local(value)).item() for name, value in now.items()}
 
 
 def improved_training(objective, *, gamma=5.0, exponent=1.0, stages=None, patience=200):

@@ -124,7 +124,7 @@ class Evaluation:
             batches, self.protocol, self.reference, self.extract, pairwise=self.pairwise
         )
         model = {
-            "step": int(flow_map.step.value),
+            "step": flow_map.batches_done,
             "average": flow_map.average,
             "seed": self.seed,
             "guidance_scale": self.guidance_scale,

@@ -18,6 +18,7 @@ from keras_meanflow.backend import (
     inside_jvp,
     jvp_with_gradient,
     lerp,
+    local,
     may_compile,
     replica_sum,
 )
@@ -319,6 +320,11 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
             )
 
     # One step
+
+    @property
+    def batches_done(self):
+        """`step` as a Python integer; it waits for the device."""
+        return int(ops.convert_to_numpy(local(self.step.value)))
 
     @property
     def accumulation(self):

@@ -233,7 +233,7 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
     callbacks = _callbacks(training, run_dir) if first else [StopOnNonFinite()]
     for epoch, epochs, steps in _fits(start, training.steps, training.log_every):
         flow_map.fit(
-            training.batches(first_step=int(flow_map.step.value)),
+            training.batches(first_step=flow_map.batches_done),
             initial_epoch=epoch,
             epochs=epoch + epochs,
             steps_per_epoch=steps,
@@ -264,7 +264,7 @@ def restore(flow_map, run_dir):
     if newest is not None:
         flow_map.optimizer.build(flow_map.trainable_variables)
         flow_map.load_weights(newest)
-    return int(flow_map.step.value)
+    return flow_map.batches_done
 
 
 def _fits(step, steps, log_every):

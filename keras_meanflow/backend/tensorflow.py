@@ -168,8 +168,8 @@ def wait_for_processes():
 
 
 def local(array):
-    """An array as it is: this process has all of it."""
-    return array
+    """An array as it is; of a variable that replicas mirror, the first one's."""
+    return array.values[0] if isinstance(array, tf.distribute.DistributedValues) else array
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ class Checkpoint(keras.callbacks.Callback):
             leftover.unlink()
         self._last_begin = self._saved_at = self._free_at = time.monotonic()
         self._saving = self.seconds / 2  # until measured
-        self._saved_step = int(self.model.step.value)
+        self._saved_step = self.model.batches_done
 
     def on_train_batch_begin(self, batch, logs=None):
         """Save if the next step would make it too late."""
@@ -60,7 +60,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Save now, unless the step is saved already or the logs are not finite."""
         started = time.monotonic()
         model = self.model  # on JAX this brings the state back from the training loop
-        step = int(model.step.value)
+        step = model.batches_done
         if step == self._saved_step or first_non_finite(model.get_metrics_result()):
             return
         self._check_finite(model, step)

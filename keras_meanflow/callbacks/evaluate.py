@@ -42,7 +42,7 @@ class Evaluate(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Drop the reports of steps that will be done again."""
         self.evaluation.check(self.model)
-        reports, step = read_reports(self.path), int(self.model.step.value)
+        reports, step = read_reports(self.path), self.model.batches_done
         self.reports = [report for report in reports if report["model"]["step"] <= step]
         ours = self.evaluation.protocol.to_dict()
         for report in self.reports:
@@ -54,7 +54,7 @@ class Evaluate(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Measure if it is time; add the numbers to the logs."""
-        step = int(self.model.step.value)
+        step = self.model.batches_done
         done = max((report["model"]["step"] for report in self.reports), default=0)
         last = epoch + 1 == self.params["epochs"] if self.last_step is None else False
         last = last or step == self.last_step

@@ -28,7 +28,7 @@ class Log(keras.callbacks.CSVLogger):
 
     def on_train_begin(self, logs=None):
         """Drop the rows of steps that will be done again."""
-        step = int(self.model.step.value)
+        step = self.model.batches_done
         rows = [row for row in read_log(self.filename) if row["step"] <= step]
         self._before = rows[-1]["seconds"] if rows else 0.0
         self._started = time.monotonic()
@@ -39,7 +39,7 @@ class Log(keras.callbacks.CSVLogger):
     def on_epoch_end(self, epoch, logs=None):
         """Write a row."""
         seconds = self._before + time.monotonic() - self._started
-        row = {"step": int(self.model.step.value), **(logs or {}), "seconds": round(seconds, 2)}
+        row = {"step": self.model.batches_done, **(logs or {}), "seconds": round(seconds, 2)}
         # Set, because Keras 3.15 otherwise adds an empty val_ column for each.
         self.keys = self.keys or self._columns(list(row))
         super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **row})

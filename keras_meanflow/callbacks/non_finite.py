@@ -46,7 +46,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Note the step at which the epoch starts."""
-        self._first, self._stride = int(self.model.step.value), self.model.steps_per_execution
+        self._first, self._stride = self.model.batches_done, self.model.steps_per_execution
         self._running, self._broken = set(), {}
 
     def on_train_batch_begin(self, batch, logs=None):

@@ -46,11 +46,11 @@ class SampleGrid(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Note the step at which this `fit` starts."""
-        self._drawn = int(self.model.step.value)
+        self._drawn = self.model.batches_done
 
     def on_epoch_begin(self, epoch, logs=None):
         """Note the step at which the epoch starts."""
-        self._first = int(self.model.step.value)
+        self._first = self.model.batches_done
 
     def on_train_batch_begin(self, batch, logs=None):
         """Draw if the picture is due."""
@@ -60,7 +60,7 @@ class SampleGrid(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Draw."""
-        step = int(self.model.step.value)
+        step = self.model.batches_done
         if step != self._drawn:
             self.draw(step)
 

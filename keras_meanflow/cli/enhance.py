@@ -99,7 +99,7 @@ def evaluate_speech(flow_map, codec, reference, *, steps, seed, samples, out, ve
     report = score_pairs(pairs, codec.sample_rate, methods, verbose=int(verbose))
     click.echo(speech_table(report))
     command = shlex.join(["keras-meanflow", *sys.argv[1:]])
-    model = {"step": int(flow_map.step.value), "average": flow_map.average, "seed": seed}
+    model = {"step": flow_map.batches_done, "average": flow_map.average, "seed": seed}
     made = {"model": model, "skipped": skipped, "made": {**provenance(), "command": command}}
     if out:
         write_text(Path(out), json.dumps({"scores": report, **made}, indent=1) + "\n")

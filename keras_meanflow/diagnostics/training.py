@@ -120,8 +120,8 @@ def _train_case(case, run_dir, measure, at, verbose):
 
 
 def _check_step(flow_map: Any, steps, run_dir):
-    if int(flow_map.step.value) != steps:
+    if flow_map.batches_done != steps:
         raise ValueError(
             f"A run is measured as it passes. Received: step {steps} of {run_dir}, which is at "
-            f"step {int(flow_map.step.value)}. Leave it out, or begin in another folder."
+            f"step {flow_map.batches_done}. Leave it out, or begin in another folder."
         )
