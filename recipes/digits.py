@@ -56,7 +56,7 @@ def digits(
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train digits
-    Cost: on two CPU cores about 45 ms a step on JAX, 73 ms on slower ones: three to five minutes.
+    Cost: on two CPU cores 34 to 73 ms a step on JAX, two and a half to five minutes.
     Expected: docs/evaluation.md; the README's table by benchmarks/digits_quality.py.
     """
     keras.utils.set_random_seed(seed)
