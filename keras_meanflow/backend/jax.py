@@ -119,9 +119,13 @@ def spread(array):
     """A batch laid over all devices of this process, rows in order."""
     if jax.local_device_count() == 1:
         return array
+    return jax.device_put(array, _over_local_devices("batch"))
+
+
+def _over_local_devices(*axes):
+    """The sharding whose first axis is divided among this process' devices, or none."""
     mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
-    rows = jax.sharding.PartitionSpec("batch")
-    return jax.device_put(array, jax.sharding.NamedSharding(mesh, rows))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def export_arguments(format, inputs):
@@ -158,8 +162,10 @@ def wait_for_processes():
 
 
 def local(array):
-    """This process' copy of an array that all processes hold."""
-    return array if array.is_fully_addressable else array.addressable_data(0)
+    """This process' copy of an array that all processes hold, on each of its devices."""
+    if array.is_fully_addressable:
+        return array
+    return jax.device_put(array.addressable_data(0), _over_local_devices())
 
 
 @contextlib.contextmanager
