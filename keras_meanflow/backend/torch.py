@@ -120,8 +120,8 @@ def attention(q, k, v):
 def constant(array, like):
     """A NumPy array as a tensor, where `like` is.
 
-    Keras' own conversion asks for NumPy's types, which breaks a compiled graph in two. Then each
-    layer's call is a graph of its own, and past eight layers dynamo gives up compiling them.
+    Keras' own conversion asks for NumPy's types, which breaks a compiled graph in two. That this is
+    why dynamo met its limit of recompilations is a guess.
     """
     return torch.from_numpy(array).to(like.device)
 
