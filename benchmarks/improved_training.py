@@ -6,9 +6,11 @@
 
 `run` trains one variant and writes a line of JSON for each evaluation to FOLDER/results.jsonl:
 the Frechet distance of one-step samples at every tenth of training, and of 1, 2, 4 and 16 steps
-at its end. A run that was stopped goes on; one that is finished is not done again. `table` prints
-the means and spreads over seeds, and the share of the steps after which a variant reaches the
-baseline's final distance, and draws FOLDER/DATASET.png.
+at its end. A run that was stopped goes on; one that is finished is not done again. `--set
+KNOB=VALUE` changes the recipe, `--value PATH=VALUE` a number of its objective, such as loss.p;
+`--tag NAME` keeps such runs apart. `table` prints the means and spreads over seeds, and the share
+of the steps after which a variant reaches the baseline's final distance, and draws
+FOLDER/DATASET.png.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 MEAN_ONE = 2.5  # over LogitNormal(-0.4, 1) the mean of MinSNR's weight is 0.4
-# Variant: what turns `digits_improved` and its like into it.
+# Variant: what turns `digits_improved` and its like into it; with a dot, a value of the objective.
 NO_PARTS = {"gamma": None, "exponent": None, "stages": None}
 VARIANTS = {
     "baseline": {},
@@ -36,8 +38,8 @@ VARIANTS = {
     "beta_k0.5": {"exponent": 0.5},
     "beta_k2": {"exponent": 2.0},
     # Not the paper's: MinSNR weights of mean 1, and stages as short as the training here.
-    "min_snr_mean1": {"gamma": 5.0, "scale": MEAN_ONE},
-    "min_snr_mean1_beta": {"gamma": 5.0, "scale": MEAN_ONE, "exponent": 1.0},
+    "min_snr_mean1": {"gamma": 5.0, "alpha.scale": MEAN_ONE},
+    "min_snr_mean1_beta": {"gamma": 5.0, "alpha.scale": MEAN_ONE, "exponent": 1.0},
     "dtd_short": {"stages": 5, "patience": 3},
     "dtd_short_beta": {"stages": 5, "patience": 3, "exponent": 1.0},
 }
@@ -72,14 +74,14 @@ def run(arguments):
     knobs = {**SMALL[arguments.dataset], **COMMON, **NO_PARTS, **VARIANTS[arguments.variant]}
     knobs |= {"data": arguments.data, "seed": arguments.seed}
     knobs |= dict(_setting(text) for text in arguments.set)
+    values = {name: knobs.pop(name) for name in list(knobs) if "." in name}
+    values |= dict(_setting(text) for text in arguments.value)
     judge = Judge(arguments.dataset, arguments.features, arguments.data, folder)
-    scale = knobs.pop("scale", None)
     training = recipe.load()(**knobs)
-    if scale is not None:
-        Curriculum({"alpha.scale": scale}).apply(training.flow_map)
-        knobs["scale"] = scale
+    Curriculum(values).apply(training.flow_map)
     settings = runs.describe(recipe.name, knobs)
-    about = {"run": name, **{k: v for k, v in vars(arguments).items() if k in ABOUT}, **knobs}
+    about = {"run": name, **{k: v for k, v in vars(arguments).items() if k in ABOUT}}
+    about |= {**knobs, **values}
     about |= {"backend": settings["backend"], "versions": settings["versions"]}
     about["machine"] = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
     steps = training.steps
@@ -243,6 +245,7 @@ def main():
     train.add_argument("--data", required=True)
     train.add_argument("--features", required=True)
     train.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE")
+    train.add_argument("--value", action="append", default=[], metavar="PATH=VALUE")
     train.set_defaults(do=run)
     show = commands.add_parser("table")
     show.add_argument("dataset", choices=SMALL)

@@ -30,6 +30,7 @@ def digits(
     optimizer: str = "adam",
     learning_rate: float = 1.5e-3,
     warmup_steps: int = 200,
+    last_rate: float = 0.0,
     averages: tuple[float, ...] = (0.999,),
     width: int = 96,
     depth: int = 4,
@@ -83,6 +84,7 @@ def digits(
             width=width,
             steps=steps,
             warmup_steps=warmup_steps,
+            last_rate=last_rate,
             beta_2=0.99,
             jit_compile=jit_compile,
         )

@@ -21,6 +21,7 @@ def eurosat(
     optimizer: str = "adam",
     learning_rate: float = 3e-4,
     warmup_steps: int = 1000,
+    last_rate: float = 0.0,
     averages: tuple[float, ...] = (0.9998,),
     width: int = 384,
     depth: int = 8,
@@ -70,6 +71,7 @@ def eurosat(
             width=width,
             steps=steps,
             warmup_steps=warmup_steps,
+            last_rate=last_rate,
             jit_compile=jit_compile,
         )
     )

@@ -29,6 +29,7 @@ def mnist(
     optimizer: str = "adam",
     learning_rate: float = 4e-3,
     warmup_steps: int = 200,
+    last_rate: float = 0.0,
     averages: tuple[float, ...] = (0.999,),
     width: int = 128,
     depth: int = 4,
@@ -77,6 +78,7 @@ def mnist(
             width=width,
             steps=steps,
             warmup_steps=warmup_steps,
+            last_rate=last_rate,
             beta_2=0.99,
             jit_compile=jit_compile,
         )

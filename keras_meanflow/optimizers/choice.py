@@ -6,7 +6,15 @@ from keras_meanflow.optimizers.splus import SPlus, splus_rate
 
 
 def compile_with(
-    optimizer, learning_rate, *, width, steps, warmup_steps, beta_2=0.999, jit_compile="auto"
+    optimizer,
+    learning_rate,
+    *,
+    width,
+    steps,
+    warmup_steps,
+    last_rate=0.0,
+    beta_2=0.999,
+    jit_compile="auto",
 ):
     """The arguments of `FlowMap.compile` for the knob `optimizer`, "adam" or "splus".
 
@@ -18,8 +26,9 @@ def compile_with(
         optimizer: "adam" or "splus".
         learning_rate: Adam's, at the end of the warm-up.
         width: hidden size of the network.
-        steps: of the whole run; the rate ends at 0.
-        warmup_steps: over which it rises from 0.
+        steps: of the whole run.
+        warmup_steps: over which the rate rises from 0.
+        last_rate: share of the rate that is left at the end of its cosine decay; 1 for none.
         beta_2: Adam's.
         jit_compile: as for `keras.Model.compile`.
 
@@ -34,7 +43,11 @@ def compile_with(
         raise ValueError(f"optimizer is adam or splus. Received: {optimizer!r}.")
     rate = learning_rate if optimizer == "adam" else splus_rate(learning_rate, width)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(steps - warmup_steps, 1), warmup_target=rate, warmup_steps=warmup_steps
+        0.0,
+        max(steps - warmup_steps, 1),
+        alpha=last_rate,
+        warmup_target=rate,
+        warmup_steps=warmup_steps,
     )
     if optimizer == "adam":
         chosen = keras.optimizers.Adam(schedule, beta_2=beta_2)
