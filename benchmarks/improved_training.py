@@ -1,16 +1,16 @@
 """The study of docs/improved_training.md: MeanFlow with and without the improved training.
 
-    python benchmarks/improved_training.py run mnist min_snr_beta --seed 0 --data mnist.npz \
-        --features lenet_mnist_fid.pth --folder study
+    python benchmarks/improved_training.py run mnist baseline min_snr_beta --seeds 0 1 2 \
+        --data mnist.npz --features lenet_mnist_fid.pth --folder study
     python benchmarks/improved_training.py table mnist --folder study
 
-`run` trains one variant and writes a line of JSON for each evaluation to FOLDER/results.jsonl:
-the Frechet distance of one-step samples at every tenth of training, and of 1, 2, 4 and 16 steps
-at its end. A run that was stopped goes on; one that is finished is not done again. `--set
-KNOB=VALUE` changes the recipe, `--value PATH=VALUE` a number of its objective, such as loss.p;
-`--tag NAME` keeps such runs apart. `table` prints the means and spreads over seeds, and the share
-of the steps after which a variant reaches the baseline's final distance, and draws
-FOLDER/DATASET.png.
+`run` trains each variant with each seed and writes a line of JSON for each evaluation to
+FOLDER/results.jsonl: the Frechet distance of one-step samples at every tenth of training, and of
+1, 2, 4 and 16 steps at its end; with `--curves` 2, 4 and 16 steps also at every second tenth. A
+run that was stopped goes on; one that is finished is not done again. `--set KNOB=VALUE` changes
+the recipe, `--value PATH=VALUE` a number of its objective, such as loss.p; `--tag NAME` keeps such
+runs apart. `table` prints the means and spreads over seeds, and the share of the steps after which
+a variant reaches the baseline's final distance, and draws FOLDER/DATASET.png.
 """
 
 import argparse
@@ -59,20 +59,28 @@ COMMON = {
 PROTOCOLS = {"mnist": "mnist-lenet", "eurosat": "eurosat-squeezenet"}
 TENTHS = 10
 DURING = (1, 5_000)  # steps of sampling and samples, at every tenth
+MORE = ((2, 2_000), (4, 2_000), (16, 2_000))  # with --curves, at every second tenth
 FINAL = ((1, 10_000), (2, 10_000), (4, 10_000), (16, 2_000))
 SAMPLE_SEED = 1234
 
 
 def run(arguments):
+    """Train and evaluate each variant with each seed."""
+    for seed in arguments.seeds:
+        for variant in arguments.variants:
+            train_and_judge(arguments, variant, seed)
+
+
+def train_and_judge(arguments, variant, seed):
     """Train and evaluate one variant with one seed."""
     from keras_meanflow import Curriculum, runs
     from keras_meanflow.recipe import find
 
-    name = f"{arguments.dataset}-{arguments.variant}-{arguments.seed}{arguments.tag}"
+    name = f"{arguments.dataset}-{variant}-{seed}{arguments.tag}"
     folder, results = Path(arguments.folder), Results(Path(arguments.folder) / "results.jsonl")
     recipe = find(f"{arguments.dataset}_improved")
-    knobs = {**SMALL[arguments.dataset], **COMMON, **NO_PARTS, **VARIANTS[arguments.variant]}
-    knobs |= {"data": arguments.data, "seed": arguments.seed}
+    knobs = {**SMALL[arguments.dataset], **COMMON, **NO_PARTS, **VARIANTS[variant]}
+    knobs |= {"data": arguments.data, "seed": seed}
     knobs |= dict(_setting(text) for text in arguments.set)
     values = {name: knobs.pop(name) for name in list(knobs) if "." in name}
     values |= dict(_setting(text) for text in arguments.value)
@@ -80,7 +88,7 @@ def run(arguments):
     training = recipe.load()(**knobs)
     Curriculum(values).apply(training.flow_map)
     settings = runs.describe(recipe.name, knobs)
-    about = {"run": name, **{k: v for k, v in vars(arguments).items() if k in ABOUT}}
+    about = {"run": name, "dataset": arguments.dataset, "variant": variant, "tag": arguments.tag}
     about |= {**knobs, **values}
     about |= {"backend": settings["backend"], "versions": settings["versions"]}
     about["machine"] = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
@@ -89,15 +97,15 @@ def run(arguments):
         step, started = steps * tenth // TENTHS, time.monotonic()
         runs.train(dataclasses.replace(training, steps=step), folder / name, settings, verbose=0)
         seconds = time.monotonic() - started
-        for nfe, samples in [DURING] + (list(FINAL) if tenth == TENTHS else []):
+        wanted = [DURING]
+        wanted += MORE if arguments.curves and tenth % 2 == 0 else ()
+        wanted += FINAL if tenth == TENTHS else ()
+        for nfe, samples in wanted:
             if not results.has(name, step, nfe, samples):
                 fid = judge(training.flow_map, nfe, samples)
                 line = {"step": step, "fraction": tenth / TENTHS, "nfe": nfe, "samples": samples}
                 results.add({**about, **line, "fid": fid, "seconds": round(seconds, 1)})
                 print(name, step, nfe, samples, round(fid, 3), flush=True)
-
-
-ABOUT = ("dataset", "variant", "seed", "tag")
 
 
 def _setting(text):
@@ -178,7 +186,7 @@ def table(arguments):
         seeds = sorted({r["seed"] for r in rows if r["variant"] == variant})
         names = ",".join(map(str, seeds))
         print(f"| {variant} | {names} |", " | ".join(cells), f"| {reached} |")
-    draw(Path(arguments.folder) / f"{arguments.dataset}{arguments.tag}.png", curves)
+    draw(rows, variants, Path(arguments.folder) / f"{arguments.dataset}{arguments.tag}.png")
 
 
 def _cell(rows, variant, nfe, samples):
@@ -193,14 +201,14 @@ def _cell(rows, variant, nfe, samples):
     return f"{np.mean(found):.2f}{spread}"
 
 
-def _curve(rows, variant):
-    """Fractions of training (n,) and one-step distances (n, seeds)."""
-    mine = [r for r in rows if r["variant"] == variant and (r["nfe"], r["samples"]) == DURING]
+def _curve(rows, variant, sampled=DURING):
+    """Fractions of training (n,) and distances (n, seeds)."""
     by_seed = {}
-    for r in mine:
-        by_seed.setdefault(r["seed"], {})[r["fraction"]] = r["fid"]
-    whole = [curve for curve in by_seed.values() if len(curve) == TENTHS]
-    fractions = sorted(whole[0])
+    for r in rows:
+        if r["variant"] == variant and (r["nfe"], r["samples"]) == sampled:
+            by_seed.setdefault(r["seed"], {})[r["fraction"]] = r["fid"]
+    whole = [curve for curve in by_seed.values() if 1.0 in curve and len(curve) > 1]
+    fractions = sorted(whole[0]) if whole else []
     return np.array(fractions), np.array([[c[f] for c in whole] for f in fractions])
 
 
@@ -215,23 +223,24 @@ def _reached(fractions, values, goal):
     return "not"
 
 
-def draw(path, curves):
-    """The one-step distances over training, mean and range over seeds."""
-    from keras_meanflow.charts import Series, line_chart
+def draw(rows, variants, path):
+    """The distances over training, mean and range over seeds, a chart for each number of steps."""
+    from keras_meanflow.charts import Series, line_chart, side_by_side
 
-    lines = {
-        name: Series(
-            x=fractions, y=values.mean(axis=1), low=values.min(axis=1), high=values.max(axis=1)
-        )
-        for name, (fractions, values) in curves.items()
-    }
-    line_chart(
-        lines,
-        title=f"FID of {DURING[1]:,} one-step samples",
-        x_label="share of the training steps",
-        y_label="FID",
-        log=True,
-    ).save(path)
+    charts = []
+    for nfe, samples in (DURING, *MORE):
+        curves = {v: _curve(rows, v, (nfe, samples)) for v in variants}
+        lines = {
+            name: Series(
+                x=fractions, y=values.mean(axis=1), low=values.min(axis=1), high=values.max(axis=1)
+            )
+            for name, (fractions, values) in curves.items()
+            if len(fractions)
+        }
+        title = f"FID of {samples:,} samples, steps: {nfe}"
+        labels = dict(x_label="share of the training steps", y_label="FID")
+        charts += [line_chart(lines, title=title, log=True, **labels)] if lines else []
+    side_by_side(charts).save(path)
 
 
 def main():
@@ -240,12 +249,13 @@ def main():
     commands = parser.add_subparsers(required=True)
     train = commands.add_parser("run")
     train.add_argument("dataset", choices=SMALL)
-    train.add_argument("variant", choices=VARIANTS)
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("variants", nargs="+", choices=VARIANTS, metavar="variant")
+    train.add_argument("--seeds", type=int, nargs="+", default=[0])
     train.add_argument("--data", required=True)
     train.add_argument("--features", required=True)
     train.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE")
     train.add_argument("--value", action="append", default=[], metavar="PATH=VALUE")
+    train.add_argument("--curves", action="store_true")
     train.set_defaults(do=run)
     show = commands.add_parser("table")
     show.add_argument("dataset", choices=SMALL)

@@ -291,6 +291,14 @@ def test_the_knob_is_adam_or_splus_and_nothing_else():
         compile_with("sgd", 1e-3, width=8, steps=1, warmup_steps=1)
 
 
+@pytest.mark.parametrize("last_rate", [0.0, 0.25, 1.0])
+def test_the_rate_ends_at_its_share(last_rate):
+    knobs = dict(width=8, steps=20, warmup_steps=10, last_rate=last_rate)
+    rate = compile_with("adam", 2e-3, **knobs)["optimizer"]._learning_rate
+    now = [float(rate(step)) for step in (0, 10, 15, 20)]
+    assert now == pytest.approx([0.0, 2e-3, 1e-3 * (1 + last_rate), 2e-3 * last_rate], abs=1e-9)
+
+
 def test_the_rate_moves_a_square_matrix_by_twice_adams():
     assert splus_rate(1e-3, 96) * 2 / (96 + 96) == pytest.approx(2e-3)
 
