@@ -8,7 +8,7 @@
 FOLDER/results.jsonl: the Frechet distance of one-step samples at every tenth of training, and of
 1, 2, 4 and 16 steps at its end; with `--curves` 2, 4 and 16 steps also at every second tenth. A
 run that was stopped goes on; one that is finished is not done again. `--set KNOB=VALUE` changes
-the recipe, `--value PATH=VALUE` a number of its objective, such as loss.p; `--tag NAME` keeps such
+the recipe, `--value PATH=VALUE` a number of its objective, as times.std; `--tag NAME` keeps such
 runs apart. `table` prints the means and spreads over seeds, and the share of the steps after which
 a variant reaches the baseline's final distance, and draws FOLDER/DATASET.png.
 """

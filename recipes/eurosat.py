@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_meanflow import DiT, FlowMap, LogitNormal, MeanFlow
+from keras_meanflow import AdaptiveLoss, DiT, FlowMap, LogitNormal, MeanFlow
 from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
 from keras_meanflow.optimizers import compile_with
@@ -28,6 +28,7 @@ def eurosat(
     heads: int = 6,
     patch_size: int = 4,
     fraction_r_equals_t: float = 0.5,
+    power: float = 1.0,
     label_dropout: float = 0.1,
     sample_every: int | None = 1000,
     log_every: int = 100,
@@ -37,7 +38,8 @@ def eurosat(
     """EuroSAT, 32x32 in colour, ten kinds of land by class, with a DiT of patches of 4.
 
     learning_rate is Adam's; optimizer=splus takes 2 width learning_rate (docs/splus.md). last_rate
-    is the share of it that is left at the end; 1 for a constant rate.
+    is the share of it that is left at the end; 1 for a constant rate. power is the adaptive loss's
+    p.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447); the data is EuroSAT
     (arXiv 1709.00029).
@@ -62,7 +64,9 @@ def eurosat(
         num_classes=10,
     )
     objective = MeanFlow(
-        times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t), label_dropout=label_dropout
+        times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t),
+        loss=AdaptiveLoss(p=power),
+        label_dropout=label_dropout,
     )
     flow_map = FlowMap(network, objective, averages=averages, horizon=steps, seed=seed)
     flow_map.compile(

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_meanflow import (
+    AdaptiveLoss,
     DiT,
     FlowMap,
     FlowMatching,
@@ -36,6 +37,7 @@ def mnist(
     heads: int = 4,
     patch_size: int = 7,
     fraction_r_equals_t: float = 0.5,
+    power: float = 1.0,
     label_dropout: float = 0.1,
     sample_every: int | None = 1000,
     log_every: int = 100,
@@ -45,7 +47,8 @@ def mnist(
     """MNIST, 28x28, by class, with a small DiT of 16 patches.
 
     learning_rate is Adam's; optimizer=splus takes 2 width learning_rate (docs/splus.md). last_rate
-    is the share of it that is left at the end; 1 for a constant rate.
+    is the share of it that is left at the end; 1 for a constant rate. power is the adaptive loss's
+    p.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train mnist --set data=PATH.npz
@@ -69,7 +72,9 @@ def mnist(
         num_classes=10,
     )
     objective = MeanFlow(
-        times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t), label_dropout=label_dropout
+        times=LogitNormal(fraction_r_equals_t=fraction_r_equals_t),
+        loss=AdaptiveLoss(p=power),
+        label_dropout=label_dropout,
     )
     flow_map = FlowMap(network, objective, averages=averages, horizon=steps, seed=seed)
     flow_map.compile(
