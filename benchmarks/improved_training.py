@@ -45,18 +45,22 @@ VARIANTS = {
 }
 # Sized so that a run takes some minutes on one CPU core.
 SMALL = {
+    "digits": {"width": 64, "depth": 3, "heads": 4, "patch_size": 2, "steps": 6000},
     "mnist": {"width": 96, "depth": 4, "heads": 4, "patch_size": 7, "steps": 4000},
     "eurosat": {"width": 96, "depth": 4, "heads": 4, "patch_size": 8, "steps": 4000},
 }
 COMMON = {
     "batch_size": 32,
-    "learning_rate": 6e-3,
+    "learning_rate": 3e-3,
+    "last_rate": 1.0,
     "warmup_steps": 200,
+    "power": 1.0,
+    "label_dropout": 0.1,
     "averages": (0.998,),
     "patience": 10,
     "sample_every": None,
 }
-PROTOCOLS = {"mnist": "mnist-lenet", "eurosat": "eurosat-squeezenet"}
+PROTOCOLS = {"digits": "digits-lenet", "mnist": "mnist-lenet", "eurosat": "eurosat-squeezenet"}
 TENTHS = 10
 DURING = (1, 5_000)  # steps of sampling and samples, at every tenth
 MORE = ((2, 2_000), (4, 2_000), (16, 2_000))  # with --curves, at every second tenth
@@ -80,7 +84,7 @@ def train_and_judge(arguments, variant, seed):
     folder, results = Path(arguments.folder), Results(Path(arguments.folder) / "results.jsonl")
     recipe = find(f"{arguments.dataset}_improved")
     knobs = {**SMALL[arguments.dataset], **COMMON, **NO_PARTS, **VARIANTS[variant]}
-    knobs |= {"data": arguments.data, "seed": seed}
+    knobs |= {"seed": seed} | ({"data": arguments.data} if arguments.data else {})
     knobs |= dict(_setting(text) for text in arguments.set)
     values = {name: knobs.pop(name) for name in list(knobs) if "." in name}
     values |= dict(_setting(text) for text in arguments.value)
@@ -139,16 +143,20 @@ class Judge:
     """The Frechet distance of a model's samples to the training images."""
 
     def __init__(self, dataset, features, data, folder):
+        from keras_meanflow.data import load_digits
         from keras_meanflow.metrics import Reference, make_reference
         from keras_meanflow.metrics.named import open_protocol
 
         self.protocol, self.extract = open_protocol(PROTOCOLS[dataset], weights=features)
         path = Path(folder) / f"{dataset}-{self.extract.name}.npz"
         if not path.exists():
-            images = np.load(data)["x_train"]
+            if dataset == "digits":
+                images, name = self.protocol.quantise(load_digits("test")[0]), "unseen digits"
+            else:
+                images, name = np.load(data)["x_train"], f"{dataset} training images"
             images = images.reshape(*images.shape[:3], -1)
             batches = (images[i : i + 500] for i in range(0, len(images), 500))
-            make_reference(batches, self.extract, path, name=f"{dataset} training images")
+            make_reference(batches, self.extract, path, name=name)
         self.reference = Reference.load(path)
 
     def __call__(self, flow_map, nfe, samples):
@@ -251,7 +259,7 @@ def main():
     train.add_argument("dataset", choices=SMALL)
     train.add_argument("variants", nargs="+", choices=VARIANTS, metavar="variant")
     train.add_argument("--seeds", type=int, nargs="+", default=[0])
-    train.add_argument("--data", required=True)
+    train.add_argument("--data", help="Of mnist and eurosat.")
     train.add_argument("--features", required=True)
     train.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE")
     train.add_argument("--value", action="append", default=[], metavar="PATH=VALUE")
