@@ -1,9 +1,11 @@
-"""Quality of the digits recipe's one-step samples, beside the same figures for real digits.
+"""Quality of a digits run's samples, beside the same figures for real digits.
 
-    KERAS_BACKEND=jax python benchmarks/digits_quality.py [RUN]
+    KERAS_BACKEND=jax python benchmarks/digits_quality.py [RUN] [--steps 1] [--heun]
 
-RUN is a directory of `keras-meanflow train digits` (default runs/digits); it has trained on every
-other digit. Each figure compares with digits that it has not seen, but for the last:
+RUN is a directory of `keras-meanflow train digits` (default runs/digits) or of another recipe for
+digits, pixels or latents; it has trained on every other digit. The samples are of `--steps` jumps,
+or with `--heun`, of a flow model, of as many steps of Heun's method. Each figure compares with
+digits that were not trained on, but for the last:
 
 - label accuracy of 1,000 samples, 100 a class, by a classifier that has seen the training half;
 - coverage: the share of unseen digits with a sample nearer than their fifth unseen neighbour;
@@ -12,17 +14,18 @@ other digit. Each figure compares with digits that it has not seen, but for the 
   samples would be copies.
 """
 
+import argparse
 import json
 import os
 import platform
-import sys
 
 import keras
 import numpy as np
 
-from keras_meanflow import runs
+from keras_meanflow import Heun, Jump, runs
 from keras_meanflow.data import load_digits
 from keras_meanflow.metrics import density_coverage, frechet_distance
+from keras_meanflow.presets import load_codec
 
 SAMPLES_A_CLASS = 100
 
@@ -68,25 +71,42 @@ def flat(split):
     return x.reshape(len(x), -1).astype("float64"), y
 
 
-def main(run="runs/digits"):
-    train, train_labels = flat("train")
-    unseen, unseen_labels = flat("test")
-    flow_map = runs.load(run)
+def judged(flow_map, codec=None, sampler=None):
+    """The four figures of a model's samples: decoded by the codec, of one jump or a sampler."""
     labels = np.repeat(np.arange(10), SAMPLES_A_CLASS)
-    samples = flow_map.generate(labels, seed=1, batch_size=len(labels), verbose=0)
+    sampling = {"sampler": sampler, "seed": 1, "batch_size": len(labels), "verbose": 0}
+    samples = flow_map.generate(labels, **sampling)
+    samples = samples if codec is None else codec.decode(samples)
     samples = samples.reshape(len(labels), -1).astype("float64")
-    found = figures(samples, labels, train, train_labels, unseen)
-    real = figures(train, train_labels, train, train_labels, unseen)
-    real["accuracy"] = np.mean(KernelClassifier(train, train_labels)(unseen) == unseen_labels)
-    real["nearest"] = 1.0
+    return figures(samples, labels, *flat("train"), flat("test")[0])
+
+
+def real_figures():
+    """The same of the training half as samples, its classifier judged by the unseen half."""
+    (train, labels), (unseen, unseen_labels) = flat("train"), flat("test")
+    real = figures(train, labels, train, labels, unseen)
+    real["accuracy"] = np.mean(KernelClassifier(train, labels)(unseen) == unseen_labels)
+    return {**real, "nearest": 1.0}
+
+
+def main():
+    """Print the figures of a run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", nargs="?", default="runs/digits")
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--heun", action="store_true")
+    arguments = parser.parse_args()
+    sampler = (Heun if arguments.heun else Jump)(steps=arguments.steps)
+    found = judged(runs.load(arguments.run), load_codec(arguments.run), sampler)
+    real = real_figures()
     print(f"{keras.config.backend()}, keras {keras.__version__}, {platform.machine()}")
     print(f"{'':10} {'samples':>8} {'real':>8}")
     for name in found:
         print(f"{name:10} {found[name]:8.3f} {real[name]:8.3f}")
     report = {name: float(value) for name, value in found.items()}
-    with open(os.path.join(run, "quality.json"), "w", encoding="utf-8") as file:
+    with open(os.path.join(arguments.run, "quality.json"), "w", encoding="utf-8") as file:
         json.dump({"backend": keras.config.backend(), **report}, file)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from results import Lines
 
 MEAN_ONE = 2.5  # over LogitNormal(-0.4, 1) the mean of MinSNR's weight is 0.4
 # Variant: what turns `digits_improved` and its like into it; with a dot, a value of the objective.
@@ -81,7 +82,7 @@ def train_and_judge(arguments, variant, seed):
     from keras_meanflow.recipe import find
 
     name = f"{arguments.dataset}-{variant}-{seed}{arguments.tag}"
-    folder, results = Path(arguments.folder), Results(Path(arguments.folder) / "results.jsonl")
+    folder, results = Path(arguments.folder), Lines(Path(arguments.folder) / "results.jsonl")
     recipe = find(f"{arguments.dataset}_improved")
     knobs = {**SMALL[arguments.dataset], **COMMON, **NO_PARTS, **VARIANTS[variant]}
     knobs |= {"seed": seed} | ({"data": arguments.data} if arguments.data else {})
@@ -105,9 +106,9 @@ def train_and_judge(arguments, variant, seed):
         wanted += MORE if arguments.curves and tenth % 2 == 0 else ()
         wanted += FINAL if tenth == TENTHS else ()
         for nfe, samples in wanted:
-            if not results.has(name, step, nfe, samples):
+            line = {"step": step, "fraction": tenth / TENTHS, "nfe": nfe, "samples": samples}
+            if not results.has(run=name, step=step, nfe=nfe, samples=samples):
                 fid = judge(training.flow_map, nfe, samples)
-                line = {"step": step, "fraction": tenth / TENTHS, "nfe": nfe, "samples": samples}
                 results.add({**about, **line, "fid": fid, "seconds": round(seconds, 1)})
                 print(name, step, nfe, samples, round(fid, 3), flush=True)
 
@@ -118,25 +119,6 @@ def _setting(text):
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
-
-
-class Results:
-    """Lines of JSON in a file."""
-
-    def __init__(self, path):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-    def __iter__(self):
-        text = self.path.read_text("utf-8") if self.path.exists() else ""
-        return (json.loads(line) for line in text.splitlines() if line.endswith("}"))
-
-    def has(self, *key):
-        return any((r["run"], r["step"], r["nfe"], r["samples"]) == key for r in self)
-
-    def add(self, line):
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
 
 
 class Judge:
@@ -177,7 +159,7 @@ class Judge:
 
 def table(arguments):
     """Print means and spreads over seeds; draw the curves."""
-    rows = Results(Path(arguments.folder) / "results.jsonl")
+    rows = Lines(Path(arguments.folder) / "results.jsonl")
     rows = [r for r in rows if r["dataset"] == arguments.dataset and r["tag"] == arguments.tag]
     if arguments.seeds:
         rows = [r for r in rows if r["seed"] in arguments.seeds]

@@ -1,74 +1,100 @@
-"""The methods side by side: label accuracy, coverage and LeNet-FID of the runs of some recipes.
+"""The methods side by side: the quality of the runs of some recipes, their cost, and their errors.
 
     python benchmarks/methods.py run digits digits_split digits_alpha digits_imf --folder study
     python benchmarks/methods.py run mnist mnist_split --data mnist.npz \
         --features lenet_mnist_fid.pth --folder study --seeds 0 1
+    python benchmarks/methods.py time mnist_flow mnist mnist_split --data mnist.npz --folder study
     python benchmarks/methods.py table --folder study
+    KERAS_BACKEND=torch python benchmarks/methods.py learn digits_flow digits digits_split
 
 `run` trains each recipe with each seed in FOLDER and writes a line of JSON for 1, 2 and 4 steps of
 sampling to FOLDER/methods.jsonl: on digits the figures of `digits_quality.py`, on MNIST the LeNet
 Frechet distance of 10,000 samples to the training images. A run that was stopped goes on; one that
-is finished is not done again. `table` prints the means over seeds, and the forward passes a step,
-the backward pass counted as two, of a step on average over training: those of the network, a
-teacher's apart.
+is finished is not done again. `--pairs` is the data of Re-MeanFlow.
+
+`time` times the steps of the recipes in turn, the first of which the others are compared with: the
+median over rounds of the ratio within a round, a line each in the same file. The machine should be
+idle.
+
+`table` prints the means over seeds, the least and the largest, and the forward passes a step, the
+backward pass counted as two, of a step on average over training: those of the network, a teacher's
+apart.
+
+`learn` trains each for a few steps and prints the errors on data it has not seen, before, half-way
+and after, and the Frechet distance of one-step samples to that data, number by number. `--unseen`
+names it, in the place of the digits' other half.
 """
 
 import argparse
 import collections
 import dataclasses
-import json
+import statistics
 import time
 from pathlib import Path
 
 import numpy as np
+from results import Lines
 
 NFE = (1, 2, 4)
-DIGITS = ("accuracy", "coverage", "frechet", "nearest")
+DIGITS = ("accuracy", "coverage", "frechet")
 PROGRESS = np.linspace(0.0, 1.0, 11)
 ROWS = 64
+TIMED_STEPS, ROUNDS = 10, 7
+ERRORS = ("v_error", "u_error", "distance")
 
 
 def run(arguments):
     """Train and evaluate each recipe with each seed."""
     from keras_meanflow import runs
-    from keras_meanflow.recipe import find, resolve
+    from keras_meanflow.recipe import find
 
-    results = Lines(Path(arguments.folder) / "methods.jsonl")
+    results = lines_of(arguments)
     for recipe in map(find, arguments.recipes):
         for seed in arguments.seeds:
-            settings = [f"seed={seed}", *arguments.set]
-            if "data" in recipe.defaults and arguments.data:
-                settings.append(f"data={arguments.data}")
-            knobs = resolve(recipe.load(), settings)
             name = f"{recipe.name}{arguments.tag}-{seed}"
-            if results.has(name):
+            if all(results.has(run=name, nfe=nfe) for nfe in NFE):
                 continue
+            knobs = knobs_of(recipe, arguments, seed)
             training, started = recipe.load()(**knobs), time.monotonic()
             described = runs.describe(recipe.name, knobs)
             runs.train(training, Path(arguments.folder) / name, described, verbose=0)
             about = {"run": name, "recipe": recipe.name + arguments.tag, "seed": seed}
             about |= {"steps": training.steps, "backend": described["backend"]}
-            about |= {"forwards": forwards(training.flow_map)}
+            about |= {"settings": arguments.set, "forwards": forwards(training.flow_map)}
             about |= {"seconds_of_this_call": round(time.monotonic() - started, 1)}
             for nfe in NFE:
-                found = judged(recipe.name, training.flow_map, nfe, arguments)
+                found = judged(recipe.name, training, nfe, arguments)
                 results.add({**about, "nfe": nfe, **found})
                 print(name, nfe, found, flush=True)
 
 
-def judged(recipe, flow_map, nfe, arguments):
+def lines_of(arguments):
+    return Lines(Path(arguments.folder) / "methods.jsonl")
+
+
+def knobs_of(recipe, arguments, seed=0):
+    """The knobs of a recipe, with the data that it needs."""
+    from keras_meanflow.recipe import resolve
+
+    settings = [f"seed={seed}", *arguments.set]
+    data = arguments.pairs if recipe.name.endswith("_reflow") else arguments.data
+    if "data" in recipe.defaults and data:
+        settings.append(f"data={data}")
+    return resolve(recipe.load(), settings)
+
+
+def judged(recipe, training, nfe, arguments):
     """The figures of a model's samples in `nfe` steps."""
     if recipe.startswith("mnist"):
         from improved_training import Judge
 
         judge = Judge("mnist", arguments.features, arguments.data, arguments.folder)
-        return {"fid": float(judge(flow_map, nfe, 10_000))}
-    from digits_quality import SAMPLES_A_CLASS, figures, flat
+        return {"fid": float(judge(training.flow_map, nfe, 10_000))}
+    import digits_quality
 
-    labels = np.repeat(np.arange(10), SAMPLES_A_CLASS)
-    samples = flow_map.generate(labels, steps=nfe, seed=1, batch_size=len(labels), verbose=0)
-    samples = samples.reshape(len(labels), -1).astype("float64")
-    found = figures(samples, labels, *flat("train"), flat("test")[0])
+    from keras_meanflow import Jump
+
+    found = digits_quality.judged(training.flow_map, training.codec, Jump(steps=nfe))
     return {name: round(float(value), 4) for name, value in found.items()}
 
 
@@ -76,6 +102,7 @@ def forwards(flow_map):
     """Forward passes a step, on average over training: those counted, and 3 for the gradient."""
     from keras import ops
 
+    from keras_meanflow import StoredPairs
     from keras_meanflow.backend.random import Keys
 
     objective, network = flow_map.objective, flow_map.network
@@ -83,6 +110,7 @@ def forwards(flow_map):
     if hasattr(objective, "derivative"):
         objective = dataclasses.replace(objective, derivative=counter.derivative)
     x = ops.zeros((ROWS, *network.data_shape))
+    x = {"x": x, "e": x} if isinstance(objective.coupling, StoredPairs) else x
     labels = ops.zeros((ROWS,), "int32") if network.conditional else None
     passes = []
     for progress in PROGRESS:
@@ -124,67 +152,134 @@ def counting(network):
     return counter
 
 
-class Lines:
-    """Lines of JSON in a file."""
+def time_steps(arguments):
+    """Time the recipes' steps in turn."""
+    from keras_meanflow import runs
+    from keras_meanflow.recipe import find
 
-    def __init__(self, path):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+    trainings = {}
+    for recipe in map(find, arguments.recipes):
+        trainings[recipe.name] = recipe.load()(**knobs_of(recipe, arguments))
+        seconds(trainings[recipe.name])  # the first call compiles
+    rounds = []
+    for i in range(ROUNDS):
+        names = arguments.recipes if i % 2 else arguments.recipes[::-1]
+        rounds.append({name: seconds(trainings[name]) for name in names})
+    backend = runs.describe()["backend"]
+    for name, training in trainings.items():
+        ratios = sorted(taken[name] / taken[arguments.recipes[0]] for taken in rounds)
+        line = {"recipe": name, "backend": backend, "batch_size": training.batch_size}
+        line |= {"milliseconds": 1000 * statistics.median(taken[name] for taken in rounds)}
+        line |= {"over": arguments.recipes[0], "ratio": statistics.median(ratios)}
+        line |= {"least": ratios[0], "largest": ratios[-1], "settings": arguments.set}
+        lines_of(arguments).add(
+            {k: round(v, 3) if type(v) is float else v for k, v in line.items()}
+        )
+        print(line, flush=True)
 
-    def __iter__(self):
-        text = self.path.read_text("utf-8") if self.path.exists() else ""
-        return (json.loads(line) for line in text.splitlines() if line.endswith("}"))
 
-    def has(self, run):
-        """Whether a run has all its lines."""
-        return {line["nfe"] for line in self if line["run"] == run} == set(NFE)
+def seconds(training):
+    """Seconds a step, of a few, without what surrounds them in a run."""
+    start = time.perf_counter()
+    fit(training, TIMED_STEPS)
+    return (time.perf_counter() - start) / TIMED_STEPS
 
-    def add(self, line):
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+
+def fit(training, steps):
+    """Train for some more steps, without a run's folder."""
+    batches = training.batches(first_step=training.flow_map.batches_done)
+    training.flow_map.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
+
+
+def learn(arguments):
+    """Print the errors on unseen data over a short training."""
+    from keras_meanflow import runs
+    from keras_meanflow.data import open_source
+    from keras_meanflow.recipe import find
+
+    source = open_source(arguments.unseen)
+    unseen = source.take(np.arange(min(len(source), 896)))
+    backend = runs.describe()["backend"]
+    for recipe in map(find, arguments.recipes):
+        training = recipe.load()(**knobs_of(recipe, arguments))
+        started, found = time.monotonic(), [errors(training.flow_map, *unseen)]
+        for _ in range(2):
+            fit(training, training.steps // 2)
+            found.append(errors(training.flow_map, *unseen))
+        line = {name: [round(errors[name], 3) for errors in found] for name in found[0]}
+        line = {"recipe": recipe.name, "backend": backend, "steps": training.steps, **line}
+        line |= {"seconds": round(time.monotonic() - started, 1)}
+        lines_of(arguments).add(line)
+        print(line, flush=True)
+
+
+def errors(flow_map, x, y):
+    """The squared errors on data and the Frechet distance to it, number by number, by one step."""
+    from keras_meanflow.metrics import frechet_distance
+
+    logs = flow_map.evaluate(x, y, batch_size=128, verbose=0, return_dict=True)
+    samples = flow_map.generate(y, steps=1, seed=1, verbose=0)
+    data = x["x"] if isinstance(x, dict) else x
+    moments = []
+    for array in (data, samples):
+        array = array.reshape(len(array), -1).astype("float64")
+        moments += [array.mean(0), np.cov(array, rowvar=False)]
+    distance = float(frechet_distance(*moments))
+    return {name: float({**logs, "distance": distance}.get(name, np.nan)) for name in ERRORS}
 
 
 def table(arguments):
-    """Print a table of the means over seeds for each data set."""
-    groups = collections.defaultdict(dict)
-    for line in Lines(Path(arguments.folder) / "methods.jsonl"):
-        groups[line["recipe"], line["steps"], line["backend"]][line["seed"], line["nfe"]] = line
+    """Print a table of the means over seeds for each data set, and one of each other kind."""
+    groups, timed = collections.defaultdict(dict), {}
+    for line in lines_of(arguments):
+        if "nfe" in line:
+            key = line["recipe"], line["steps"], line["backend"]
+            groups[key][line["seed"], line["nfe"]] = line
+        elif "ratio" in line:
+            timed[line["recipe"], line["backend"]] = line
     for digits in (True, False):
-        columns = DIGITS[:3] if digits else ("fid",)
+        columns = DIGITS if digits else ("fid",)
         some = {k: v for k, v in groups.items() if k[0].startswith("digits") == digits}
         if not some:
             continue
         heads = [f"{name} {nfe}" for name in columns for nfe in NFE]
-        print("| recipe | steps | backend | seeds | forwards |", " | ".join(heads), "|")
-        print("|---|" + "---|" * (len(heads) + 4))
+        print("| recipe | steps | backend | seeds | forwards | time |", " | ".join(heads), "|")
+        print("|---|" + "---|" * (len(heads) + 5))
         for (recipe, steps, backend), lines in sorted(some.items()):
             seeds = len({seed for seed, _ in lines})
             forwards = next(iter(lines.values()))["forwards"]
+            ratio = timed.get((recipe, backend), {}).get("ratio", "")
             cells = [mean(lines, name, nfe) for name in columns for nfe in NFE]
-            print(f"| {recipe} | {steps} | {backend} | {seeds} | {forwards} |", *cells, sep=" ")
+            print(f"| {recipe} | {steps} | {backend} | {seeds} | {forwards} | {ratio} |", *cells)
 
 
 def mean(lines, name, nfe):
-    """A cell: the mean over seeds."""
+    """A cell: the mean over seeds, and their range."""
     values = [line[name] for (_, steps), line in lines.items() if steps == nfe]
-    return f"{np.mean(values):.3f} |" if values else "|"
+    if not values:
+        return "|"
+    spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
+    return f"{np.mean(values):.3g}{spread} |"
 
 
 def main():
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    train = commands.add_parser("run")
-    train.add_argument("recipes", nargs="+", metavar="RECIPE")
+    train, timing, short = (commands.add_parser(name) for name in ("run", "time", "learn"))
+    for command, do in ((train, run), (timing, time_steps), (short, learn)):
+        command.set_defaults(do=do)
+        command.add_argument("recipes", nargs="+", metavar="RECIPE")
+        command.add_argument("--data", help="of the recipes that need some")
+        command.add_argument("--pairs", help="a pair store, the data of Re-MeanFlow")
+        command.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE")
     train.add_argument("--seeds", type=int, nargs="+", default=[0])
-    train.add_argument("--data", help="of the recipes that need some")
     train.add_argument("--features", help="weights of the LeNet, for MNIST")
-    train.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE")
     train.add_argument("--tag", default="", help="keeps other settings apart")
-    train.set_defaults(do=run)
+    short.add_argument("--unseen", default="digits:test", help="what to judge errors by")
     show = commands.add_parser("table")
     show.set_defaults(do=table)
-    for command in (train, show):
+    for command in (train, timing, short, show):
         command.add_argument("--folder", default="study")
     arguments = parser.parse_args()
     arguments.do(arguments)

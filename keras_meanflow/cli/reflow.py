@@ -48,7 +48,7 @@ def reflow(
 ):
     """Write pairs of noise and the samples of a RUN into the pair store OUT.
 
-    They are the data of a Re-MeanFlow: keras-meanflow train digits_reflow --set pairs=OUT. The
+    They are the data of a Re-MeanFlow: keras-meanflow train digits_reflow --set data=OUT. The
     same command again goes on where it stopped, or checks what is finished.
     """
     with one_line_errors():
