@@ -12,15 +12,18 @@ def part(cls):
     return register(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
 
 
+def fields_of(part):
+    """The fields of a part by name, to make another with some of them changed."""
+    return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+
+
 class Configurable:
     """`get_config` and `from_config` for a dataclass whose fields may be parts themselves."""
 
     def get_config(self):
         """The fields by name, serialised by Keras."""
-        return {
-            field.name: keras.saving.serialize_keras_object(getattr(self, field.name))
-            for field in dataclasses.fields(self)
-        }
+        fields = fields_of(self)
+        return {name: keras.saving.serialize_keras_object(part) for name, part in fields.items()}
 
     @classmethod
     def from_config(cls, config):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import keras
 
-from keras_meanflow.configurable import part
+from keras_meanflow.configurable import fields_of, part
 from keras_meanflow.couplings import Independent
 from keras_meanflow.derivatives import Derivative, ForwardMode
 from keras_meanflow.guidance import Guidance
@@ -80,12 +80,6 @@ class DecoupledMeanFlow(Objective):
 
     def branch(self, times):
         """The `MeanFlow` of one branch: the flow-matching one where times have r = t."""
-        return MeanFlow(
-            times=times,
-            loss=self.loss,
-            guidance=self.guidance,
-            label_dropout=self.label_dropout,
-            derivative=self.derivative,
-            path=self.path,
-            coupling=self.coupling,
-        )
+        fields = {**fields_of(self), "times": times}
+        del fields["flow_times"]
+        return MeanFlow(**fields)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from keras import ops
 
-from keras_meanflow.configurable import part
+from keras_meanflow.configurable import fields_of, part
 from keras_meanflow.networks.base import Network
 from keras_meanflow.objectives.average_velocity import mean_flow_identity
 from keras_meanflow.objectives.base import Draws, Problem, inputs_of, joined
@@ -77,8 +77,7 @@ class FlowConsist(MeanFlow):
         Example:
             >>> FlowConsist.of(flow_map.objective, flow_map.copied_network(None))
         """
-        fields = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}
-        return cls(**{**fields, "companion": companion, **settings})
+        return cls(**{**fields_of(objective), "companion": companion, **settings})
 
     def draw(self, keys, x, condition=None):
         """See `Objective.draw`."""

@@ -21,12 +21,23 @@ from keras_meanflow.times import LogitNormal, TimeSampler
 from keras_meanflow.weightings import AdaptiveLoss, squared_norm
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnTangent(AverageVelocity):
     """du/dt along the network's own velocity v_c; a subclass says which output that is: `own`.
 
     `V = u + (t - r) sg(du/dt)` is to be `v_g`. As a regression of u on `v_g - (t - r) du/dt`, which
     has the gradient of `||V - v_g||^2`.
     """
+
+    times: TimeSampler = LogitNormal(fraction_r_equals_t=0.5)
+    loss: keras.losses.Loss = AdaptiveLoss()
+    guidance: GuidanceInput | None = None
+    label_dropout: float = 0.1
+    derivative: Derivative = ForwardMode()
+    path: Path = Linear()
+    coupling: Coupling = Independent()
+
+    logs = ("v_error", "u_error", "du_dt_norm")
 
     def check_network(self, network):
         """See `Objective.check_network`."""
@@ -102,16 +113,6 @@ class BoundaryMeanFlow(OwnTangent):
         code has variant (b) only, `ImprovedMeanFlow`.
     """
 
-    times: TimeSampler = LogitNormal(fraction_r_equals_t=0.5)
-    loss: keras.losses.Loss = AdaptiveLoss()
-    guidance: GuidanceInput | None = None
-    label_dropout: float = 0.1
-    derivative: Derivative = ForwardMode()
-    path: Path = Linear()
-    coupling: Coupling = Independent()
-
-    logs = ("v_error", "u_error", "du_dt_norm")
-
     def own(self, u, z, t, condition):
         """u(z, t, t)."""
         return u(z, t, t, condition)
@@ -146,15 +147,7 @@ class ImprovedMeanFlow(OwnTangent):
         Improved Mean Flows (arXiv 2512.02012), Eq. 12, variant (b); Lyy-iiis/imeanflow `imf.py`.
     """
 
-    times: TimeSampler = LogitNormal(fraction_r_equals_t=0.5)
-    loss: keras.losses.Loss = AdaptiveLoss()
-    guidance: GuidanceInput | None = None
-    label_dropout: float = 0.1
-    derivative: Derivative = ForwardMode()
-    path: Path = Linear()
-    coupling: Coupling = Independent()
-
-    logs = ("v_error", "u_error", "du_dt_norm", "second_error")
+    logs = (*OwnTangent.logs, "second_error")
 
     def check_network(self, network):
         """See `Objective.check_network`."""
