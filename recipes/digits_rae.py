@@ -16,9 +16,9 @@ def digits_rae_teacher(
     *,
     data: str | None = None,
     seed: int = 0,
-    steps: int = 1500,
+    steps: int = 3000,
     batch_size: int = 64,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 4e-3,
     averages: tuple[float, ...] = (0.998,),
     width: int = 64,
     head_width: int = 128,
@@ -82,8 +82,8 @@ def digits_rae_cmt(
     *,
     teacher: str | None = None,
     steps: int = 300,
-    learning_rate: float = 5e-4,
-    pairs: int = 16,
+    learning_rate: float = 2e-3,
+    pairs: int = 4,
     **knobs,
 ) -> Training:
     """The digits as tokens, stage 2, CMT: the slopes between the states of the teacher's solver.
@@ -100,8 +100,8 @@ def digits_rae_mfd(
     *,
     teacher: str | None = None,
     start: str | None = None,
-    steps: int = 600,
-    learning_rate: float = 3e-4,
+    steps: int = 1000,
+    learning_rate: float = 1e-3,
     fraction_r_equals_t: float = 0.5,
     **knobs,
 ) -> Training:
@@ -120,7 +120,7 @@ def digits_rae_mft(
     *,
     start: str | None = None,
     steps: int = 200,
-    learning_rate: float = 1e-4,
+    learning_rate: float = 3e-4,
     fraction_r_equals_t: float = 0.5,
     **knobs,
 ) -> Training:
