@@ -155,6 +155,7 @@ def digits_dmf(
     Paper: Decoupled MeanFlow (arXiv 2510.24474).
     Command: keras-meanflow train digits_dmf
     Cost: that of digits, whose steps take half as long.
+    Expected: accuracy 0.998, coverage 0.845, Frechet 0.630 in one step (docs/methods.md).
     """
     start = None if flow is None else trained_network(flow)
     return decoupled(digits(steps=steps, **knobs), split_depth=split_depth, flow=start)
@@ -167,17 +168,20 @@ def digits_reflow(
     percentile: float = 90.0,
     start: str | None = None,
     largest_scale: float = 1.0,
+    steps: int = 2000,
     **knobs,
 ) -> Training:
     """The digits by Re-MeanFlow: MeanFlow on the straightened lines of a teacher's pairs.
 
-    The second stage, guided by a random scale, goes on with the first: start=runs/digits_reflow
-    largest_scale=2.5, and --run.
+    start is the teacher's run, whose weights it begins with; None begins with nothing and needs
+    more steps. The second stage, guided by a random scale, goes on with the first:
+    start=runs/digits_reflow largest_scale=2.5, and --run.
 
     Paper: Flow Straighter and Faster: Re-MeanFlow (arXiv 2511.23342).
-    Command: keras-meanflow train digits_reflow --set data=PAIRS
+    Command: keras-meanflow train digits_reflow --set data=PAIRS --set start=runs/digits_flow
     Data: keras-meanflow reflow runs/digits_flow PAIRS -n 20000 (docs/re_mean_flow.md).
-    Cost: that of digits, after the teacher and its pairs.
+    Cost: half that of digits, after the teacher and its pairs.
+    Expected: accuracy 0.997, coverage 0.905, Frechet 0.483 in one step (docs/re_mean_flow.md).
     """
     if data is None:
         raise ValueError(
@@ -185,7 +189,7 @@ def digits_reflow(
             "Received: None."
         )
     settings = dict(percentile=percentile, start=start, largest_scale=largest_scale)
-    return rectified(digits(**knobs), data, **settings)
+    return rectified(digits(steps=steps, **knobs), data, **settings)
 
 
 @recipe(extends=digits)
