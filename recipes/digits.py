@@ -255,7 +255,7 @@ def digits_imf(*, head_depth: int = 2, largest: float = 1.0, **knobs) -> Trainin
 
     Paper: Improved Mean Flows (arXiv 2512.02012).
     Command: keras-meanflow train digits_imf
-    Cost: twice that of digits: 22 tokens for 16, and the second head.
+    Cost: three times that of digits: 22 tokens for 16, and the second head.
     Expected: docs/methods.md.
     """
     few = dict(class_tokens=2, omega_tokens=1, interval_tokens=1, time_tokens=2)

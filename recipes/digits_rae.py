@@ -103,6 +103,7 @@ def digits_rae_mfd(
     steps: int = 1000,
     learning_rate: float = 1e-3,
     fraction_r_equals_t: float = 0.5,
+    power: float = 1.0,
     **knobs,
 ) -> Training:
     """The digits as tokens, stage 3, MFD: MeanFlow along the teacher's velocity, from stage 2.
@@ -111,8 +112,8 @@ def digits_rae_mfd(
     Command: keras-meanflow train digits_rae_mfd --set data=STORE --set teacher=RUN --set start=RUN
     """
     training = digits_rae_teacher(steps=steps, learning_rate=learning_rate, **knobs)
-    share = {"fraction_r_equals_t": fraction_r_equals_t}
-    return distillation_stage(training, teacher, start, **share)
+    settings = {"fraction_r_equals_t": fraction_r_equals_t, "power": power}
+    return distillation_stage(training, teacher, start, **settings)
 
 
 @recipe(extends=digits_rae_teacher)
@@ -122,6 +123,7 @@ def digits_rae_mft(
     steps: int = 200,
     learning_rate: float = 3e-4,
     fraction_r_equals_t: float = 0.5,
+    power: float = 1.0,
     **knobs,
 ) -> Training:
     """The digits as tokens, stage 4, MFT: MeanFlow on the data's own velocities, from stage 3.
@@ -130,4 +132,5 @@ def digits_rae_mft(
     Command: keras-meanflow train digits_rae_mft --set data=STORE --set start=RUN
     """
     training = digits_rae_teacher(steps=steps, learning_rate=learning_rate, **knobs)
-    return tuning_stage(training, start, fraction_r_equals_t=fraction_r_equals_t)
+    settings = {"fraction_r_equals_t": fraction_r_equals_t, "power": power}
+    return tuning_stage(training, start, **settings)

@@ -244,7 +244,7 @@ def mnist_imf(*, head_depth: int = 2, largest: float = 1.0, **knobs) -> Training
 
     Paper: Improved Mean Flows (arXiv 2512.02012).
     Command: keras-meanflow train mnist_imf --set data=PATH.npz
-    Cost: twice that of mnist: 22 tokens for 16, and the second head.
+    Cost: three times that of mnist: 22 tokens for 16, and the second head.
     Expected: docs/methods.md.
     """
     few = dict(class_tokens=2, omega_tokens=1, interval_tokens=1, time_tokens=2)
