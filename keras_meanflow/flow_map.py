@@ -13,6 +13,7 @@ from keras import ops
 from keras_meanflow import couplings, difficulty, networks, optimizers, schedules, times  # noqa: F401
 from keras_meanflow.backend import (
     Trainer,
+    alone,
     first_row,
     global_norm,
     inside_jvp,
@@ -482,6 +483,16 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
             self._untracked.calls_use = None
 
     # Saving
+
+    def save(self, *args, **kwargs):
+        """As `keras.Model.save`; over several processes one may do it by itself."""
+        with alone():
+            super().save(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        """As `keras.Model.save_weights`; over several processes one may do it by itself."""
+        with alone():
+            super().save_weights(*args, **kwargs)
 
     def get_config(self):
         """The arguments."""

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,9 @@ def run(processes=1, **asked):
         )
         for environment in _environments(processes)
     ]
-    ended = [process.communicate(timeout=600) for process in started]
+    # At once: processes of JAX end together, and one waits for ever if its output is not read.
+    with ThreadPoolExecutor(processes) as readers:
+        ended = list(readers.map(lambda process: process.communicate(timeout=600), started))
     for process, (_, errors) in zip(started, ended, strict=True):
         assert process.returncode == 0, errors[-3000:]
     return [json.loads(out.splitlines()[-1]) for out, _ in ended]
@@ -119,14 +122,7 @@ def test_two_processes_take_one_pass_and_go_on_from_a_checkpoint_of_one(tmp_path
 @pytest.mark.long
 @pytest.mark.parametrize(
     "many",
-    [
-        dict(devices=8),
-        dict(devices=8, model_devices=4),
-        pytest.param(
-            dict(processes=2, devices=4),
-            marks=pytest.mark.xfail(run=False, reason="hangs after training: see docs/scaling.md"),
-        ),
-    ],
+    [dict(devices=8), dict(devices=8, model_devices=4), dict(processes=2, devices=4)],
 )
 def test_meshes_of_devices_take_the_steps_of_one_and_exchange_checkpoints(many, tmp_path):
     asked = dict(network="dit", optimizer="adam", steps=20)
@@ -153,7 +149,7 @@ def test_two_replicas_take_twenty_steps_of_a_transformer(tmp_path):
 
 
 @pytest.mark.long
-@ON_TORCH
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="processes of PyTorch and JAX")
 def test_two_processes_of_the_command_leave_the_run_of_one(tmp_path):
     settings = "width=8 depth=1 heads=2 batch_size=8 steps=4 log_every=2 sample_every=none".split()
     logs = []

@@ -14,6 +14,7 @@ BACKEND = keras.config.backend()
 if BACKEND == "jax":
     from keras_meanflow.backend.jax import (
         Trainer,
+        alone,
         attention,
         compiled,
         cond,
@@ -42,6 +43,7 @@ if BACKEND == "jax":
 elif BACKEND == "tensorflow":
     from keras_meanflow.backend.tensorflow import (
         Trainer,
+        alone,
         attention,
         compiled,
         cond,
@@ -70,6 +72,7 @@ elif BACKEND == "tensorflow":
 elif BACKEND == "torch":
     from keras_meanflow.backend.torch import (
         Trainer,
+        alone,
         attention,
         compiled,
         cond,
@@ -104,6 +107,7 @@ else:
 __all__ = [
     "BACKEND",
     "Trainer",
+    "alone",
     "attention",
     "compiled",
     "cond",

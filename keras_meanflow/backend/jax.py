@@ -161,6 +161,21 @@ def wait_for_processes():
         multihost_utils.sync_global_devices("keras_meanflow")
 
 
+@contextlib.contextmanager
+def alone():
+    """Within, what is made belongs to this process and waits for no other.
+
+    A variable that is made under a distribution is compared over all processes first, and Keras
+    makes an optimizer of its own when it saves one: a process that saves alone would wait for ever.
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
 def local(array):
     """This process' copy of an array that all processes hold, on each of its devices."""
     if array.is_fully_addressable:
@@ -178,8 +193,11 @@ def distributed(devices=None, model_devices=1, layout=None):
         layout: regular expression of a variable's path -> mesh axes ("model" or None) of its axes.
 
     Raises:
-        ValueError: for more devices than there are, or no multiple of `model_devices`.
+        ValueError: for more devices than there are, no multiple of `model_devices`, or weights
+            that no process would have whole, so that none could save them.
     """
+    if model_devices != 1 and jax.process_count() > 1:
+        raise ValueError("Over several processes devices divide the batch: --distribution data.")
     names = keras.distribution.list_devices()
     devices = len(names) if devices is None else devices
     if not 0 < devices <= len(names) or devices % model_devices:

@@ -167,6 +167,11 @@ def wait_for_processes():
     """Go on when every process has come here: one has."""
 
 
+def alone():
+    """Within, what is made belongs to this process: there is no other."""
+    return contextlib.nullcontext()
+
+
 def local(array):
     """An array as it is; of a variable that replicas mirror, the first one's."""
     return array.values[0] if isinstance(array, tf.distribute.DistributedValues) else array

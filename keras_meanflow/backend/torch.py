@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 from keras_meanflow.backend.torch_processes import (  # noqa: F401
+    alone,
     distributed,
     first_row,
     join_processes,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 
+from keras_meanflow.backend import alone
 from keras_meanflow.reports import read_reports, write_reports
 
 
@@ -60,7 +61,8 @@ class Evaluate(keras.callbacks.Callback):
         last = last or step == self.last_step
         full = self.every_steps is not None and step // self.every_steps > done // self.every_steps
         if step != done and (full or last):
-            self.reports += self.evaluation(self.model, verbose=self.verbose)
+            with alone():
+                self.reports += self.evaluation(self.model, verbose=self.verbose)
             write_reports(self.path, self.reports)
         if logs is not None:
             logs.update(self.columns(step))

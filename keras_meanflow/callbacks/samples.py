@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 
+from keras_meanflow.backend import alone
 from keras_meanflow.files import write_atomically
 from keras_meanflow.pictures import draw_samples
 
@@ -66,8 +67,10 @@ class SampleGrid(keras.callbacks.Callback):
 
     def draw(self, step):
         """Draw now."""
-        samples = self.model.generate(self.labels, sampler=self.sampler, seed=self.seed, verbose=0)
-        samples = samples if self.decode is None else self.decode(samples)
+        asked = dict(sampler=self.sampler, seed=self.seed, verbose=0)
+        with alone():
+            samples = self.model.generate(self.labels, **asked)
+            samples = samples if self.decode is None else self.decode(samples)
         picture = draw_samples(samples, self.reference, columns=self.columns)
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         for name in (f"samples/step-{step:08d}.png", "samples.png"):
