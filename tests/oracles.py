@@ -202,9 +202,9 @@ def official_directions():
     return random_weights(shapes, seed=12, scale=1.0)
 
 
-def official_draws():
+def official_draws(step=0):
     """Data, labels, noise, times (r < t on rows 3, 7, 11, 15) and dropped rows."""
-    rng = np.random.Generator(np.random.Philox(key=13))
+    rng = np.random.Generator(np.random.Philox(key=13 + step))
     rows, shape = OFFICIAL["rows"], (OFFICIAL["image_size"],) * 2 + (OFFICIAL["channels"],)
     x, e = rng.standard_normal((2, rows, *shape)).astype("float32")
     t = (1.0 / (1.0 + np.exp(0.4 - rng.standard_normal(rows)))).astype("float32")

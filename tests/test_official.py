@@ -1,6 +1,6 @@
 """MeanFlow against the official JAX code on the same weights, data, noise and times.
 
-`golden/official_meanflow.py` wrote what it compares with, in float64.
+`golden/official_meanflow.py` and `official_curve.py` wrote what it compares with, in float64.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from keras_meanflow.backend.random import Keys
 from keras_meanflow.objectives import Draws
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "official_meanflow.npz")
+CURVE = np.load(Path(__file__).parent / "golden" / "official_curve.npz")
 WEIGHTS = [w.reshape(-1, w.shape[-1]) if w.ndim == 4 else w for w in official_weights()]
 
 
@@ -82,6 +83,34 @@ def test_loss_and_every_gradient_are_the_official_ones_through_fit(name, jit):
         np.testing.assert_allclose(
             found / length, np.array(products) / length, rtol=0, atol=2e-5 * norm + slack
         )
+
+
+class DrawsOfSteps(MeanFlow):
+    """MeanFlow whose draws of a step are the stored ones of that step."""
+
+    def draw(self, keys, x, condition=None):
+        steps = [official_draws(step) for step in range(len(CURVE["none"]))]
+        stacked = (np.stack([draws[name] for draws in steps]) for name in ("r", "t", "e", "drop"))
+        return Draws(*(ops.convert_to_tensor(draws)[keys.step] for draws in stacked))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["none", "kappa"])
+def test_fifty_steps_of_adam_have_the_official_losses(name):
+    omega, kappa, *_ = OFFICIAL["guidances"][name]
+    guidance = Guidance(omega=omega, kappa=kappa) if name != "none" else None
+    flow_map = FlowMap(_network(), DrawsOfSteps(guidance=guidance), averages=())
+    adam = keras.optimizers.Adam(1e-3, beta_2=0.95, epsilon=1e-8)
+    flow_map.compile(adam, jit_compile=BACKEND != "torch")
+    steps = (official_draws(step) for step in range(len(CURVE[name])))
+    batches = ((draws["x"], draws["labels"]) for draws in steps)
+    each = dict(steps_per_epoch=1, epochs=len(CURVE[name]), verbose=0)
+    history = flow_map.fit(batches, **each).history
+    losses, errors = CURVE[name].T
+    np.testing.assert_allclose(history["loss"], losses, rtol=1e-5)
+    if guidance is None:  # with it the official code measures the error before the guidance
+        np.testing.assert_allclose(history["v_error"], errors, rtol=1e-3)
+        assert errors[-1] < 0.9 * errors[0]
 
 
 def test_the_golden_draws_have_r_below_t_where_the_sampler_puts_them():

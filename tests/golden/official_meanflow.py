@@ -43,20 +43,9 @@ def parameters():
     return {"net": tree}
 
 
-def model(omega, kappa, start, end):
-    """The official model at the small size, with its random draws replaced by ours."""
-    models_dit.DiT_small = lambda **kwargs: models_dit.DiT(
-        input_size=OFFICIAL["image_size"],
-        patch_size=OFFICIAL["patch_size"],
-        in_channels=OFFICIAL["channels"],
-        hidden_size=OFFICIAL["width"],
-        depth=OFFICIAL["depth"],
-        num_heads=OFFICIAL["heads"],
-        num_classes=OFFICIAL["num_classes"],
-        **kwargs,
-    )
-    official.MeanFlow.dtype = jnp.float64
-    draws = {k: jnp.asarray(v, "float64") for k, v in official_draws().items()}
+def replace_draws(draws):
+    """Put ours, arrays of NumPy or JAX, in the place of the official model's random draws."""
+    draws = {k: jnp.asarray(v, "float64") for k, v in draws.items()}
     column = {k: v.reshape(-1, 1, 1, 1) for k, v in draws.items() if v.ndim == 1}
     official.MeanFlow.sample_tr = lambda self, bz: (column["t"], column["r"])
     jax.random.normal = lambda key, shape, dtype=None: (
@@ -69,6 +58,21 @@ def model(omega, kappa, start, end):
         return kept, jnp.where(mask, v_t, v_g)
 
     official.MeanFlow.cond_drop = drop
+
+
+def model(omega, kappa, start, end):
+    """The official model at the small size, in float64."""
+    models_dit.DiT_small = lambda **kwargs: models_dit.DiT(
+        input_size=OFFICIAL["image_size"],
+        patch_size=OFFICIAL["patch_size"],
+        in_channels=OFFICIAL["channels"],
+        hidden_size=OFFICIAL["width"],
+        depth=OFFICIAL["depth"],
+        num_heads=OFFICIAL["heads"],
+        num_classes=OFFICIAL["num_classes"],
+        **kwargs,
+    )
+    official.MeanFlow.dtype = jnp.float64
     return official.MeanFlow(
         model_str="DiT_small",
         model_config={},
@@ -83,6 +87,7 @@ def model(omega, kappa, start, end):
 
 def main(path):
     draws, results = official_draws(), {}
+    replace_draws(draws)
     rngs = {"gen": jax.random.key(0)}
     for name, guidance in OFFICIAL["guidances"].items():
         net = model(*guidance)
