@@ -14,6 +14,7 @@ from keras_meanflow import couplings, difficulty, networks, optimizers, schedule
 from keras_meanflow.backend import (
     Trainer,
     alone,
+    compiled_network,
     first_row,
     global_norm,
     inside_jvp,
@@ -112,6 +113,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         self._untracked = types.SimpleNamespace(
             averages={decay: self._copies() for decay in self.averages},
             calls_use=None,
+            compiled=None,
             steps={},
             v_error={},
         )
@@ -186,14 +188,22 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
                 return self.objective.predict_both(self.network, inputs, inputs["second"])
             if "tangent" in inputs:
                 return self._call_in_one_pass(inputs)
-            return self.network(*arguments_of(inputs))
+            return self.call_network(*arguments_of(inputs))
+
+    def call_network(self, *inputs):
+        """The network's output, through `torch.compile` where the step is compiled so."""
+        if not self.jit_compile or self._untracked.calls_use is not None:
+            return self.network(*inputs)
+        if self._untracked.compiled is None:
+            self._untracked.compiled = compiled_network(self.network)
+        return self._untracked.compiled(*inputs)
 
     def predict_velocity(self, z, r, t, condition=None):
         """u, in float32 where a derivative is asked for in it."""
         if not (self.float32_derivative and inside_jvp()):
-            return self.network(z, r, t, condition)
+            return self.call_network(z, r, t, condition)
         with self.network.computing_in_float32():
-            return self.network(z, r, t, condition)
+            return self.call_network(z, r, t, condition)
 
     def calling(self):
         """Within, the network has the weights that calls of the model use at present."""
@@ -212,7 +222,7 @@ class FlowMap(Trainer, Generation, Presets, keras.Model):
         )
         du_dt = rows.replace(ops.zeros_like(inputs["z"]), du_dt)
         if not rows.all_below:
-            u = rows.join(u, self.network(*arguments_of(rows.equal(inputs))))
+            u = rows.join(u, self.call_network(*arguments_of(rows.equal(inputs))))
         return {"u": u, "du_dt": du_dt}
 
     # Compiling and fitting

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -356,6 +357,8 @@ def test_keras_and_h5_files_keep_everything(tmp_path):
     _assert_same(_state(flow_map), _state(loaded))
     assert loaded.get_config() == flow_map.get_config()
     flow_map.save_weights(tmp_path / "m.weights.h5")
+    with h5py.File(tmp_path / "m.weights.h5") as file:
+        assert "network" in file  # Keras names the first attribute that has it
     fresh = _model()
     fresh.optimizer.build(fresh.trainable_variables)
     fresh.load_weights(tmp_path / "m.weights.h5")

@@ -1,8 +1,9 @@
 """What differs between backends, under the same names: the only folder that imports one.
 
 `jvp`, `jvp_with_gradient`, `gradient`, `rematerialised`, `Trainer` (the train and test steps),
-`compiled`, `first_row`, `replica_sum`, `lerp`, `distributed` and what belongs to several processes,
-and the counter-based draws of `backend.random`, which are the same bits everywhere.
+`compiled`, `compiled_network`, `first_row`, `replica_sum`, `lerp`, `distributed` and what belongs
+to several processes, and the counter-based draws of `backend.random`, which are the same bits
+everywhere.
 """
 
 import keras
@@ -17,6 +18,7 @@ if BACKEND == "jax":
         alone,
         attention,
         compiled,
+        compiled_network,
         cond,
         constant,
         device_count,
@@ -46,6 +48,7 @@ elif BACKEND == "tensorflow":
         alone,
         attention,
         compiled,
+        compiled_network,
         cond,
         constant,
         device_count,
@@ -75,6 +78,7 @@ elif BACKEND == "torch":
         alone,
         attention,
         compiled,
+        compiled_network,
         cond,
         constant,
         device_count,
@@ -110,6 +114,7 @@ __all__ = [
     "alone",
     "attention",
     "compiled",
+    "compiled_network",
     "cond",
     "constant",
     "device_count",

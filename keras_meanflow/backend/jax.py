@@ -105,6 +105,11 @@ def compiled(fn, variables, jit=True):
     return jax.jit(call) if jit else call
 
 
+def compiled_network(network):
+    """The network as a compiled step calls it: as it is, since the step is compiled whole."""
+    return network
+
+
 def gradient(fn, variables):
     """`call(values, *args)`: the gradient of the scalar `fn(*args)` in `variables` at `values`."""
     return jax.jit(jax.grad(compiled(fn, variables, jit=False)))

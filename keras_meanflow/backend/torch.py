@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
+from keras_meanflow.backend.torch_compiled import CompiledNetwork
 from keras_meanflow.backend.torch_processes import (  # noqa: F401
     alone,
     distributed,
@@ -90,7 +91,6 @@ def jvp(fn, primals, tangents):
         return _jvp(fn, primals, tangents, _SkipZeroTangents())
 
 
-@torch.compiler.disable
 def jvp_with_gradient(fn, primals, tangents):
     """As `jvp`; gradients flow through `fn(*primals)`, and none through the derivative."""
     out, tangent = _jvp(fn, primals, tangents, _NoGradientOfTangents())
@@ -183,6 +183,11 @@ def compiled(fn, variables, jit=True):
     return call
 
 
+def compiled_network(network):
+    """The network as a compiled step calls it: what is compiled of the step is these calls."""
+    return CompiledNetwork(network)
+
+
 def gradient(fn, variables):
     """`call(values, *args)`: the gradient of the scalar `fn(*args)` in `variables` at `values`."""
 
@@ -220,8 +225,13 @@ def may_compile():
 
 
 class Trainer:
-    """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
+    """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step.
 
+    With `jit_compile` Keras would have dynamo trace the whole step, which it leaves in many pieces:
+    steps are kept from it, and the network's calls in them are compiled instead.
+    """
+
+    @torch.compiler.disable
     def train_step(self, data):
         """One optimizer step; over several processes the gradient is their mean."""
         self._join()
@@ -232,6 +242,7 @@ class Trainer:
         self._share_metrics(before)
         return self.get_metrics_result()
 
+    @torch.compiler.disable
     def test_step(self, data):
         """One evaluation step, with the chosen average in the weights' place."""
         before = self._metric_values()
@@ -252,7 +263,6 @@ class Trainer:
             return super().__call__(*args, **kwargs)
         return parallel(*args, **kwargs)
 
-    @torch.compiler.disable
     def _join(self):
         if process_count() > 1 and not hasattr(self._untracked, "parallel"):
             self._untracked.parallel = synchronised(self)
@@ -262,7 +272,6 @@ class Trainer:
         if process_count() > 1:
             return torch.stack([variable.value.detach() for variable in self.metrics_variables])
 
-    @torch.compiler.disable
     @torch.no_grad()
     def _share_metrics(self, before):
         """Add what the other processes' rows have added to the metrics since `before`."""
@@ -272,13 +281,10 @@ class Trainer:
         for variable, value in zip(self.metrics_variables, after, strict=True):
             variable.assign(value)
 
-    # Forward mode does not go through torch.compile; the gradient step does.
-    @torch.compiler.disable
     @torch.no_grad()
     def _problem(self, data, training):
         return self.build_problem(data, training=training)
 
-    @torch.compiler.disable
     @torch.no_grad()
     def _finish(self, problem):
         self.finish_train_step(problem, [v.value.grad for v in self.trainable_variables])
