@@ -91,7 +91,7 @@ class DrawsOfSteps(MeanFlow):
     def draw(self, keys, x, condition=None):
         steps = [official_draws(step) for step in range(len(CURVE["none"]))]
         stacked = (np.stack([draws[name] for draws in steps]) for name in ("r", "t", "e", "drop"))
-        return Draws(*(ops.convert_to_tensor(draws)[keys.step] for draws in stacked))
+        return Draws(*(ops.take(draws, keys.step, axis=0) for draws in stacked))
 
 
 @pytest.mark.long
