@@ -6,17 +6,20 @@
 On JAX, by XLA's analysis of the compiled step, whose state is donated as `fit` does: arguments,
 results and temporaries, without what they share. On PyTorch, the most that its profiler sees
 allocated at a time in a step, on top of the weights, averages and optimizer state. On TensorFlow,
-the most memory that a process of its own has had, with the libraries and the compiler in it: a
-coarse figure. With `--device GB` (JAX) it also compiles the step for twice the batch, and prints
-the largest batch that fits by a straight line. Nothing is timed.
+by the report that XLA dumps of the compiled step: what it reserves for all buffers together.
+With `--device GB` (JAX) it also compiles the step for twice the batch, and prints the largest batch
+that fits by a straight line. XLA's CPU compiler undoes `--remat`; what the gradient pass of a row
+keeps is therefore printed too, counted from the program before XLA. Nothing is timed.
 """
 
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from cost import batch, flow_map
 
@@ -63,11 +66,33 @@ def torch_bytes(model, rows):
 
 
 def tensorflow_bytes(model, rows):
-    """The most this process has had, after three steps."""
-    x, y = batch(rows)
-    for _ in range(3):
-        model.train_on_batch(x, y)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Of the compiled step, by the reports in the folder of `XLA_FLAGS`."""
+    model.train_on_batch(*batch(rows))
+    folder = re.search(r"--xla_dump_to=(\S+)", os.environ["XLA_FLAGS"])[1]
+    reports = [path.read_text() for path in Path(folder).glob("*memory-usage-report.txt")]
+    return max(int(re.search(r"Total bytes used: (\d+)", report)[1]) for report in reports)
+
+
+def kept_bytes(model, rows):
+    """What the network's gradient pass keeps of a further row: JAX's residuals, by shape."""
+    import jax
+    import keras
+
+    variables = model.network.trainable_variables
+    values = [variable.value for variable in variables]
+
+    def kept(rows):
+        x, y = batch(rows)
+        t = x[:, 0, 0, 0]
+
+        def forward(values):
+            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+                return model.network(x, t, t, y)
+
+        residuals = jax.eval_shape(lambda values: jax.vjp(forward, values)[1], values)
+        return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(residuals))
+
+    return kept(rows + 1) - kept(rows)
 
 
 def measure(arguments):
@@ -78,17 +103,22 @@ def measure(arguments):
     share = None if arguments.objective == "flow matching" else 0.75
     model = flow_map(arguments.size, None, share, averages=(0.9999,), remat=arguments.remat)
     model.compile(keras.optimizers.Adam(1e-4), jit_compile=keras.config.backend() != "torch")
+    if arguments.kept:
+        count["jax"] = kept_bytes
     print(json.dumps(count[keras.config.backend()](model, arguments.batch)))
 
 
-def in_a_process(backend, objective, rows, arguments):
+def in_a_process(backend, objective, rows, arguments, *further):
     """The bytes of a step, measured in a process of its own."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    command = [sys.executable, "-W", "ignore", __file__, "--objective", objective]
+    command = [sys.executable, "-W", "ignore", __file__, "--objective", objective, *further]
     command += ["--size", arguments.size, "--batch", str(rows)]
     command += ["--remat"] if arguments.remat else []
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+        if backend == "tensorflow":
+            environment["XLA_FLAGS"] += f" --xla_dump_to={folder}"
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -100,6 +130,7 @@ def main():
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--device", type=float, help="memory of a device in GB")
     parser.add_argument("--objective", help=argparse.SUPPRESS)
+    parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.objective:
         measure(arguments)
@@ -121,6 +152,8 @@ def main():
             fixed = mean_flow - row * arguments.batch
             most = int((1e9 * arguments.device - fixed) / row)
             print(f"  {fixed / 1e9:.2f} GB and {row / 1e6:.1f} MB a row: a batch of {most}")
+            kept = in_a_process(backend, "MeanFlow", 1, arguments, "--kept")
+            print(f"  the gradient pass of a row keeps {kept / 1e6:.1f} MB before XLA")
 
 
 if __name__ == "__main__":

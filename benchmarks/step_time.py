@@ -1,11 +1,12 @@
 """What MeanFlow costs: its step over the flow-matching step, and that over a plain `fit`.
 
-    python benchmarks/step_time.py [--backends jax,tensorflow,torch] [--rounds 9]
+    python benchmarks/step_time.py [--backends jax,tensorflow,torch] [--rounds 9] [--jit]
 
 On each backend, in one process, three fits of the same DiT take turns: MeanFlow (a quarter of the
 rows with r < t), flow matching, and a plain `keras.Model` that fits pre-drawn pairs with the mean
 squared error. Counted in forward passes the first two cost 3.5 and 3. Printed: the median over the
-rounds of the ratio within a round, and its range. Run it on an idle machine.
+rounds of the ratio within a round, and its range. With `--jit`, `jit_compile=True`, not the default
+on PyTorch, and no plain model. Run it on an idle machine.
 """
 
 import argparse
@@ -21,7 +22,7 @@ SIZES = dict(image_size=16, channels=4, patch_size=2, width=256, depth=4, heads=
 BATCH = 32
 
 
-def fits():
+def fits(jit):
     """name -> a function that trains for `STEPS` steps, as the first call compiles."""
     import keras
     import numpy as np
@@ -41,13 +42,14 @@ def fits():
         def call(self, inputs):
             return self.network(inputs["z"], inputs["r"], inputs["t"], inputs["condition"])
 
-    plain = Plain()
-    plain.compile(keras.optimizers.Adam(1e-4), loss="mse")
-    pairs = {"z": x, "r": t, "t": t, "condition": y}
-    models = {"plain": (plain, pairs, x)}
+    models = {}
+    if not jit:
+        plain = Plain()
+        plain.compile(keras.optimizers.Adam(1e-4), loss="mse")
+        models["plain"] = (plain, {"z": x, "r": t, "t": t, "condition": y}, x)
     for objective in (FlowMatching(), MeanFlow()):
         flow_map = FlowMap(DiT(**SIZES), objective)
-        flow_map.compile(keras.optimizers.Adam(1e-4))
+        flow_map.compile(keras.optimizers.Adam(1e-4), jit_compile=jit or "auto")
         models[type(objective).__name__] = (flow_map, x, y)
     return {
         name: lambda m=m: m[0].fit(m[1], m[2], batch_size=BATCH, verbose=0, shuffle=False)
@@ -55,11 +57,11 @@ def fits():
     }
 
 
-def measure(rounds):
+def measure(rounds, jit):
     """Print the ratios on this process' backend."""
     import keras
 
-    functions, seconds = fits(), []
+    functions, seconds = fits(jit), []
     for fit in functions.values():
         fit()
     for i in range(rounds):
@@ -71,7 +73,7 @@ def measure(rounds):
             taken[name] = (time.perf_counter() - start) / STEPS
         seconds.append(taken)
     print(f"{keras.config.backend()} (keras {keras.__version__}, {_version()})")
-    for top, bottom in (("MeanFlow", "FlowMatching"), ("FlowMatching", "plain")):
+    for top, bottom in (("MeanFlow", "FlowMatching"), ("FlowMatching", "plain"))[: 1 if jit else 2]:
         ratios = sorted(s[top] / s[bottom] for s in seconds)
         median = statistics.median(ratios)
         print(f"  {top} / {bottom}: {median:.3f}  ({ratios[0]:.3f} to {ratios[-1]:.3f})")
@@ -97,9 +99,10 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--backends", default="jax,tensorflow,torch")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--jit", action="store_true")
     arguments = parser.parse_args()
     if "STEP_TIME_CHILD" in os.environ:
-        measure(arguments.rounds)
+        measure(arguments.rounds, arguments.jit)
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, DiT {SIZES}, batch {BATCH}", flush=True)
     for backend in arguments.backends.split(","):
