@@ -53,37 +53,35 @@ def trajectory_stage(training, teacher, *, evaluations, pairs) -> Training:
     return training.with_objective(objective, network=student, sampler=None)
 
 
-def distillation_stage(training, teacher, start, *, fraction_r_equals_t, power=1.0) -> Training:
+def distillation_stage(training, teacher, start, *, fraction_r_equals_t) -> Training:
     """MFD: MeanFlow along the teacher's velocity, from the weights of the stage before.
 
     Args:
         training, teacher: see `trajectory_stage`.
         start: the stage before; see `network_of`.
         fraction_r_equals_t: share of rows with r = t.
-        power: p of the adaptive loss, 1 in the paper's code. The teacher's velocities have no
-            variance: at p = 1 the rows with r = t, whose errors vanish, weigh the most.
     """
     guidance = TeacherGuidance(teacher=network_of(teacher, "teacher"))
-    objective = MeanFlow(guidance=guidance, **_mean_flow(training, fraction_r_equals_t, power))
+    objective = MeanFlow(guidance=guidance, **_mean_flow(training, fraction_r_equals_t))
     return training.with_objective(objective, network=network_of(start, "start"), sampler=None)
 
 
-def tuning_stage(training, start, *, fraction_r_equals_t, power=1.0) -> Training:
+def tuning_stage(training, start, *, fraction_r_equals_t) -> Training:
     """MFT: MeanFlow on the data's own velocities, from the weights of the stage before.
 
     Args:
-        training, start, fraction_r_equals_t, power: see `distillation_stage`.
+        training, start, fraction_r_equals_t: see `distillation_stage`.
     """
-    objective = MeanFlow(**_mean_flow(training, fraction_r_equals_t, power))
+    objective = MeanFlow(**_mean_flow(training, fraction_r_equals_t))
     return training.with_objective(objective, network=network_of(start, "start"), sampler=None)
 
 
-def _mean_flow(training, fraction_r_equals_t, power):
+def _mean_flow(training, fraction_r_equals_t):
     """The settings of the paper's code that MFD and MFT share."""
     flow = training.flow_map.objective
     return {
         "times": ShiftedUniform(shift=flow.times.shift, fraction_r_equals_t=fraction_r_equals_t),
-        "loss": AdaptiveLoss(p=power, c=1e-3),
+        "loss": AdaptiveLoss(c=1e-3),
         "derivative": CentralDifference(step=5e-3),
         "label_dropout": flow.label_dropout,
     }

@@ -100,10 +100,9 @@ def digits_rae_mfd(
     *,
     teacher: str | None = None,
     start: str | None = None,
-    steps: int = 1000,
-    learning_rate: float = 1e-3,
+    steps: int = 600,
+    learning_rate: float = 3e-4,
     fraction_r_equals_t: float = 0.5,
-    power: float = 1.0,
     **knobs,
 ) -> Training:
     """The digits as tokens, stage 3, MFD: MeanFlow along the teacher's velocity, from stage 2.
@@ -112,8 +111,8 @@ def digits_rae_mfd(
     Command: keras-meanflow train digits_rae_mfd --set data=STORE --set teacher=RUN --set start=RUN
     """
     training = digits_rae_teacher(steps=steps, learning_rate=learning_rate, **knobs)
-    settings = {"fraction_r_equals_t": fraction_r_equals_t, "power": power}
-    return distillation_stage(training, teacher, start, **settings)
+    share = {"fraction_r_equals_t": fraction_r_equals_t}
+    return distillation_stage(training, teacher, start, **share)
 
 
 @recipe(extends=digits_rae_teacher)
@@ -121,9 +120,8 @@ def digits_rae_mft(
     *,
     start: str | None = None,
     steps: int = 200,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 1e-4,
     fraction_r_equals_t: float = 0.5,
-    power: float = 1.0,
     **knobs,
 ) -> Training:
     """The digits as tokens, stage 4, MFT: MeanFlow on the data's own velocities, from stage 3.
@@ -132,5 +130,4 @@ def digits_rae_mft(
     Command: keras-meanflow train digits_rae_mft --set data=STORE --set start=RUN
     """
     training = digits_rae_teacher(steps=steps, learning_rate=learning_rate, **knobs)
-    settings = {"fraction_r_equals_t": fraction_r_equals_t, "power": power}
-    return tuning_stage(training, start, **settings)
+    return tuning_stage(training, start, fraction_r_equals_t=fraction_r_equals_t)
