@@ -6,7 +6,7 @@
 Trains nothing: `keras-meanflow train speech_digits` and `speech_digits_released` made the runs.
 Measured are utterances of speaker 5 in the last noise, both kept out of training, at 0 dB, and
 beside the models a Wiener filter. Writes `speech.json`, and with --picture spectrograms of one
-utterance.
+utterance: clean, noisy, by the Wiener filter, and by each run's first number of steps.
 """
 
 import argparse
@@ -69,6 +69,17 @@ def _noises(folder):
     return module.noises(folder, RATE)
 
 
+def enhancers(flow_map, codec, steps, temperatures):
+    """An `Enhancer` for each number of steps and each temperature, both lists in text."""
+    made = {}
+    for temperature in map(float, temperatures.split(",")):
+        for n in map(int, steps.split(",")):
+            name = f"{n} step{'s' if n > 1 else ''}"
+            name += f" at {temperature:g}" if temperature != 1.0 else ""
+            made[name] = Enhancer(flow_map, codec, steps=n, temperature=temperature)
+    return made
+
+
 def table(report):
     """The means in Markdown."""
     columns = list(report["noisy"]["total"])
@@ -96,6 +107,7 @@ def main():
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--snr", type=float, default=0.0)
     parser.add_argument("--steps", default="1,2,5")
+    parser.add_argument("--temperatures", default="1")
     parser.add_argument("--out", default="speech.json")
     parser.add_argument("--picture")
     arguments = parser.parse_args()
@@ -106,10 +118,9 @@ def main():
     methods, shown = {"Wiener filter": wiener(linear)}, []
     for run in arguments.runs:
         flow_map = runs.load(run)
-        for steps in map(int, arguments.steps.split(",")):
-            name = f"{Path(run).name}, {steps} step{'s' if steps > 1 else ''}"
-            methods[name] = Enhancer(flow_map, load_codec(run), steps=steps)
-        shown.append(methods[f"{Path(run).name}, 1 step"])
+        made = enhancers(flow_map, load_codec(run), arguments.steps, arguments.temperatures)
+        methods |= {f"{Path(run).name}, {name}": enhancer for name, enhancer in made.items()}
+        shown.append(next(iter(made.values())))
     report = score_pairs(pairs, RATE, methods, verbose=1)
     Path(arguments.out).write_text(json.dumps(report, indent=1) + "\n")
     print(table(report))

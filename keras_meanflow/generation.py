@@ -39,6 +39,7 @@ class Generation:
         first=0,
         batch_size=256,
         guidance_scale=None,
+        temperature=1.0,
         verbose="auto",
     ):
         """Samples from noise, float32 NumPy of shape (n, ...), with the weights of `average`.
@@ -56,11 +57,12 @@ class Generation:
                 the last one is padded to it.
             guidance_scale: s of `u(null) + s (u(c) - u(null))`, for a model trained with label
                 dropout and without guidance in the target.
+            temperature: factor of the noise; at 0 there is none.
             verbose: 0 for no progress bar; "auto" shows one over several batches.
 
         Raises:
-            ValueError: for unknown labels, steps < 1, both `steps` and `sampler`, or a guidance
-                scale on a model that has guidance baked in or no null label.
+            ValueError: for unknown labels, steps < 1, both `steps` and `sampler`, a guidance scale
+                on a model that has guidance baked in or no null label, or a negative temperature.
 
         Example:
             >>> flow_map.generate(np.arange(10), steps=1, seed=0).shape
@@ -70,6 +72,8 @@ class Generation:
             raise ValueError(f"Give steps or a sampler, not both. Received: {steps}, {sampler}.")
         sampler = sampler or Jump(steps=1 if steps is None else steps)
         self._check_guidance_scale(guidance_scale)
+        if not temperature >= 0.0:
+            raise ValueError(f"temperature is at least 0. Received: {temperature}.")
         n, condition = self._count_and_condition(labels)
         devices = device_count()
         batch_size = -(-max(min(batch_size, n), 1) // devices) * devices
@@ -81,7 +85,8 @@ class Generation:
         for start in batches:
             rows = np.minimum(np.arange(start, start + batch_size), n - 1)  # the last one padded
             noises = [
-                philox_noise(seed, first + rows, self.network.data_shape, draw=draw)
+                np.float32(temperature)
+                * philox_noise(seed, first + rows, self.network.data_shape, draw=draw)
                 for draw in range(sampler.noises)
             ]
             part = keras.tree.map_structure(lambda a, rows=rows: a[rows], condition)

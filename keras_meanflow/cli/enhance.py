@@ -21,13 +21,14 @@ from keras_meanflow.cli.backend import (
 @click.argument("source", metavar="IN", type=click.Path())
 @click.argument("target", metavar="OUT", type=click.Path())
 @click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Jumps.")
-@click.option("--overlap", type=float, default=0.25, show_default=True, help="Share of a piece.")
+@click.option("--overlap", type=float, default=0.5, show_default=True, help="Share of a piece.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pieces.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the noise.")
 @click.option("--average/--raw", default=True, help="Averaged or raw weights.")
 @backend_option
 @verbose_option
-def enhance(run_dir, source, target, steps, overlap, batch_size, seed, average, backend, verbose):
+def enhance(run_dir, source, target, average, backend, verbose, **settings):
     """Enhance speech with a RUN: a .wav or .flac file IN, or a folder of them, into OUT.
 
     One channel, any rate and length; OUT has the rate and length of IN. In a folder, files that
@@ -37,9 +38,7 @@ def enhance(run_dir, source, target, steps, overlap, batch_size, seed, average, 
         flow_map, codec = _load(run_dir, backend, average)
         from keras_meanflow.enhancing import Enhancer, enhance_file, enhance_folder
 
-        enhancer = Enhancer(
-            flow_map, codec, steps=steps, overlap=overlap, batch_size=batch_size, seed=seed
-        )
+        enhancer = Enhancer(flow_map, codec, **settings)
         progress = _show_progress if verbose else None
         if Path(source).is_dir():
             skipped = enhance_folder(enhancer, source, target, _report, progress)
