@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from oracles import randomise
 
-from keras_meanflow.networks import MLP, DiT, DiTDH, InContextDiT, UNet
+from keras_meanflow.networks import MLP, BandUNet, DiT, DiTDH, InContextDiT, UNet
 from keras_meanflow.networks.dit import SIZES
 from keras_meanflow.networks.in_context import IN_CONTEXT_SIZES
 
@@ -17,6 +17,7 @@ SMALL = dict(image_size=4, channels=2, patch_size=2, width=16, depth=1, heads=2)
 IN_CONTEXT = {**SMALL, "depth": 2, "head_depth": 1}
 SONG = dict(image_size=4, width=8, multipliers=(1, 2), blocks=1, attention_sizes=(2,))
 SPEECH = {**SONG, "image_size": (4, 8)}
+BANDS = dict(bins=8, frames=4, band=2, width=8, multipliers=(1, 2))
 BODY_AND_HEAD = dict(image_size=4, channels=2, width=(16, 24), depth=(2, 1), heads=(2, 2))
 NETWORKS = [
     lambda **kwargs: DiT(**SMALL, **kwargs),
@@ -40,6 +41,7 @@ NETWORKS = [
     lambda **kwargs: UNet.song(**SONG, **kwargs),
     lambda **kwargs: UNet.song(**SONG, num_classes=3, **kwargs),
     lambda **kwargs: UNet.ncsnpp(**SPEECH, **kwargs),
+    lambda **kwargs: BandUNet(**BANDS, **kwargs),
 ]
 
 
@@ -47,7 +49,7 @@ def _inputs(network, rows=3):
     z = RNG.standard_normal((rows, *network.data_shape)).astype("float32")
     t = np.full(rows, 0.9987, "float32")
     condition = np.arange(rows, dtype="int32") if network.num_classes else None
-    if getattr(network, "context_channels", 0):
+    if getattr(network, "context_channels", 0) or network.condition_shape:
         condition = RNG.standard_normal((rows, *network.data_shape)).astype("float32")
     return z, 0.25 * t, t, condition
 
@@ -160,9 +162,10 @@ def test_bfloat16_rounds_products_and_not_times(make):
         mixed.times, names = [mixed.time], ("t-r",)
     else:
         names = getattr(mixed, "time_inputs", ("t", "t-r"))
-    names = ("r", "t") if isinstance(mixed, UNet) else names
+    names = ("r", "t") if isinstance(mixed, (UNet, BandUNet)) else names
+    told = mixed.unet.times if isinstance(mixed, BandUNet) else mixed.times
     seen = []
-    for embedding in mixed.times if isinstance(mixed.times, list) else [mixed.times]:
+    for embedding in told if isinstance(told, list) else [told]:
         embedding.call = lambda *t, call=embedding.call: (seen.extend(t), call(*t))[1]
     mixed(*inputs)
     _, r, t, _ = inputs

@@ -20,7 +20,7 @@ from keras_meanflow.configurable import register
 from keras_meanflow.couplings import FromCondition
 from keras_meanflow.data import ArraySource, Batches
 from keras_meanflow.derivatives import ClippedDerivative, ForwardMode
-from keras_meanflow.networks import MLP, ConditionResidual, Network
+from keras_meanflow.networks import MLP, BandUNet, ComplexMask, ConditionResidual, Network
 from keras_meanflow.objectives import Draws, FlowMatching, MeanFlowSE, ReleasedMeanFlowSE
 from keras_meanflow.paths import Linear, NoisyToClean
 from keras_meanflow.samplers import Euler
@@ -348,3 +348,65 @@ def test_a_residual_network_adds_what_its_condition_explains_and_is_remembered(t
     np.testing.assert_allclose(ops.convert_to_numpy(again(z, r, t, y)), u, atol=1e-6)
     with pytest.raises(ValueError, match="an array alone"):
         ConditionResidual(MLP(data_size=2, num_classes=3))
+
+
+class Ideal(Network):
+    """The mask that leaves x of y, whatever z is."""
+
+    def __init__(self, x, y):
+        super().__init__(data_shape=x.shape[1:], condition_shape=x.shape[1:])
+        x, y = (a[..., 0] + 1j * a[..., 1] for a in (x, y))
+        mask = 1.0 - x / y
+        self.mask = np.stack([mask.real, mask.imag], axis=-1).astype("float32")
+        self.built = True
+
+    def call(self, z, r, t, condition=None):
+        return ops.convert_to_tensor(self.mask)
+
+
+def test_the_ideal_mask_is_exact_for_every_jump():
+    rng = np.random.default_rng(0)
+    x, y, n = (rng.standard_normal((4, 3, 5, 2)).astype("float32") for _ in range(3))
+    r, t = np.array([0.0, 0.1, 0.3, 0.5], "float32"), np.array([1.0, 0.4, 0.3, 0.9], "float32")
+    network = ComplexMask(Ideal(x, y))
+    path = NoisyToClean()
+    x, y, n, r, t = (ops.convert_to_tensor(a) for a in (x, y, n, r, t))
+    z, v = (ops.convert_to_numpy(a) for a in path(x, {"y": y, "n": n}, t))
+    u = ops.convert_to_numpy(network(z, r, t, y))
+    np.testing.assert_allclose(u, v, atol=2e-5)  # straight: the average velocity is the velocity
+    objective = MeanFlow(
+        times=PowerGap(fraction_r_equals_t=0.0),
+        label_dropout=0.0,
+        path=path,
+        coupling=FromCondition(),
+    )
+    problem = objective(network, x, y, Draws(r, t, {"y": y, "n": n}, None))
+    np.testing.assert_allclose(ops.convert_to_numpy(problem.target), u, atol=1e-4)
+
+
+def test_a_mask_of_zero_gives_the_condition_back_in_one_step_and_is_remembered(tmp_path):
+    bands = BandUNet(bins=4, frames=3, band=2, width=8, multipliers=(1,))
+    network = ComplexMask(bands, least=0.02)
+    z, y = _data("array", rows=3)
+    r, t = np.zeros(3, "float32"), np.ones(3, "float32")
+    given = z - ops.convert_to_numpy(network(z, r, t, y))
+    np.testing.assert_allclose(given, y, atol=1e-6)
+    network.save(tmp_path / "network.keras")
+    again = keras.saving.load_model(tmp_path / "network.keras")
+    assert again.least == 0.02
+    with pytest.raises(ValueError, match="least, a time to divide by, exceeds 0. Received: 0"):
+        ComplexMask(bands, least=0.0)
+
+
+def test_at_temperature_0_one_step_starts_at_the_condition_itself():
+    network = randomise(ConditionResidual(Conditioned(condition_shape=SHAPE)))
+    flow_map = FlowMap(network, MeanFlowSE(), averages=())
+    flow_map.compile(jit_compile=BACKEND == "jax")
+    _, y = _data("array", rows=3)
+    r, t = np.zeros(3, "float32"), np.ones(3, "float32")
+    expected = y - ops.convert_to_numpy(network(y, r, t, y))
+    for seed in (0, 1):
+        found = flow_map.generate(y, seed=seed, temperature=0.0, verbose=0)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="temperature is at least 0. Received: -1"):
+        flow_map.generate(y, temperature=-1.0)

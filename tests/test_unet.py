@@ -3,16 +3,32 @@
 Its outputs and derivatives are compared with the authors' in `weights/test_conversion.py`.
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
 import numpy as np
 import pytest
 from keras import ops
 from oracles import randomise, relative_error
 
-from keras_meanflow import FlowMap, LogitNormal, MeanFlow, UNet
+from keras_meanflow import (
+    BandUNet,
+    ConditionResidual,
+    FlowMap,
+    LogitNormal,
+    MeanFlow,
+    NoisePrediction,
+    UNet,
+)
 from keras_meanflow.backend import BACKEND, jvp
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.networks.resampling import fir_down, fir_up
+from keras_meanflow.networks.unet_layers import group_norm
 
+ROOT = Path(__file__).resolve().parents[1]
 RNG = np.random.default_rng(0)
 SMALL = dict(width=8, multipliers=(1, 2), blocks=0)
 ROWS = 3
@@ -65,6 +81,27 @@ def test_a_longer_spectrogram_needs_no_other_network():
     assert long.shape == z.shape
     other = _numpy(network, z, R, T, np.zeros_like(noisy))
     assert np.abs(long - other).max() > 1e-3  # it hears its context
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(8, 2), (64, 16), (256, 32), (144, 24), (6, 1)])
+def test_groups_divide_the_channels(channels, groups):
+    norm = group_norm(channels, "float32")
+    x = ops.convert_to_tensor(3.0 + 2.0 * _normal(2, 4, 4, channels))
+    assert norm.groups == groups
+    grouped = np.reshape(ops.convert_to_numpy(norm(x)), (2, 16, groups, -1))
+    np.testing.assert_allclose(grouped.mean(axis=(1, 3)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(grouped.std(axis=(1, 3)), 1.0, atol=1e-4)
+
+
+def test_bands_of_bins_are_channels_and_places_again():
+    network = randomise(BandUNet(bins=12, frames=4, band=3, width=8, multipliers=(1, 2)))
+    z = _normal(ROWS, 12, 4, 2)
+    bands = ops.convert_to_numpy(network._bands(z))
+    assert bands.shape == (ROWS, 4, 4, 6)
+    np.testing.assert_array_equal(bands[:, 1, 2], z[:, 3:6, 2].reshape(ROWS, 6))
+    np.testing.assert_array_equal(ops.convert_to_numpy(network._bins(bands)), z)
+    with pytest.raises(ValueError, match="band must divide the bins. Received: 5 and 12"):
+        BandUNet(bins=12, frames=4, band=5, width=8, multipliers=(1,))
 
 
 def test_labels_context_and_augmentation_are_told_together():
@@ -138,6 +175,55 @@ def test_a_flow_map_drops_in_training_and_not_in_evaluation():
     training = flow_map.build_problem(batch, training=True).inputs["condition"]
     assert set(training) == {"augmentation", "dropout"} and training["dropout"].shape == (4, 2)
     assert set(flow_map.build_problem(batch, training=False).inputs["condition"]) == set(how)
+
+
+def test_a_wrapper_drops_what_its_network_drops():
+    inner = randomise(UNet.ncsnpp(image_size=(4, 8), dropout=0.3, **SMALL))
+    z, noisy = _normal(ROWS, 4, 8, 2), _normal(ROWS, 4, 8, 2)
+    keys = Keys(seed=0, step=0)
+    dropped = _numpy(inner, z, R, T, inner.training_condition(noisy, keys, ROWS))
+    network = ConditionResidual(inner)
+    told = network.training_condition(ops.convert_to_tensor(noisy), keys, ROWS)
+    np.testing.assert_allclose(_numpy(network, z, R, T, told), z - noisy + dropped, atol=1e-6)
+    everyone = ops.ones((ROWS,), dtype="bool")
+    unheard = inner.training_condition(0.0 * noisy, keys, ROWS)
+    null = network.drop_condition(told, everyone)
+    np.testing.assert_allclose(
+        _numpy(network, z, R, T, null), z + _numpy(inner, z, R, T, unheard), atol=1e-6
+    )
+    noise = NoisePrediction(UNet.song(image_size=4, dropout=0.3, **SMALL))
+    assert noise.training_condition(None, keys, ROWS)["dropout"].shape == (ROWS, 2)
+
+
+ELSEWHERE = """
+import sys
+import keras
+import numpy as np
+from keras_meanflow import ConditionResidual, UNet
+
+keras.utils.set_random_seed(0)
+network = ConditionResidual(UNet.ncsnpp(image_size=(4, 8), width=8, multipliers=(1, 2), blocks=1))
+rng = np.random.default_rng(0)
+for variable in network.trainable_variables:
+    variable.assign(0.3 * rng.standard_normal(variable.shape))
+network.save(sys.argv[1] + "/network.keras")
+z, y = rng.standard_normal((2, 3, 4, 8, 2)).astype("float32")
+r, t = np.array([0.2, 0.5, 0.0], "float32"), np.array([0.9, 0.5, 1.0], "float32")
+u = keras.ops.convert_to_numpy(network(z, r, t, y))
+np.savez(sys.argv[1] + "/called.npz", z=z, y=y, r=r, t=t, u=u)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("other", ["jax", "tensorflow", "torch"])
+def test_a_network_that_another_backend_saved_is_the_same_here(other, tmp_path):
+    environment = {**os.environ, "KERAS_BACKEND": other, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    network = keras.saving.load_model(tmp_path / "network.keras")
+    with np.load(tmp_path / "called.npz") as called:
+        u = _numpy(network, *(called[name] for name in "zrty"))
+        np.testing.assert_allclose(u, called["u"], atol=1e-4)
 
 
 def test_a_context_conditions_generation():

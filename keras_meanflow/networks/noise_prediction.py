@@ -77,6 +77,10 @@ class NoisePrediction(Network):
         """The same reading of another network."""
         return type(self)(network, betas=self.betas, steps=self.steps)
 
+    def training_condition(self, condition, keys, rows):
+        """See `Network.training_condition`."""
+        return self.network.training_condition(condition, keys, rows)
+
     def drop_condition(self, condition, drop):
         """See `Network.drop_condition`."""
         return self.network.drop_condition(condition, drop)

@@ -114,6 +114,8 @@ def _turns(x, frequencies):
 class GroupNorm(layers.Layer):
     """Group normalisation in float32: 32 groups, or groups of 4 channels if these are fewer.
 
+    Where these do not divide the channels, the next smaller number of groups that does.
+
     Sums each channel before it joins those of a group: six times as fast on a CPU under XLA as
     `keras.layers.GroupNormalization`, whose inner axis is the 4 channels of a group.
     """
@@ -124,7 +126,8 @@ class GroupNorm(layers.Layer):
     def build(self, shape):
         """Build for images (B, H, W, C)."""
         channels = shape[-1]
-        self.groups = min(channels // 4, 32)
+        most = max(min(channels // 4, 32), 1)
+        self.groups = next(n for n in range(most, 0, -1) if channels % n == 0)
         self.gamma = self.add_weight((channels,), "ones", name="gamma", dtype="float32")
         self.beta = self.add_weight((channels,), "zeros", name="beta", dtype="float32")
 
