@@ -94,6 +94,13 @@ def test_mixtures_are_a_pure_function_of_seed_and_step():
         assert np.abs(a - c).max() > 1e-3
 
 
+def test_pairs_are_made_quieter_by_up_to_so_many_decibels():
+    source = MixedSpeech([_speech()], [_noise()], CODEC, 16, snr=(3.0, 3.0), quieter=12.0)
+    _, y = source.draw([0] * 20, np.random.default_rng(0))
+    loudest = 20.0 * np.log10(np.abs(CODEC.decode(y)).max(axis=1))
+    assert loudest.max() < 1e-3 and loudest.min() > -12.01 and np.ptp(loudest) > 6.0
+
+
 def test_files_of_any_rate_are_resampled_and_unusable_ones_are_named_and_counted(tmp_path):
     for name in ("clean", "noisy"):
         folder = tmp_path / name
@@ -233,6 +240,18 @@ def _recipe_data(folder):
     return folder
 
 
+def _assert_moves(training, steps):
+    """Steps of training, after which weights have changed and are finite."""
+    weights = training.flow_map.network.trainable_variables
+    before = [ops.convert_to_numpy(weight).copy() for weight in weights]
+    training.flow_map.fit(training.batches(), steps_per_epoch=steps, shuffle=False, verbose=0)
+    moved = [
+        np.abs(ops.convert_to_numpy(weight) - old).max()
+        for weight, old in zip(weights, before, strict=True)
+    ]
+    assert np.isfinite(moved).all() and max(moved) > 0.0
+
+
 @pytest.mark.parametrize("name", ["speech_digits", "speech_digits_released"])
 def test_the_digits_recipes_take_two_real_steps(name, tmp_path):
     folder = _recipe_data(tmp_path)
@@ -249,26 +268,28 @@ def test_the_digits_recipes_take_two_real_steps(name, tmp_path):
     )
     training.check()
     assert len(training.data.noise) == 1  # the last one is kept out
-    weights = training.flow_map.network.trainable_variables
-    before = [ops.convert_to_numpy(weight).copy() for weight in weights]
-    training.flow_map.fit(training.batches(), steps_per_epoch=2, shuffle=False, verbose=0)
-    moved = [
-        np.abs(ops.convert_to_numpy(weight) - old).max()
-        for weight, old in zip(weights, before, strict=True)
-    ]
-    assert np.isfinite(moved).all() and max(moved) > 0.0
+    _assert_moves(training, 2)
+
+
+def _papers_training(name, folder):
+    data = str(_recipe_data(folder) / "pairs")
+    small = dict(width=4, multipliers=(1,), frames=4, batch_size=2, steps=1)
+    return find(name).load()(data=data, jit_compile=BACKEND == "jax", **small)
 
 
 @pytest.mark.parametrize("name", ["speech_vbdmd", "speech_vbdmd_released"])
 def test_the_papers_recipes_build_and_suit_their_data(name, tmp_path):
-    folder = _recipe_data(tmp_path) / "pairs"
-    training = find(name).load()(data=str(folder), width=4, frames=64, batch_size=2)
+    training = _papers_training(name, tmp_path)
     training.check()
     objective = training.flow_map.objective
     assert isinstance(objective, ReleasedMeanFlowSE) is name.endswith("released")
-    assert training.flow_map.network.data_shape == (256, 64, 2)
+    assert training.flow_map.network.data_shape == (256, 4, 2)
     with pytest.raises(ValueError, match="needs --set data=PATH"):
         find(name).load()()
+
+
+def test_the_papers_recipe_takes_a_real_step(tmp_path):
+    _assert_moves(_papers_training("speech_vbdmd", tmp_path), 1)
 
 
 RECIPE = """
@@ -408,5 +429,7 @@ def test_settings_out_of_range_are_refused():
         MixedSpeech([_speech()], [], CODEC, 4)
     with pytest.raises(ValueError, match=r"snr is \(lowest, highest\)"):
         MixedSpeech([_speech()], [_noise()], CODEC, 4, snr=(1.0, 0.0))
+    with pytest.raises(ValueError, match="quieter is at least 0 decibels"):
+        MixedSpeech([_speech()], [_noise()], CODEC, 4, quieter=-1.0)
     with pytest.raises(ValueError, match="one or more of"):
         SpeechPairs([(np.ones(4), np.ones(5))], CODEC, 4)

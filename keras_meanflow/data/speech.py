@@ -45,9 +45,11 @@ class _Crops:
         """The shape of one spectrogram."""
         return (self.codec.bins, self.frames, 2)
 
-    def _encoded(self, pairs):
+    def _encoded(self, pairs, quieter=0.0):
+        """Spectrograms of pairs, each at the level of its loudest sample or so many dB below."""
         clean, noisy = (np.stack(waveforms) for waveforms in zip(*pairs, strict=True))
         loudest = np.maximum(np.abs(noisy).max(axis=1, keepdims=True), QUIET)
+        loudest = (loudest * 10.0 ** (np.reshape(quieter, (-1, 1)) / 20.0)).astype("float32")
         spectrograms = self.codec.encode(np.concatenate([clean / loudest, noisy / loudest]))
         return spectrograms[: len(clean)], spectrograms[len(clean) :]
 
@@ -129,18 +131,20 @@ class MixedSpeech(_Crops):
         codec: an `STFT`.
         frames: of a spectrogram.
         snr: lowest and highest ratio in decibels; `take` has the middle.
+        quieter: decibels by which `draw` makes pairs quieter at most, as are most parts of a
+            recording that is divided by its own largest sample when it is enhanced.
 
     Raises:
-        ValueError: for no speech or noise, or ratios in the wrong order.
+        ValueError: for no speech or noise, ratios in the wrong order, or a negative `quieter`.
 
     Example:
         >>> source = MixedSpeech.from_folders("clean", "noise", STFT(8_000), 64, snr=(-5.0, 15.0))
     """
 
-    def __init__(self, clean, noise, codec, frames, *, snr=(-5.0, 15.0)):
+    def __init__(self, clean, noise, codec, frames, *, snr=(-5.0, 15.0), quieter=0.0):
         super().__init__(codec, frames)
         self.clean, self.noise, self.snr = list(clean), list(noise), tuple(snr)
-        self.skipped = {}
+        self.quieter, self.skipped = quieter, {}
         if not self.clean or not self.noise:
             raise ValueError(
                 "Mixing needs speech and noise. "
@@ -148,16 +152,18 @@ class MixedSpeech(_Crops):
             )
         if not self.snr[0] <= self.snr[1]:
             raise ValueError(f"snr is (lowest, highest). Received: {self.snr}.")
+        if not quieter >= 0.0:
+            raise ValueError(f"quieter is at least 0 decibels. Received: {quieter}.")
 
     @classmethod
-    def from_folders(cls, clean, noise, codec, frames, *, snr=(-5.0, 15.0)):
+    def from_folders(cls, clean, noise, codec, frames, **kwargs):
         """The files of two folders; see `SpeechPairs.from_folder` about rates and broken ones."""
         read = [
             read_all([(file,) for file in audio_files(folder)], codec.sample_rate)
             for folder in (clean, noise)
         ]
         waveforms = [[x for (x,) in good] for good, _ in read]
-        source = cls(*waveforms, codec, frames, snr=snr)
+        source = cls(*waveforms, codec, frames, **kwargs)
         source.skipped = {**read[0][1], **read[1][1]}
         return source
 
@@ -167,28 +173,31 @@ class MixedSpeech(_Crops):
     def take(self, indices):
         """The middles of the utterances at `indices`, with noise in turn at the middle ratio."""
         middle = sum(self.snr) / 2.0
-        return self._mixed((i, i % len(self.noise), middle, None) for i in indices)
+        parts = [self._mixed(i, self._noise(i % len(self.noise), 0), middle, None) for i in indices]
+        return self._encoded(parts)
 
     def draw(self, indices, generator, rows=slice(None)):
         """Random parts of the utterances at `indices`, with random noise at random ratios.
 
         Of them the `rows` are encoded and returned.
         """
-        mixtures = (
-            (i, int(generator.integers(len(self.noise))), generator.uniform(*self.snr), generator)
-            for i in indices
-        )
-        return self._mixed(mixtures, rows)
+        parts, quieter = [], []
+        for i in indices:
+            number = int(generator.integers(len(self.noise)))
+            noise = self._noise(number, int(generator.integers(len(self.noise[number]))))
+            parts.append(self._mixed(i, noise, generator.uniform(*self.snr), generator))
+            quieter.append(generator.uniform(0.0, self.quieter))
+        return self._encoded(parts[rows], quieter[rows])
 
-    def _mixed(self, mixtures, rows=slice(None)):
-        parts = []
-        for index, number, snr, generator in mixtures:
-            speech, noise = self.clean[index], self.noise[number]
-            clean = self._crop(speech, self._start(len(speech), generator))
-            begin = 0 if generator is None else int(generator.integers(len(noise)))
-            noise = np.take(noise, np.arange(begin, begin + self.length), mode="wrap")
-            parts.append((clean, mix(clean, noise, snr, np.mean(np.square(speech)))))
-        return self._encoded(parts[rows])
+    def _noise(self, number, begin):
+        """A part of a noise, which is repeated."""
+        return np.take(self.noise[number], np.arange(begin, begin + self.length), mode="wrap")
+
+    def _mixed(self, index, noise, snr, generator):
+        """(clean, noisy) of a part of an utterance."""
+        speech = self.clean[index]
+        clean = self._crop(speech, self._start(len(speech), generator))
+        return clean, mix(clean, noise, snr, np.mean(np.square(speech)))
 
 
 def paired_files(folder):
