@@ -25,8 +25,8 @@ class Enhancer:
         codec: its `STFT`.
         steps: number of jumps.
         overlap: share of a piece that fades into the next one. At 1/2 each sample is a mean of two
-            pieces', the nearer to the middle of its piece the more: for half-second pieces a
-            SI-SDR 0.4 dB higher than at 1/4, for half as many pieces again.
+            pieces', the nearer to the middle of its piece the more: better than 1/4
+            for half-second pieces (docs/log.md), for half as many pieces again.
         batch_size: pieces that are enhanced at once.
         seed: of the noise; piece i of a recording has noise i.
         temperature: factor of the noise at the start, see `generate`.

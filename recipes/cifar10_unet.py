@@ -11,6 +11,7 @@ from keras_meanflow import (
     UNet,
 )
 from keras_meanflow.data import EDMAugmented, open_source
+from keras_meanflow.optimizers import warmed_up
 from keras_meanflow.recipe import recipe
 from keras_meanflow.runs import Training
 
@@ -66,10 +67,8 @@ def cifar10_unet(
         loss=AdaptiveLoss(p=0.75, c=1e-3),
     )
     flow_map = FlowMap(network, objective, averages=averages, horizon=steps, seed=seed)
-    constant = keras.optimizers.schedules.CosineDecay(
-        0.0, 1, alpha=1.0, warmup_target=learning_rate, warmup_steps=warmup_steps
-    )
-    flow_map.compile(keras.optimizers.Adam(constant), jit_compile=jit_compile)
+    rate = warmed_up(learning_rate, steps=steps, warmup_steps=warmup_steps, last_rate=1.0)
+    flow_map.compile(keras.optimizers.Adam(rate), jit_compile=jit_compile)
     return Training(
         flow_map=flow_map,
         data=EDMAugmented(open_source(data, image_size=32, channels=3), augmentation),

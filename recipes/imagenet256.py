@@ -14,6 +14,7 @@ from keras_meanflow import (
 )
 from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
+from keras_meanflow.optimizers import warmed_up
 from keras_meanflow.recipe import recipe
 from keras_meanflow.runs import Training
 from keras_meanflow.variants import alpha, decoupled, improved, rectified
@@ -391,13 +392,8 @@ def imagenet256_imf_b2(
     """
     training = imagenet256_dit_b2(steps=steps, batch_size=batch_size, **knobs)
     optimizer = training.flow_map.optimizer
-    optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        max(steps - warmup_steps, 1),
-        alpha=1.0,  # constant after the warm-up
-        warmup_target=float(optimizer.learning_rate),
-        warmup_steps=warmup_steps,
-    )
+    rate = float(optimizer.learning_rate)
+    optimizer.learning_rate = warmed_up(rate, steps=steps, warmup_steps=warmup_steps, last_rate=1.0)
     return improved(
         training,
         head_depth=head_depth,

@@ -25,6 +25,7 @@ from keras_meanflow.data.audio import read_all
 from keras_meanflow.data.speech import MixedSpeech, SpeechPairs, paired_files
 from keras_meanflow.data.spoken_digits import load_utterances
 from keras_meanflow.derivatives import ClippedDerivative, ScaledCentralDifference
+from keras_meanflow.optimizers import warmed_up
 from keras_meanflow.recipe import recipe
 from keras_meanflow.runs import Training
 
@@ -146,12 +147,7 @@ def speech_digits(
         coupling=FromCondition(std=math.sqrt(0.5)),
     )
     flow_map = FlowMap(ComplexMask(network), objective, averages=averages, horizon=steps, seed=seed)
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        max(steps - warmup_steps, 1),
-        warmup_target=learning_rate,
-        warmup_steps=warmup_steps,
-    )
+    rate = warmed_up(learning_rate, steps=steps, warmup_steps=warmup_steps)
     optimizer = keras.optimizers.Adam(rate, global_clipnorm=1.0)
     flow_map.compile(optimizer, jit_compile=jit_compile)
     return _training(

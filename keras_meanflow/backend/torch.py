@@ -121,8 +121,7 @@ def attention(q, k, v):
 def constant(array, like):
     """A NumPy array as a tensor, where `like` is.
 
-    Keras' own conversion asks for NumPy's types, which breaks a compiled graph in two. That this is
-    why dynamo met its limit of recompilations is a guess.
+    Keras' own conversion asks for NumPy's types, which breaks a compiled graph in two.
     """
     return torch.from_numpy(array).to(like.device)
 

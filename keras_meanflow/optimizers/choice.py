@@ -5,6 +5,27 @@ import keras
 from keras_meanflow.optimizers.splus import SPlus, splus_rate
 
 
+def warmed_up(rate, *, steps, warmup_steps, last_rate=0.0):
+    """A learning rate that rises from 0, and falls along a cosine to a share of it.
+
+    Args:
+        rate: at the end of the warm-up.
+        steps: of the whole run.
+        warmup_steps: over which the rate rises.
+        last_rate: share of it that is left at the end; 1 for a constant rate after the warm-up.
+
+    Example:
+        >>> keras.optimizers.Adam(warmed_up(1e-3, steps=1000, warmup_steps=100))
+    """
+    return keras.optimizers.schedules.CosineDecay(
+        0.0,
+        max(steps - warmup_steps, 1),
+        alpha=last_rate,
+        warmup_target=rate,
+        warmup_steps=warmup_steps,
+    )
+
+
 def compile_with(
     optimizer,
     learning_rate,
@@ -42,13 +63,7 @@ def compile_with(
     if optimizer not in ("adam", "splus"):
         raise ValueError(f"optimizer is adam or splus. Received: {optimizer!r}.")
     rate = learning_rate if optimizer == "adam" else splus_rate(learning_rate, width)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        max(steps - warmup_steps, 1),
-        alpha=last_rate,
-        warmup_target=rate,
-        warmup_steps=warmup_steps,
-    )
+    schedule = warmed_up(rate, steps=steps, warmup_steps=warmup_steps, last_rate=last_rate)
     if optimizer == "adam":
         chosen = keras.optimizers.Adam(schedule, beta_2=beta_2)
     else:
