@@ -195,7 +195,7 @@ def digits_reflow(
 @recipe(extends=digits)
 def digits_flow_consist(
     *,
-    rectification: float = 0.5,
+    rectification: float = 0.1,
     begin: float = 0.4,
     steps: int = 2000,
     **knobs,
@@ -208,6 +208,7 @@ def digits_flow_consist(
     Paper: FlowConsist (arXiv 2602.06346), reconstructed (see `FlowConsist`).
     Command: keras-meanflow train digits_flow_consist
     Cost: two thirds more than that of digits, whose steps take a third as long.
+    Expected: accuracy 0.983, coverage 0.846, Frechet 0.638 in one step (docs/methods.md).
     """
     training = digits(steps=steps, **knobs)
     return consistent(training, rectification=rectification, begin=begin)
