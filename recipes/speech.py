@@ -128,7 +128,7 @@ def speech_digits(
         whose differences are the noise.
     Cost: on PyTorch 0.4 to 0.6 s a step on one core, two to three minutes.
     Expected: at 0 dB one step gains 5.1 dB of SI-SDR, PESQ (narrow band) 1.97 at temperature 0 and
-        1.90 at 1, of 1.89 noisy; with another seed 4.6 dB and no gain in PESQ (docs/speech.md).
+        1.90 at 1, of 1.89 noisy; with another seed 4.5 dB and no gain in PESQ (docs/speech.md).
     """
     keras.utils.set_random_seed(seed)
     codec = STFT(8_000, fft_length=254, hop=127, factor=0.2)
