@@ -1,13 +1,18 @@
 """Guidance in training: the velocity that the network is to learn is already the guided one."""
 
 import abc
+import functools
+import math
 
 from keras import ops
 
 from keras_meanflow.configurable import Configurable, part
 from keras_meanflow.networks.base import Network
 from keras_meanflow.paths import per_row
+from keras_meanflow.rows import Chosen, batch_shards
 from keras_meanflow.schedules import Schedule, bounds_of, value_at
+
+_SAFE = 5.0  # standard deviations
 
 
 class TrainingGuidance(Configurable, abc.ABC):
@@ -16,6 +21,64 @@ class TrainingGuidance(Configurable, abc.ABC):
     def draw(self, keys, r, t):
         """What a step's guidance draws, arrays (B,); nothing by default."""
         del keys, r, t
+
+    def rows(self, times, t, drop, dropout):
+        """The `Chosen` rows that guidance may act on, or None for all.
+
+        Args:
+            times: the law of t.
+            t, drop: (B,) times, and booleans of the rows without label.
+            dropout: the share of the latter.
+        """
+        del times, t, drop, dropout
+
+
+class Interval(TrainingGuidance):
+    """Guidance that acts on rows with a label and with t in [start, end]; fields of these names.
+
+    The null velocity of the others is not computed: of a batch of known size as many rows are
+    taken as the interval has but once in three million steps (five standard deviations above the
+    mean). Rows beyond that number are not guided in that step.
+    """
+
+    start: float
+    end: float
+
+    def __post_init__(self):
+        if not self.start <= self.end:
+            raise ValueError(f"start must not exceed end. Received: {self.start}, {self.end}.")
+
+    def rows(self, times, t, drop, dropout):
+        """See `TrainingGuidance.rows`."""
+        rows, blocks = t.shape[0], batch_shards()
+        if rows is None or rows % blocks or (self.start <= 0.0 and self.end >= 1.0):
+            return None
+        size, share = rows // blocks, _share(times, self.start, self.end) * (1.0 - dropout)
+        most = math.ceil(size * share + _SAFE * math.sqrt(size * share * (1.0 - share)))
+        return Chosen(self._within(t, drop), max(most, 1), blocks) if most < size else None
+
+    def active(self, draws):
+        """(B,) booleans: the rows that are guided."""
+        return self._within(draws.t, draws.drop) if draws.guided is None else draws.guided.mask
+
+    def _within(self, t, drop):
+        within = ops.logical_and(t >= self.start, t <= self.end)
+        return ops.logical_and(within, ops.logical_not(drop))
+
+
+@functools.lru_cache
+def _share(times, start, end):
+    return times.share_between(start, end)
+
+
+def _null_velocity(network, drop, z, condition, draws):
+    """`network(z, t, t | null)` of the rows that guidance may act on, and 0 on the others."""
+
+    def velocity(z, t, condition):
+        return network(z, t, t, drop(condition, ops.ones_like(t, "bool")))
+
+    rows, arguments = draws.guided, (z, draws.t, condition)
+    return velocity(*arguments) if rows is None else rows.spread(velocity(*rows.take(arguments)))
 
 
 class OwnGuidance(TrainingGuidance):
@@ -33,17 +96,16 @@ class OwnGuidance(TrainingGuidance):
         """The guided velocity but for its share kappa of u(z, t, t | c), and kappa (or None)."""
         if condition is None:
             raise ValueError("Guidance needs a condition: fit(x, y) with labels y. Received: None.")
-        t = draws.t
         omega, kappa, null = self.weights(draws)
         v_guided = per_row(omega, v) * v
         if self.needs_null:
-            v_null = u(z, t, t, u.drop(condition, ops.ones_like(draws.drop)))
+            v_null = _null_velocity(u, u.drop, z, condition, draws)
             v_guided = v_guided + per_row(null, v) * v_null
         return v_guided, kappa if self.needs_own else None
 
 
 @part
-class Guidance(OwnGuidance):
+class Guidance(Interval, OwnGuidance):
     """`v_g = omega v + kappa u(z, t, t | c) + (1 - omega - kappa) u(z, t, t | null)`.
 
     The effective scale is `omega / (1 - kappa)`. Outside `[start, end]`, and on rows whose label
@@ -69,8 +131,7 @@ class Guidance(OwnGuidance):
     def __post_init__(self):
         if not 0.0 <= self.kappa < 1.0:
             raise ValueError(f"kappa must lie in [0, 1). Received: {self.kappa}.")
-        if not self.start <= self.end:
-            raise ValueError(f"start must not exceed end. Received: {self.start}, {self.end}.")
+        super().__post_init__()
 
     @property
     def needs_null(self):
@@ -84,9 +145,7 @@ class Guidance(OwnGuidance):
 
     def weights(self, draws):
         """See `OwnGuidance.weights`."""
-        t = draws.t
-        active = ops.logical_and(t >= self.start, t <= self.end)
-        active = ops.logical_and(active, ops.logical_not(draws.drop))
+        active = self.active(draws)
         omega = ops.where(active, self.omega, 1.0)
         kappa = ops.where(active, self.kappa, 0.0)
         return omega, kappa, 1.0 - omega - kappa
@@ -132,7 +191,7 @@ class RandomGuidance(OwnGuidance):
 
 
 @part
-class TeacherGuidance(TrainingGuidance):
+class TeacherGuidance(Interval):
     """The velocity of a teacher: `v_T = T(z, t, t | null) + scale (T(z, t, t | c) - T(.. | null))`.
 
     It takes the place of `v = e - x`, so that the student has the teacher's guidance inside. One
@@ -172,6 +231,7 @@ class TeacherGuidance(TrainingGuidance):
             raise ValueError(f"share lies in [0, 1]. Received: {self.share}.")
         if self.scale != 1.0 and not self.teacher.conditional:
             raise ValueError(f"An unconditional teacher has scale=1. Received: {self.scale}.")
+        super().__post_init__()
 
     def velocity(self, u, z, v, condition, draws):
         """The teacher's velocity, which has no share of the network's own."""
@@ -186,9 +246,8 @@ class TeacherGuidance(TrainingGuidance):
         v_cond = teacher(z, t, t, teacher.drop_condition(condition, draws.drop))
         if self.scale == 1.0:
             return v_cond
-        v_null = teacher(z, t, t, teacher.drop_condition(condition, ops.ones_like(draws.drop)))
-        active = ops.logical_and(t >= self.start, t <= self.end)
-        scale = per_row(ops.where(active, self.scale, 1.0), z)
+        v_null = _null_velocity(teacher, teacher.drop_condition, z, condition, draws)
+        scale = per_row(ops.where(self.active(draws), self.scale, 1.0), z)
         return v_null + scale * (v_cond - v_null)
 
 

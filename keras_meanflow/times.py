@@ -1,11 +1,13 @@
 """Joint samplers of (r, t), and which rows of a batch have r < t."""
 
 import abc
+import itertools
 import math
 
 import numpy as np
 from keras import ops
 
+from keras_meanflow.backend import untraced
 from keras_meanflow.configurable import Configurable, part
 from keras_meanflow.expectations import Lattice
 from keras_meanflow.schedules import Schedule, bounds_of, scheduled_values, value_at
@@ -99,11 +101,31 @@ class TimeSampler(Configurable, abc.ABC):
         gap = (t - r).astype("float64")
         return gap[gap > 0.0].mean()
 
-    def even_pairs(self, progress=1.0, stage=0):
-        """r and t with r < t, NumPy, that fill this law evenly: their means are expectations."""
+    def even_pairs(self, progress=1.0, stage=0, equal=False):
+        """r and t, NumPy, that fill this law evenly: their means are expectations.
+
+        With r < t, or those of the rows with r = t. Inside a traced step too.
+        """
         lattice = Lattice(progress, stage)
-        pairs = self.pair(lattice, lattice.rows, ops.ones(lattice.rows, "bool"))
-        return tuple(ops.convert_to_numpy(times) for times in pairs)
+        with untraced():
+            below = ops.full((lattice.rows,), not equal)
+            pairs = self.pair(lattice, lattice.rows, below)
+            return tuple(ops.convert_to_numpy(times) for times in pairs)
+
+    def share_between(self, start, end):
+        """The largest share of the rows whose t lies in [start, end], over all of training.
+
+        Of the rows with r < t, or of those with r = t, whichever have more.
+        """
+        moving = set(scheduled_values(self)) - {"fraction_r_equals_t"}
+        progress = np.linspace(0.0, 1.0, _TABLE) if moving else (1.0,)
+        stages = range(self.last_stage + 1)
+        shares = (
+            np.mean((t >= start) & (t <= end))
+            for state in itertools.product(map(float, progress), stages, (False, True))
+            for _, t in [self.even_pairs(*state)]
+        )
+        return float(max(shares))
 
     @property
     def last_stage(self):

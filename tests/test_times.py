@@ -175,6 +175,17 @@ def test_the_mean_gap_of_a_logit_normal_is_its_integral():
     assert LogitNormal().mean_gaps()[0] == pytest.approx(exact, abs=2e-4)
 
 
+def test_the_share_in_an_interval_is_the_largest_over_training():
+    exact = 0.5**2 - stats.norm.cdf(np.log(0.2 / 0.8)) ** 2  # of the larger of two draws
+    law = LogitNormal(mean=0.0)
+    assert law.share_between(0.2, 0.5) == pytest.approx(exact, abs=2e-4)
+    assert law.share_between(0.0, 1.0) == 1.0
+    away = LogitNormal(mean=Line(start=0.0, end=5.0))
+    assert away.share_between(0.2, 0.5) == pytest.approx(exact, abs=2e-4)
+    stages = [np.mean(EASY.even_pairs(stage=k)[1] >= 0.5) for k in range(EASY.pacing.stages)]
+    assert EASY.share_between(0.5, 1.0) >= max(stages) > min(stages) + 0.1
+
+
 def test_the_mean_gap_of_a_scheduled_law_is_tabulated_over_progress():
     moving = LogitNormal(mean=Line(start=-2.0, end=-0.4))
     table = moving.mean_gaps()

@@ -40,6 +40,7 @@ if BACKEND == "jax":
         replica_sum,
         spread,
         uncompiled,
+        untraced,
         wait_for_processes,
     )
 elif BACKEND == "tensorflow":
@@ -70,6 +71,7 @@ elif BACKEND == "tensorflow":
         replica_sum,
         spread,
         uncompiled,
+        untraced,
         wait_for_processes,
     )
 elif BACKEND == "torch":
@@ -100,6 +102,7 @@ elif BACKEND == "torch":
         replica_sum,
         spread,
         uncompiled,
+        untraced,
         wait_for_processes,
     )
 else:
@@ -137,5 +140,6 @@ __all__ = [
     "replica_sum",
     "spread",
     "uncompiled",
+    "untraced",
     "wait_for_processes",
 ]

@@ -101,6 +101,11 @@ def uncompiled(fn):
     return fn
 
 
+def untraced():
+    """Within, operations on known values run at once, also while a step is traced."""
+    return tf.init_scope()
+
+
 def compiled(fn, variables, jit=True):
     """`call(values, *args)`: `fn(*args)` with `variables` at `values`, compiled if `jit`."""
 

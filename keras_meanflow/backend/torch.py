@@ -1,5 +1,7 @@
 """PyTorch: forward-mode products at the price of two forwards, the train and test steps."""
 
+import contextlib
+
 import keras
 import torch
 import torch.nn.functional as F
@@ -166,6 +168,11 @@ def eigenvectors(matrix):
 def uncompiled(fn):
     """`fn`, kept out of compiled graphs: its branches depend on data."""
     return torch.compiler.disable(fn)
+
+
+def untraced():
+    """Nothing to leave: operations run at once."""
+    return contextlib.nullcontext()
 
 
 def compiled(fn, variables, jit=True):

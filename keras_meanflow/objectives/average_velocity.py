@@ -100,8 +100,9 @@ class AverageVelocity(Objective):
         rows = Rows(rows, self.times.count_derived(rows))
         z, r, t, condition = arguments_of(problem.inputs)
         taken = rows.below((z, r, t, condition, velocity))
-        by_row = {n: d for n, d in draws._asdict().items() if n not in ("progress", "stage")}
-        return rows, Below(*taken, draws=draws._replace(**rows.below(by_row)))
+        by_row = draws._replace(progress=None, stage=None, guided=None)._asdict()
+        below = {name: d for name, d in rows.below(by_row).items() if d is not None}
+        return rows, Below(*taken, draws=draws._replace(**{**below, "guided": None}))
 
     @abc.abstractmethod
     def velocity(self, u, z, v, condition, draws):

@@ -20,7 +20,8 @@ class Draws(NamedTuple):
     `r`, `t`: (B,) times; `e`: what the coupling gives, mostly noise of the data's shape;
     `drop`: (B,) booleans, rows whose condition is replaced by the null condition; `progress`,
     `stage`: scalars, where in training they were drawn, for weights that change with it; `scale`,
-    `own`: what the guidance and the objective itself draw besides, arrays (B, ...), or None.
+    `own`: what the guidance and the objective itself draw besides, arrays (B, ...), or None;
+    `guided`: the `Chosen` rows that guidance may act on, by their t, or None for all.
     """
 
     r: Any
@@ -31,6 +32,7 @@ class Draws(NamedTuple):
     stage: Any = 0
     scale: Any = None
     own: Any = None
+    guided: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,8 +169,11 @@ class Objective(Configurable, abc.ABC):
         rows = ops.shape(x)[0]
         r, t = self.times.draw(keys, rows)
         drop = keys.uniform("drop", (rows, 1))[:, 0] < self.dropout(condition)
-        scale = None if self.guidance is None else self.guidance.draw(keys, r, t)
-        return Draws(r, t, e, drop, keys.progress, keys.stage, scale)
+        if self.guidance is None:
+            return Draws(r, t, e, drop, keys.progress, keys.stage)
+        scale = self.guidance.draw(keys, r, t)
+        guided = self.guidance.rows(self.times, t, drop, self.dropout(condition))
+        return Draws(r, t, e, drop, keys.progress, keys.stage, scale, guided=guided)
 
     def start(self, noise, condition):
         """Where sampling starts, `z_1`, by standard normal noise of the data's shape."""
