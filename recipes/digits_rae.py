@@ -16,7 +16,7 @@ def digits_rae_teacher(
     *,
     data: str | None = None,
     seed: int = 0,
-    steps: int = 3000,
+    steps: int = 6000,
     batch_size: int = 64,
     learning_rate: float = 4e-3,
     averages: tuple[float, ...] = (0.998,),
@@ -36,7 +36,7 @@ def digits_rae_teacher(
     Paper: MeanFlow Transformers with Representation Autoencoders (arXiv 2511.13019).
     Command: keras-meanflow train digits_rae_teacher --set data=STORE
     Data: docs/rae.md has the two commands that make STORE, 4x4x32 tokens of the digits.
-    Expected: docs/rae.md.
+    Expected: after the four stages one-step digits of accuracy 0.99 and coverage 0.83 (docs/rae.md).
     """
     if data is None:
         raise ValueError(
@@ -81,7 +81,7 @@ def digits_rae_teacher(
 def digits_rae_cmt(
     *,
     teacher: str | None = None,
-    steps: int = 300,
+    steps: int = 600,
     learning_rate: float = 2e-3,
     pairs: int = 4,
     **knobs,
@@ -101,7 +101,7 @@ def digits_rae_mfd(
     teacher: str | None = None,
     start: str | None = None,
     steps: int = 600,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 1e-4,
     fraction_r_equals_t: float = 0.5,
     **knobs,
 ) -> Training:
