@@ -53,8 +53,9 @@ def digits(
     a sampler's guidance scale needs some (label_dropout=0.1). power is the adaptive loss's p: at
     the paper's 1 one-step samples are too alike.
 
-    learning_rate is Adam's; optimizer=splus takes 2 width learning_rate (docs/splus.md). last_rate
-    is the share of it that is left at the end; 1 for a constant rate.
+    learning_rate is Adam's; optimizer=splus takes 2 width learning_rate (docs/splus.md), adam-bf16
+    keeps its momentum in bfloat16. last_rate is the share of it that is left at the end; 1 for a
+    constant rate.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train digits

@@ -36,7 +36,7 @@ def digits_rae_teacher(
     Paper: MeanFlow Transformers with Representation Autoencoders (arXiv 2511.13019).
     Command: keras-meanflow train digits_rae_teacher --set data=STORE
     Data: docs/rae.md has the two commands that make STORE, 4x4x32 tokens of the digits.
-    Expected: after the four stages one-step digits of accuracy 0.99 and coverage 0.83 (docs/rae.md).
+    Expected: one-step digits of accuracy 0.99 and coverage 0.83 after all stages (docs/rae.md).
     """
     if data is None:
         raise ValueError(

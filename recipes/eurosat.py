@@ -37,9 +37,9 @@ def eurosat(
 ) -> Training:
     """EuroSAT, 32x32 in colour, ten kinds of land by class, with a DiT of patches of 4.
 
-    learning_rate is Adam's; optimizer=splus takes 2 width learning_rate (docs/splus.md). last_rate
-    is the share of it that is left at the end; 1 for a constant rate. power is the adaptive loss's
-    p.
+    learning_rate is Adam's; optimizer=splus takes 2 width learning_rate (docs/splus.md), adam-bf16
+    keeps its momentum in bfloat16. last_rate is the share of it that is left at the end; 1 for a
+    constant rate. power is the adaptive loss's p.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447); the data is EuroSAT
     (arXiv 1709.00029).

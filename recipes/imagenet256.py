@@ -14,7 +14,7 @@ from keras_meanflow import (
 )
 from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
-from keras_meanflow.optimizers import warmed_up
+from keras_meanflow.optimizers import OPTIMIZERS, warmed_up
 from keras_meanflow.recipe import recipe
 from keras_meanflow.runs import Training
 from keras_meanflow.variants import alpha, decoupled, improved, rectified
@@ -28,6 +28,7 @@ def imagenet256_dit_b4(
     seed: int = 0,
     steps: int = 400_000,
     batch_size: int = 256,
+    optimizer: str = "adam",
     learning_rate: float = 1e-4,
     averages: tuple[float, ...] = (0.9999,),
     patch_size: int = 4,
@@ -58,6 +59,7 @@ def imagenet256_dit_b4(
         seed=seed,
         steps=steps,
         batch_size=batch_size,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         averages=averages,
         patch_size=patch_size,
@@ -79,6 +81,7 @@ def imagenet256_dit_b2(
     seed: int = 0,
     steps: int = 1_200_000,
     batch_size: int = 256,
+    optimizer: str = "adam",
     learning_rate: float = 1e-4,
     averages: tuple[float, ...] = (0.9999,),
     patch_size: int = 2,
@@ -107,6 +110,7 @@ def imagenet256_dit_b2(
         seed=seed,
         steps=steps,
         batch_size=batch_size,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         averages=averages,
         patch_size=patch_size,
@@ -128,6 +132,7 @@ def imagenet256_dit_l2(
     seed: int = 0,
     steps: int = 1_200_000,
     batch_size: int = 256,
+    optimizer: str = "adam",
     learning_rate: float = 1e-4,
     averages: tuple[float, ...] = (0.9999,),
     patch_size: int = 2,
@@ -156,6 +161,7 @@ def imagenet256_dit_l2(
         seed=seed,
         steps=steps,
         batch_size=batch_size,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         averages=averages,
         patch_size=patch_size,
@@ -177,6 +183,7 @@ def imagenet256_dit_xl2(
     seed: int = 0,
     steps: int = 1_200_000,
     batch_size: int = 256,
+    optimizer: str = "adam",
     learning_rate: float = 1e-4,
     averages: tuple[float, ...] = (0.9999,),
     patch_size: int = 2,
@@ -205,6 +212,7 @@ def imagenet256_dit_xl2(
         seed=seed,
         steps=steps,
         batch_size=batch_size,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         averages=averages,
         patch_size=patch_size,
@@ -410,6 +418,7 @@ def _imagenet256(
     seed,
     steps,
     batch_size,
+    optimizer,
     learning_rate,
     averages,
     patch_size,
@@ -447,7 +456,8 @@ def _imagenet256(
         label_dropout=0.1,
     )
     flow_map = FlowMap(network, objective, averages=averages, horizon=steps, seed=seed)
-    flow_map.compile(keras.optimizers.Adam(learning_rate, beta_2=0.95), jit_compile=jit_compile)
+    chosen = OPTIMIZERS[optimizer](learning_rate, beta_2=0.95)
+    flow_map.compile(chosen, jit_compile=jit_compile)
     return Training(
         flow_map=flow_map,
         data=open_source(data, image_size=32, channels=4),

@@ -46,9 +46,9 @@ def mnist(
 ) -> Training:
     """MNIST, 28x28, by class, with a small DiT of 16 patches.
 
-    learning_rate is Adam's; optimizer=splus takes 2 width learning_rate (docs/splus.md). last_rate
-    is the share of it that is left at the end; 1 for a constant rate. power is the adaptive loss's
-    p.
+    learning_rate is Adam's; optimizer=splus takes 2 width learning_rate (docs/splus.md), adam-bf16
+    keeps its momentum in bfloat16. last_rate is the share of it that is left at the end; 1 for a
+    constant rate. power is the adaptive loss's p.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train mnist --set data=PATH.npz

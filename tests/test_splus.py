@@ -287,7 +287,7 @@ def test_a_flow_map_trains_with_it():
 def test_the_knob_is_adam_or_splus_and_nothing_else():
     adam = compile_with("adam", 1e-3, width=8, steps=10, warmup_steps=0, jit_compile=False)
     assert isinstance(adam["optimizer"], keras.optimizers.Adam) and adam["jit_compile"] is False
-    with pytest.raises(ValueError, match="adam or splus"):
+    with pytest.raises(ValueError, match="one of adam, adam-bf16, splus"):
         compile_with("sgd", 1e-3, width=8, steps=1, warmup_steps=1)
 
 

@@ -2,7 +2,10 @@
 
 import keras
 
+from keras_meanflow.optimizers.adam import Adam
 from keras_meanflow.optimizers.splus import SPlus, splus_rate
+
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "adam-bf16": Adam, "splus": SPlus}
 
 
 def warmed_up(rate, *, steps, warmup_steps, last_rate=0.0):
@@ -37,14 +40,15 @@ def compile_with(
     beta_2=0.999,
     jit_compile="auto",
 ):
-    """The arguments of `FlowMap.compile` for the knob `optimizer`, "adam" or "splus".
+    """The arguments of `FlowMap.compile` for the knob `optimizer`: one of `OPTIMIZERS`.
 
-    The rate is Adam's for both: SPlus takes `splus_rate(learning_rate, width)`, so that one grid
-    serves to compare them. SPlus does not average here, since a FlowMap does, and on TensorFlow is
-    not compiled by XLA unless `jit_compile` says so, because of its eigendecomposition there.
+    "adam-bf16" is `Adam`, with its momentum in bfloat16. The rate is Adam's for all: SPlus takes
+    `splus_rate(learning_rate, width)`, so that one grid serves to compare them. SPlus does not
+    average here, since a FlowMap does, and on TensorFlow is not compiled by XLA unless
+    `jit_compile` says so, because of its eigendecomposition there.
 
     Args:
-        optimizer: "adam" or "splus".
+        optimizer: "adam", "adam-bf16" or "splus".
         learning_rate: Adam's, at the end of the warm-up.
         width: hidden size of the network.
         steps: of the whole run.
@@ -60,12 +64,13 @@ def compile_with(
         >>> arguments = compile_with("splus", 5e-4, width=256, steps=1000, warmup_steps=100)
         >>> flow_map.compile(**arguments)
     """
-    if optimizer not in ("adam", "splus"):
-        raise ValueError(f"optimizer is adam or splus. Received: {optimizer!r}.")
-    rate = learning_rate if optimizer == "adam" else splus_rate(learning_rate, width)
+    if optimizer not in OPTIMIZERS:
+        names = ", ".join(OPTIMIZERS)
+        raise ValueError(f"optimizer is one of {names}. Received: {optimizer!r}.")
+    rate = splus_rate(learning_rate, width) if optimizer == "splus" else learning_rate
     schedule = warmed_up(rate, steps=steps, warmup_steps=warmup_steps, last_rate=last_rate)
-    if optimizer == "adam":
-        chosen = keras.optimizers.Adam(schedule, beta_2=beta_2)
+    if optimizer != "splus":
+        chosen = OPTIMIZERS[optimizer](schedule, beta_2=beta_2)
     else:
         chosen = SPlus(schedule, use_ema=False)
         if keras.config.backend() == "tensorflow" and jit_compile == "auto":
