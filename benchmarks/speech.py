@@ -48,11 +48,11 @@ def wiener(codec):
     return enhance
 
 
-def mixtures(data, noise, count, snr):
+def mixtures(data, noise, count, snr, seed=1):
     """(name, clean, noisy) of the speaker and the noise that were kept out."""
-    clean = load_utterances(data, (SPEAKER,), count=count, seed=1)
+    clean = load_utterances(data, (SPEAKER,), count=count, seed=seed)
     held_out = _noises(noise)[-1]
-    rng, pairs = np.random.default_rng(2), []
+    rng, pairs = np.random.default_rng(seed + 1), []
     for number, speech in enumerate(clean):
         places = int(rng.integers(len(held_out))) + np.arange(len(speech))
         noisy = mix(speech, np.take(held_out, places, mode="wrap"), snr)
@@ -106,6 +106,7 @@ def main():
     parser.add_argument("--noise", required=True)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--snr", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=1, help="of the utterances and their noise")
     parser.add_argument("--steps", default="1,2,5")
     parser.add_argument("--temperatures", default="1")
     parser.add_argument("--out", default="speech.json")
@@ -114,7 +115,9 @@ def main():
 
     codec = load_codec(arguments.runs[0])
     linear = type(codec)(RATE, fft_length=256, hop=64, exponent=1.0)
-    pairs = mixtures(arguments.data, arguments.noise, arguments.count, arguments.snr)
+    pairs = mixtures(
+        arguments.data, arguments.noise, arguments.count, arguments.snr, arguments.seed
+    )
     methods, shown = {"Wiener filter": wiener(linear)}, []
     for run in arguments.runs:
         flow_map = runs.load(run)

@@ -12,7 +12,7 @@ _NAMES = {
     "InContextDiT": "networks",
     "MLP": "networks",
     "UNet": "networks",
-    "BandUNet": "networks",
+    "TCN": "networks",
     "ConditionResidual": "networks",
     "ComplexMask": "networks",
     "SinusoidPair": "networks",

@@ -385,17 +385,18 @@ class UShaped(TimeSampler):
 
 @part
 class PowerGap(TimeSampler):
-    """t uniform in [least, 1], `r = t - U^exponent (t - least)`, U uniform; r := t on a share.
+    """t in [least, 1], `r = t - U^exponent (t - least)`, U uniform; r := t on a share of rows.
 
     Its largest gap is 1 - least: with least > 0 the jump from 1 to 0 is never trained itself.
 
     Args:
         least: the smallest time.
         exponent: gamma, a number or a schedule: the larger, the shorter the gaps.
+        lateness: `t = 1 - (1 - least) U^lateness`: 1 for a uniform t, the larger, the nearer to 1.
         fraction_r_equals_t: share of rows with r = t.
 
     Raises:
-        ValueError: for `least` outside [0, 1), or an exponent that is not positive.
+        ValueError: for `least` outside [0, 1), an exponent or a lateness that is not positive.
 
     Example:
         >>> PowerGap(exponent=Line(start=8.0, end=1.0, until=0.7))  # short gaps first
@@ -406,6 +407,7 @@ class PowerGap(TimeSampler):
 
     least: float = 0.03
     exponent: float | Schedule = 1.0
+    lateness: float = 1.0
     fraction_r_equals_t: float | Schedule = 0.1
 
     def __post_init__(self):
@@ -414,11 +416,13 @@ class PowerGap(TimeSampler):
             raise ValueError(f"least is a time in [0, 1). Received: {self.least}.")
         if not bounds_of(self.exponent)[0] > 0.0:
             raise ValueError(f"exponent must exceed 0. Received: {self.exponent}.")
+        if not self.lateness > 0.0:
+            raise ValueError(f"lateness must exceed 0. Received: {self.lateness}.")
 
     def pair(self, keys, rows, below):
         """See `TimeSampler.pair`."""
         draws = keys.uniform("times", (rows, 2))
-        t = self.least + (1.0 - self.least) * draws[:, 0]
+        t = 1.0 - (1.0 - self.least) * (1.0 - draws[:, 0]) ** self.lateness
         gap = draws[:, 1] ** value_at(self.exponent, keys.progress) * (t - self.least)
         return ops.where(below, t - gap, t), t
 

@@ -8,16 +8,17 @@ import pytest
 from keras import ops
 from oracles import randomise
 
-from keras_meanflow.networks import MLP, BandUNet, DiT, DiTDH, InContextDiT, UNet
+from keras_meanflow.networks import MLP, TCN, DiT, DiTDH, InContextDiT, UNet
 from keras_meanflow.networks.dit import SIZES
 from keras_meanflow.networks.in_context import IN_CONTEXT_SIZES
+from keras_meanflow.networks.tcn import TCNBlock
 
 RNG = np.random.default_rng(0)
 SMALL = dict(image_size=4, channels=2, patch_size=2, width=16, depth=1, heads=2)
 IN_CONTEXT = {**SMALL, "depth": 2, "head_depth": 1}
 SONG = dict(image_size=4, width=8, multipliers=(1, 2), blocks=1, attention_sizes=(2,))
 SPEECH = {**SONG, "image_size": (4, 8)}
-BANDS = dict(bins=8, frames=4, band=2, width=8, multipliers=(1, 2))
+FRAMES = dict(bins=4, frames=8, width=8, depth=2, taps=3)
 BODY_AND_HEAD = dict(image_size=4, channels=2, width=(16, 24), depth=(2, 1), heads=(2, 2))
 NETWORKS = [
     lambda **kwargs: DiT(**SMALL, **kwargs),
@@ -41,7 +42,7 @@ NETWORKS = [
     lambda **kwargs: UNet.song(**SONG, **kwargs),
     lambda **kwargs: UNet.song(**SONG, num_classes=3, **kwargs),
     lambda **kwargs: UNet.ncsnpp(**SPEECH, **kwargs),
-    lambda **kwargs: BandUNet(**BANDS, **kwargs),
+    lambda **kwargs: TCN(**FRAMES, **kwargs),
 ]
 
 
@@ -148,6 +149,31 @@ def test_config_and_weights_survive_saving(make, tmp_path):
     )
 
 
+@pytest.mark.parametrize("spacing", [1, 4])
+def test_the_convolution_along_time_is_the_depthwise_one_with_gaps(spacing):
+    block = TCNBlock(taps=3, spacing=spacing)
+    block.build((None, 11, 8), (None, 8))
+    x = RNG.standard_normal((2, 11, 8)).astype("float32")
+    found = ops.convert_to_numpy(block._convolve(ops.convert_to_tensor(x)))
+    kernel = ops.convert_to_numpy(block.kernel)[:, None, :, None]  # Keras' (1, taps, channels, 1)
+    expected = keras.ops.depthwise_conv(
+        x[:, None], kernel.transpose(1, 0, 2, 3), padding="same", dilation_rate=(1, spacing)
+    )
+    np.testing.assert_allclose(found, ops.convert_to_numpy(expected)[:, 0], atol=1e-6)
+    with pytest.raises(ValueError, match="taps is an odd number. Received: 4"):
+        TCN(bins=4, frames=8, taps=4)
+
+
+def test_a_tcn_hears_as_far_as_its_convolutions_reach():
+    network = randomise(TCN(bins=4, frames=40, width=8, depth=3, taps=3))
+    z, r, t, y = _inputs(network)
+    other = y.copy()
+    other[:, :, 20] += 1.0
+    changed = [ops.convert_to_numpy(network(z, r, t, c)) for c in (y, other)]
+    frames = np.flatnonzero(np.abs(changed[0] - changed[1]).max(axis=(0, 1, 3)) > 0.0)
+    assert frames.tolist() == list(range(20 - 7, 20 + 8))  # 1 + 2 + 4 on both sides
+
+
 @pytest.mark.parametrize("make", NETWORKS)
 def test_bfloat16_rounds_products_and_not_times(make):
     single, mixed = randomise(make()), randomise(make(dtype="mixed_bfloat16"))
@@ -162,10 +188,9 @@ def test_bfloat16_rounds_products_and_not_times(make):
         mixed.times, names = [mixed.time], ("t-r",)
     else:
         names = getattr(mixed, "time_inputs", ("t", "t-r"))
-    names = ("r", "t") if isinstance(mixed, (UNet, BandUNet)) else names
-    told = mixed.unet.times if isinstance(mixed, BandUNet) else mixed.times
+    names = ("r", "t") if isinstance(mixed, (UNet, TCN)) else names
     seen = []
-    for embedding in told if isinstance(told, list) else [told]:
+    for embedding in mixed.times if isinstance(mixed.times, list) else [mixed.times]:
         embedding.call = lambda *t, call=embedding.call: (seen.extend(t), call(*t))[1]
     mixed(*inputs)
     _, r, t, _ = inputs

@@ -101,6 +101,36 @@ def test_pairs_are_made_quieter_by_up_to_so_many_decibels():
     assert loudest.max() < 1e-3 and loudest.min() > -12.01 and np.ptp(loudest) > 6.0
 
 
+def test_speech_is_drawn_at_other_speeds_and_so_of_another_pitch():
+    tone = np.sin(2.0 * np.pi * 400.0 * np.arange(2 * RATE) / RATE).astype("float32")
+    silence = [np.full(RATE, 1e-6, "float32")]
+    source = MixedSpeech([tone], silence, CODEC, 64, snr=(60.0, 60.0), speeds=(0.8, 1.25))
+    x, _ = source.draw([0] * 12, np.random.default_rng(0))
+    waves = CODEC.decode(x) * np.hanning(CODEC.length(64))
+    spectra = np.abs(np.fft.rfft(waves, 1 << 14))
+    pitch = spectra.argmax(axis=1) * RATE / (1 << 14)
+    assert 315.0 < pitch.min() < 360.0 and 440.0 < pitch.max() < 505.0
+    middles, _ = source.take([0])  # evaluation is at the true speed
+    middle = np.abs(np.fft.rfft(CODEC.decode(middles)[0], 1 << 14)).argmax() * RATE / (1 << 14)
+    assert abs(middle - 400.0) < 3.0
+    with pytest.raises(ValueError, match=r"speeds are \(slowest, fastest\)"):
+        MixedSpeech([tone], silence, CODEC, 64, speeds=(1.2, 1.0))
+
+
+def test_an_equaliser_draws_gains_of_so_many_decibels_at_its_frequencies():
+    t = np.arange(2 * RATE) / RATE
+    tones = [np.sin(2.0 * np.pi * f * t) for f in (800.0, 2400.0)]  # a fifth, three of 4 kHz
+    silence = [np.full(RATE, 1e-6, "float32")]
+    speech = [sum(tones).astype("float32")]
+    source = MixedSpeech(speech, silence, CODEC, 64, snr=(60.0, 60.0), equaliser=2.0)
+    x, _ = source.draw([0] * 80, np.random.default_rng(0))
+    waves = CODEC.decode(x)[:, 100:1700]  # whole periods
+    heard = [np.abs(waves @ np.exp(-2j * np.pi * f * t[:1600])) for f in (800.0, 2400.0)]
+    decibels = 20.0 * np.log10(heard[0] / heard[1])
+    assert np.std(decibels) == pytest.approx(2.0 * math.sqrt(2.0), rel=0.25)
+    assert abs(np.mean(decibels)) < 1.0
+
+
 def test_files_of_any_rate_are_resampled_and_unusable_ones_are_named_and_counted(tmp_path):
     for name in ("clean", "noisy"):
         folder = tmp_path / name
@@ -260,8 +290,8 @@ def test_the_digits_recipes_take_two_real_steps(name, tmp_path):
         noise=str(folder / "pairs"),
         steps=2,
         batch_size=4,
-        width=4,
-        multipliers=(1,),
+        width=8,
+        depth=1,
         frames=8,
         utterances=5,
         jit_compile=BACKEND == "jax",
@@ -431,5 +461,7 @@ def test_settings_out_of_range_are_refused():
         MixedSpeech([_speech()], [_noise()], CODEC, 4, snr=(1.0, 0.0))
     with pytest.raises(ValueError, match="quieter is at least 0 decibels"):
         MixedSpeech([_speech()], [_noise()], CODEC, 4, quieter=-1.0)
+    with pytest.raises(ValueError, match="equaliser is at least 0 decibels"):
+        MixedSpeech([_speech()], [_noise()], CODEC, 4, equaliser=-1.0)
     with pytest.raises(ValueError, match="one or more of"):
         SpeechPairs([(np.ones(4), np.ones(5))], CODEC, 4)

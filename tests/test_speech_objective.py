@@ -20,7 +20,7 @@ from keras_meanflow.configurable import register
 from keras_meanflow.couplings import FromCondition
 from keras_meanflow.data import ArraySource, Batches
 from keras_meanflow.derivatives import ClippedDerivative, ForwardMode
-from keras_meanflow.networks import MLP, BandUNet, ComplexMask, ConditionResidual, Network
+from keras_meanflow.networks import MLP, TCN, ComplexMask, ConditionResidual, Network
 from keras_meanflow.objectives import Draws, FlowMatching, MeanFlowSE, ReleasedMeanFlowSE
 from keras_meanflow.paths import Linear, NoisyToClean
 from keras_meanflow.samplers import Euler
@@ -158,6 +158,13 @@ def test_gaps_have_the_law_of_a_power_of_a_uniform():
         PowerGap(least=1.0)
     with pytest.raises(ValueError, match="exponent must exceed 0"):
         PowerGap(exponent=0.0)
+    late = PowerGap(lateness=3.0, fraction_r_equals_t=1.0)
+    _, t = late.draw(Keys(seed=0, step=0), 4000)
+    early = (1.0 - ops.convert_to_numpy(t)) / 0.97  # U^3
+    assert np.mean(early) == pytest.approx(0.25, abs=0.02)
+    assert np.mean(early < 0.125) == pytest.approx(0.5, abs=0.03)
+    with pytest.raises(ValueError, match="lateness must exceed 0"):
+        PowerGap(lateness=0.0)
 
 
 def test_complex_noise_has_unit_power_and_begins_where_training_ends():
@@ -385,8 +392,8 @@ def test_the_ideal_mask_is_exact_for_every_jump():
 
 
 def test_a_mask_of_zero_gives_the_condition_back_in_one_step_and_is_remembered(tmp_path):
-    bands = BandUNet(bins=4, frames=3, band=2, width=8, multipliers=(1,))
-    network = ComplexMask(bands, least=0.02)
+    mask = TCN(bins=4, frames=3, width=8, depth=1)
+    network = ComplexMask(mask, least=0.02)
     z, y = _data("array", rows=3)
     r, t = np.zeros(3, "float32"), np.ones(3, "float32")
     given = z - ops.convert_to_numpy(network(z, r, t, y))
@@ -395,7 +402,7 @@ def test_a_mask_of_zero_gives_the_condition_back_in_one_step_and_is_remembered(t
     again = keras.saving.load_model(tmp_path / "network.keras")
     assert again.least == 0.02
     with pytest.raises(ValueError, match="least, a time to divide by, exceeds 0. Received: 0"):
-        ComplexMask(bands, least=0.0)
+        ComplexMask(mask, least=0.0)
 
 
 def test_at_temperature_0_one_step_starts_at_the_condition_itself():

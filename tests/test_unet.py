@@ -15,7 +15,6 @@ from keras import ops
 from oracles import randomise, relative_error
 
 from keras_meanflow import (
-    BandUNet,
     ConditionResidual,
     FlowMap,
     LogitNormal,
@@ -91,17 +90,6 @@ def test_groups_divide_the_channels(channels, groups):
     grouped = np.reshape(ops.convert_to_numpy(norm(x)), (2, 16, groups, -1))
     np.testing.assert_allclose(grouped.mean(axis=(1, 3)), 0.0, atol=1e-5)
     np.testing.assert_allclose(grouped.std(axis=(1, 3)), 1.0, atol=1e-4)
-
-
-def test_bands_of_bins_are_channels_and_places_again():
-    network = BandUNet(bins=12, frames=4, band=3, width=8, multipliers=(1,), blocks=0)
-    z = _normal(ROWS, 12, 4, 2)
-    bands = ops.convert_to_numpy(network._bands(z))
-    assert bands.shape == (ROWS, 4, 4, 6)
-    np.testing.assert_array_equal(bands[:, 1, 2], z[:, 3:6, 2].reshape(ROWS, 6))
-    np.testing.assert_array_equal(ops.convert_to_numpy(network._bins(bands)), z)
-    with pytest.raises(ValueError, match="band must divide the bins. Received: 5 and 12"):
-        BandUNet(bins=12, frames=4, band=5, width=8, multipliers=(1,))
 
 
 def test_labels_context_and_augmentation_are_told_together():

@@ -1,12 +1,14 @@
 """Clean and noisy speech for training: stored pairs, or noise mixed in anew at every step."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 
-from keras_meanflow.data.audio import audio_files, read_all
+from keras_meanflow.data.audio import audio_files, read_all, resampled
 
 QUIET = 1e-8  # a power below it is silence
+_GAINS = 6
 
 
 def mix(clean, noise, snr, power=None):
@@ -53,17 +55,18 @@ class _Crops:
         spectrograms = self.codec.encode(np.concatenate([clean / loudest, noisy / loudest]))
         return spectrograms[: len(clean)], spectrograms[len(clean) :]
 
-    def _start(self, total, generator):
+    def _start(self, total, generator, length=None):
         """Where a crop begins: at random, or so that it is the middle."""
-        spare = total - self.length
+        spare = total - (self.length if length is None else length)
         if spare <= 0:
             return spare // 2
         return spare // 2 if generator is None else int(generator.integers(spare + 1))
 
-    def _crop(self, x, start):
-        part = x[max(start, 0) : start + self.length]
+    def _crop(self, x, start, length=None):
+        length = self.length if length is None else length
+        part = x[max(start, 0) : start + length]
         before = max(-start, 0)
-        return np.pad(part, (before, self.length - len(part) - before))
+        return np.pad(part, (before, length - len(part) - before))
 
 
 class SpeechPairs(_Crops):
@@ -133,18 +136,35 @@ class MixedSpeech(_Crops):
         snr: lowest and highest ratio in decibels; `take` has the middle.
         quieter: decibels by which `draw` makes pairs quieter at most, as are most parts of a
             recording that is divided by its own largest sample when it is enhanced.
+        speeds: slowest and fastest speed at which `draw` plays the speech: other voices, of another
+            pitch. It needs soxr.
+        equaliser: standard deviation in decibels of the gains by which `draw` filters the speech,
+            at 6 frequencies from 0 to half the rate: other voices and microphones.
 
     Raises:
-        ValueError: for no speech or noise, ratios in the wrong order, or a negative `quieter`.
+        ValueError: for no speech or noise, ratios or speeds in the wrong order, or a negative
+            number of decibels.
 
     Example:
         >>> source = MixedSpeech.from_folders("clean", "noise", STFT(8_000), 64, snr=(-5.0, 15.0))
     """
 
-    def __init__(self, clean, noise, codec, frames, *, snr=(-5.0, 15.0), quieter=0.0):
+    def __init__(
+        self,
+        clean,
+        noise,
+        codec,
+        frames,
+        *,
+        snr=(-5.0, 15.0),
+        quieter=0.0,
+        speeds=(1.0, 1.0),
+        equaliser=0.0,
+    ):
         super().__init__(codec, frames)
         self.clean, self.noise, self.snr = list(clean), list(noise), tuple(snr)
-        self.quieter, self.skipped = quieter, {}
+        self.quieter, self.speeds, self.equaliser = quieter, tuple(speeds), equaliser
+        self.skipped = {}
         if not self.clean or not self.noise:
             raise ValueError(
                 "Mixing needs speech and noise. "
@@ -152,8 +172,11 @@ class MixedSpeech(_Crops):
             )
         if not self.snr[0] <= self.snr[1]:
             raise ValueError(f"snr is (lowest, highest). Received: {self.snr}.")
-        if not quieter >= 0.0:
-            raise ValueError(f"quieter is at least 0 decibels. Received: {quieter}.")
+        for name, decibels in (("quieter", quieter), ("equaliser", equaliser)):
+            if not decibels >= 0.0:
+                raise ValueError(f"{name} is at least 0 decibels. Received: {decibels}.")
+        if not 0.0 < self.speeds[0] <= self.speeds[1]:
+            raise ValueError(f"speeds are (slowest, fastest). Received: {self.speeds}.")
 
     @classmethod
     def from_folders(cls, clean, noise, codec, frames, **kwargs):
@@ -196,8 +219,30 @@ class MixedSpeech(_Crops):
     def _mixed(self, index, noise, snr, generator):
         """(clean, noisy) of a part of an utterance."""
         speech = self.clean[index]
-        clean = self._crop(speech, self._start(len(speech), generator))
+        clean = self._part(speech, generator)
+        if generator is not None and self.equaliser > 0.0:
+            clean = _filtered(clean, generator.normal(0.0, self.equaliser, _GAINS))
         return clean, mix(clean, noise, snr, np.mean(np.square(speech)))
+
+    def _part(self, speech, generator):
+        """The middle of an utterance, or a random part of it at a random speed."""
+        if generator is None or self.speeds == (1.0, 1.0):
+            return self._crop(speech, self._start(len(speech), generator))
+        speed = generator.uniform(*self.speeds)
+        length = math.ceil(speed * self.length) + 1
+        part = self._crop(speech, self._start(len(speech), generator, length), length)
+        return resampled(part, speed, 1.0)[: self.length]
+
+
+def _filtered(x, decibels):
+    """A waveform with these gains at evenly spaced frequencies, and between them by straight lines.
+
+    In decibels, from 0 to half the rate.
+    """
+    spectrum = np.fft.rfft(x)
+    places = np.linspace(0.0, len(decibels) - 1.0, len(spectrum))
+    gains = 10.0 ** (np.interp(places, np.arange(len(decibels)), decibels) / 20.0)
+    return np.fft.irfft(gains * spectrum, len(x)).astype("float32")
 
 
 def paired_files(folder):

@@ -1,6 +1,5 @@
 """Networks `u(z, r, t, condition)`: they know nothing of training."""
 
-from keras_meanflow.networks.bands import BandUNet
 from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.dit import DiT
 from keras_meanflow.networks.dit_dh import DiTDH
@@ -9,11 +8,11 @@ from keras_meanflow.networks.layouts import DIT_LAYOUT
 from keras_meanflow.networks.mlp import MLP
 from keras_meanflow.networks.noise_prediction import NoisePrediction
 from keras_meanflow.networks.residual import ComplexMask, ConditionResidual
+from keras_meanflow.networks.tcn import TCN
 from keras_meanflow.networks.unet import UNet
 from keras_meanflow.networks.unet_layers import LogFourierPair, SinusoidPair
 
 __all__ = [
-    "BandUNet",
     "ComplexMask",
     "ConditionResidual",
     "DIT_LAYOUT",
@@ -25,5 +24,6 @@ __all__ = [
     "Network",
     "NoisePrediction",
     "SinusoidPair",
+    "TCN",
     "UNet",
 ]

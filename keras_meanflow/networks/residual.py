@@ -101,7 +101,7 @@ class ComplexMask(AroundCondition):
         ValueError: for a network that takes labels, or a time that is not positive.
 
     Example:
-        >>> network = ComplexMask(BandUNet(bins=128, frames=64, width=24, multipliers=(1, 2, 3)))
+        >>> network = ComplexMask(TCN(bins=128, frames=64))
     """
 
     def __init__(self, network, *, least=0.01, **kwargs):
