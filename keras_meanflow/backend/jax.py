@@ -125,6 +125,27 @@ def device_count():
     return jax.local_device_count()
 
 
+def device_name():
+    """What the device is called, and the kind of its products of float32 numbers."""
+    return jax.devices()[0].device_kind, "tf32"
+
+
+def step_operations(model, data):
+    """Operations of a training step, by XLA's analysis of the program before it is optimised.
+
+    Of all devices together. The model has been trained for a step, or been given its optimizer.
+    """
+    model.optimizer.build(model.trainable_variables)
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    state = tuple([variable.value for variable in group] for group in groups)
+    return jax.jit(model.train_step).lower(state, data).cost_analysis()["flops"]
+
+
 def spread(array):
     """A batch laid over all devices of this process, rows in order."""
     if jax.local_device_count() == 1:

@@ -140,6 +140,21 @@ def device_count():
     return 1
 
 
+def device_name():
+    """What the device is called, and the kind of its products of float32 numbers."""
+    devices = tf.config.list_physical_devices("GPU")
+    if not devices:
+        return "cpu", "float32"
+    name = tf.config.experimental.get_device_details(devices[0]).get("device_name", "gpu")
+    exact = not tf.config.experimental.tensor_float_32_execution_enabled()
+    return name, "float32" if exact else "tf32"
+
+
+def step_operations(model, data):
+    """None: TensorFlow has no count of a compiled step."""
+    del model, data
+
+
 def spread(array):
     """A batch as it is: TensorFlow samples on one device."""
     return array

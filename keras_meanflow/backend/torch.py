@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 from keras_meanflow.backend.torch_compiled import CompiledNetwork
@@ -212,6 +213,24 @@ def gradient(fn, variables):
 def device_count():
     """Devices over which `spread` lays a batch: one, this process' own."""
     return 1
+
+
+def device_name():
+    """What the device is called, and the kind of its products of float32 numbers."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    exact = torch.get_float32_matmul_precision() == "highest"
+    return name, "float32" if exact else "tf32"
+
+
+def step_operations(model, data):
+    """Operations of one training step, which is taken, by PyTorch's counter.
+
+    Matrix products, convolutions and attention; of this process.
+    """
+    data = tree_map(keras.ops.convert_to_tensor, data)
+    with FlopCounterMode(display=False) as counter:
+        model.train_step(data)
+    return counter.get_total_flops()
 
 
 def spread(array):

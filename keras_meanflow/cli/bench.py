@@ -1,5 +1,6 @@
 """`keras-meanflow bench`."""
 
+import math
 import resource
 import statistics
 import sys
@@ -16,6 +17,7 @@ from keras_meanflow.cli.backend import (
     several_devices,
     start,
 )
+from keras_meanflow.cli.peaks import peak_of
 from keras_meanflow.recipe import find, resolve
 
 
@@ -25,13 +27,16 @@ from keras_meanflow.recipe import find, resolve
 @click.option("--steps", default=10, show_default=True, help="Training steps in a round.")
 @click.option("--rounds", default=5, show_default=True, help="Rounds; the first one is left out.")
 @click.option("--samples", default=256, show_default=True, help="Samples drawn in a round.")
+@click.option("--peak", type=float, help="1e12 operations a second that a device can do at most.")
 @devices_option
 @distribution_option
 @backend_option
-def bench(recipe, settings, steps, rounds, samples, devices, distribution, backend):
+def bench(recipe, settings, steps, rounds, samples, peak, devices, distribution, backend):
     """Measure training and sampling of a RECIPE: rates and memory. Nothing is written.
 
-    Medians over rounds in which training and sampling take turns, after one that compiles.
+    Medians over rounds in which training and sampling take turns, after one that compiles; and the
+    operations of a training step, on JAX and PyTorch, as a share of what the device can do where
+    that is known.
     """
     with one_line_errors():
         found = find(recipe)
@@ -39,10 +44,10 @@ def bench(recipe, settings, steps, rounds, samples, devices, distribution, backe
         function = found.load()
         knobs = resolve(function, settings)
         with several_devices(devices, distribution):
-            _bench(function(**knobs), steps, rounds, samples)
+            _bench(function(**knobs), steps, rounds, samples, peak)
 
 
-def _bench(training, steps, rounds, samples):
+def _bench(training, steps, rounds, samples, peak):
     import numpy as np
 
     from keras_meanflow.backend import BACKEND
@@ -68,7 +73,31 @@ def _bench(training, steps, rounds, samples):
     click.echo(f"training  {1000 * step / steps:10.2f} ms a step  {rate:10.1f} images a second")
     drawn_rate = samples / drawn
     click.echo(f"sampling  {1000 / drawn_rate:10.2f} ms an image {drawn_rate:9.1f} images a second")
+    click.echo(_operations(flow_map, batches, step / steps, peak))
     click.echo(f"memory    {_peak_memory() / 1e9:10.2f} GB, the most that this process has had")
+
+
+def _operations(flow_map, batches, seconds, peak):
+    """The line on the operations of a training step that takes so long."""
+    import keras
+
+    from keras_meanflow.backend import device_name, step_operations
+
+    counted = step_operations(flow_map, batches[0])
+    if counted is None:
+        return "operations        not counted on this backend"
+    device, products = device_name()
+    if flow_map.network.compute_dtype == "bfloat16":
+        products = "bfloat16"
+    per_second = counted / seconds / 1e12
+    line = f"operations{counted / 1e9:10.2f} G a step {per_second:13.3f} T a second"
+    peak = peak_of(device, products) if peak is None else peak
+    if peak is None:
+        return f"{line}, of {device}, whose peak is unknown (--peak)"
+    distribution = keras.distribution.distribution()
+    devices = 1 if distribution is None else math.prod(distribution.device_mesh.shape)
+    whole = f"{devices} times {peak:g}" if devices > 1 else f"{peak:g}"
+    return f"{line}, {100 * per_second / peak / devices:.1f} % of {whole} ({device}, {products})"
 
 
 def _peak_memory():
