@@ -1,5 +1,10 @@
 """Adam with its momentum in bfloat16, against Keras' own."""
 
+import json
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -89,11 +94,64 @@ def test_accumulated_gradients_step_once_as_their_mean():
     np.testing.assert_allclose(ops.convert_to_numpy(two), ops.convert_to_numpy(one), atol=1e-6)
 
 
+def test_a_second_moment_moves_where_bfloat16_would_freeze_it():
+    v = half = np.float32(1.0)
+    weight = keras.Variable(np.ones(1, "float32"), dtype="bfloat16")
+    optimizer = Adam(0.0)
+    optimizer.build([weight])
+    (velocity,) = (u for u in optimizer.variables if u.path.endswith("velocity"))
+    velocity.assign([1.0])
+    for _ in range(200):
+        v, half = v + 1e-3 * (4.0 - v), _rounded(half + np.float32(1e-3) * (4.0 - half))
+        optimizer.apply([ops.cast([2.0], "bfloat16")], [weight])
+    assert half == 1.0 and v > 1.5
+    assert ops.convert_to_numpy(velocity)[0] == pytest.approx(v, rel=1e-5)
+
+
+def test_clipping_is_keras_own():
+    weight, gradient = keras.Variable(np.ones((8, 4), "float32")), 100.0 * np.ones((8, 4))
+    optimizer = Adam(0.1, global_clipnorm=1.0)
+    optimizer.apply([ops.convert_to_tensor(gradient.astype("float32"))], [weight])
+    (momentum,) = (u for u in optimizer.variables if u.path.endswith("momentum"))
+    expected = 0.1 * gradient / np.linalg.norm(gradient)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(ops.cast(momentum, "float32")), expected, rtol=2.0**-8
+    )
+
+
+SHARDED = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import json, keras
+from keras_meanflow.optimizers import Adam
+mesh = keras.distribution.DeviceMesh((1, 2), ("batch", "model"))
+layouts = keras.distribution.LayoutMap(mesh)
+layouts[".*dense/kernel"] = (None, "model")
+keras.distribution.set_distribution(
+    keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch"))
+net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, name="dense")])
+adam = Adam()
+adam.build(net.trainable_variables)
+for variable in (net.trainable_variables[0], adam._momentums[0], adam._velocities[0]):
+    print(json.dumps([list(s.data.shape) for s in variable.value.addressable_shards]))
+"""
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="Keras divides weights over devices on JAX alone")
+def test_the_state_is_divided_over_devices_like_its_weight():
+    command = [sys.executable, "-W", "ignore", "-c", SHARDED]
+    done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[[4, 4], [4, 4]]] * 3
+
+
 def test_what_it_cannot_do_is_refused_and_recipes_can_choose_it():
     with pytest.raises(ValueError, match="no amsgrad"):
         Adam(amsgrad=True)
-    with pytest.raises(ValueError, match="momentum_dtype is of floats. Received: int8"):
-        Adam(momentum_dtype="int8")
+    with pytest.raises(ValueError, match="bfloat16 or float32. Received: float16"):
+        Adam(momentum_dtype="float16")
+    with pytest.raises(ValueError, match="beta_1 up to 0.99. Received: 0.999"):
+        Adam(beta_1=0.999)
     chosen = compile_with("adam-bf16", 1e-3, width=8, steps=9, warmup_steps=2)["optimizer"]
     assert isinstance(chosen, Adam) and chosen.momentum_dtype == "bfloat16"
     with pytest.raises(ValueError, match="optimizer is one of adam, adam-bf16, splus"):

@@ -5,22 +5,25 @@ from keras import ops
 
 from keras_meanflow.configurable import register
 
+_LARGEST_DECAY = 0.99  # 1 - beta_1 is then five times bfloat16's half unit
+
 
 @register
 class Adam(keras.optimizers.Adam):
     """Keras' Adam with the momentum in bfloat16: 6 bytes of state a weight for 8.
 
-    The step is computed in the weights' dtype, and rounded once where it is stored. The other
-    moment stays in the weights' dtype: with beta_2 = 0.999 it moves by a thousandth of itself, less
-    than bfloat16's half unit of 2^-9, and would stand still.
+    The step is computed in float32, and rounded once where it is stored. The other moment stays in
+    float32: with beta_2 = 0.999 it moves by a thousandth of what it lacks, less than bfloat16's
+    half unit of 2^-9, and would stand still.
 
     Args:
         learning_rate: a float, a schedule or a callable.
-        momentum_dtype: "bfloat16", or another dtype of floats.
+        momentum_dtype: "bfloat16", or "float32".
         **kwargs: as in `keras.optimizers.Adam`, but for `amsgrad`.
 
     Raises:
-        ValueError: for `amsgrad`, or a dtype that is not of floats.
+        ValueError: for `amsgrad`, another dtype, or a beta_1 so near to 1 that a momentum in
+            bfloat16 would stand still as well.
 
     Example:
         >>> flow_map.compile(Adam(1e-4))
@@ -33,34 +36,40 @@ class Adam(keras.optimizers.Adam):
         super().__init__(learning_rate, name=name, **kwargs)
         if self.amsgrad:
             raise ValueError("Adam has no amsgrad here: use keras.optimizers.Adam.")
-        if not keras.backend.is_float_dtype(momentum_dtype):
-            raise ValueError(f"momentum_dtype is of floats. Received: {momentum_dtype}.")
+        if momentum_dtype not in ("bfloat16", "float32"):
+            raise ValueError(f"momentum_dtype is bfloat16 or float32. Received: {momentum_dtype}.")
+        if momentum_dtype == "bfloat16" and self.beta_1 > _LARGEST_DECAY:
+            raise ValueError(
+                f"A momentum in bfloat16 moves with beta_1 up to {_LARGEST_DECAY}. "
+                f"Received: {self.beta_1}."
+            )
         self.momentum_dtype = momentum_dtype
 
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
-        """As Keras' own, but for the dtype of the momentum."""
-        if name != "momentum":
+        """As Keras' own, but for the dtype of both moments."""
+        if name not in ("momentum", "velocity"):
             return super().add_variable_from_reference(reference_variable, name, initializer)
         return self.add_variable(
             shape=reference_variable.shape,
             initializer=initializer,
-            dtype=self.momentum_dtype,
+            dtype=self.momentum_dtype if name == "momentum" else "float32",
             name=f"{reference_variable.path.replace('/', '_')}_{name}",
             layout=getattr(reference_variable, "_layout", None),
         )
 
     def update_step(self, gradient, variable, learning_rate):
         """Step one variable: Kingma and Ba (arXiv 1412.6980), section 2, the efficient form."""
-        i, dtype = self._get_variable_index(variable), variable.dtype
+        i = self._get_variable_index(variable)
         momentum, velocity = self._momentums[i], self._velocities[i]
-        g, rate, step = (ops.cast(x, dtype) for x in (gradient, learning_rate, self.iterations + 1))
-        m = ops.cast(momentum, dtype)
+        given = (gradient, learning_rate, self.iterations + 1, momentum)
+        g, rate, step, m = (ops.cast(x, "float32") for x in given)
         m = m + (1.0 - self.beta_1) * (g - m)
         v = velocity + (1.0 - self.beta_2) * (ops.square(g) - velocity)
         rate = rate * ops.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
         self.assign(momentum, ops.cast(m, self.momentum_dtype))
         self.assign(velocity, v)
-        self.assign_sub(variable, rate * m / (ops.sqrt(v) + self.epsilon))
+        step = rate * m / (ops.sqrt(v) + self.epsilon)
+        self.assign_sub(variable, ops.cast(step, variable.dtype))
 
     def get_config(self):
         """The arguments."""
