@@ -92,7 +92,7 @@ def speech_digits(
     data: str | None = None,
     noise: str | None = None,
     seed: int = 0,
-    steps: int = 1500,
+    steps: int = 1200,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     warmup_steps: int = 50,
@@ -101,7 +101,7 @@ def speech_digits(
     depth: int = 8,
     frames: int = 64,
     sigma: float = 0.1,
-    power: float = 1.25,
+    power: float = 1.0,
     exponent: float = 4.0,
     lateness: float = 12.0,
     fraction_r_equals_t: float = 0.75,
@@ -131,7 +131,7 @@ def speech_digits(
         --set data=spoken_digits_8k.npz --set noise=voicebank_demand_6
     Data: an .npz of clips (`load_utterances`); a folder with clean/ and noisy/ of the same names,
         whose differences are the noise.
-    Cost: on PyTorch 0.3 to 0.35 s a step on one core, eight minutes.
+    Cost: on PyTorch 0.3 to 0.35 s a step on one core, seven minutes.
     Expected: docs/speech.md.
     """
     keras.utils.set_random_seed(seed)
