@@ -122,9 +122,8 @@ def speech_digits(
     half of it. Not the paper's: a complex mask from a TCN on whole frames, with slow sinusoids of
     the times, since with NCSN++'s random frequencies the exact identity does not settle; times
     near 1 (lateness), which are all that one step visits; rows weighed by their error, as in Mean
-    Flows (power: the more, the less noise is removed, the better it sounds); the start's noise as
-    weak as speech is in a spectrogram (sigma, 0.487 in the paper); speech at other speeds, filtered
-    and made quieter at random.
+    Flows (power); the start's noise as weak as speech is in a spectrogram (sigma, 0.487 in the
+    paper); speech at other speeds, filtered and made quieter at random.
 
     Paper: MeanFlowSE (arXiv 2509.14858).
     Command: keras-meanflow train speech_digits --backend torch --set jit_compile=false
@@ -132,7 +131,8 @@ def speech_digits(
     Data: an .npz of clips (`load_utterances`); a folder with clean/ and noisy/ of the same names,
         whose differences are the noise.
     Cost: on PyTorch 0.3 to 0.35 s a step on one core, seven minutes.
-    Expected: docs/speech.md.
+    Expected: at 0 dB one step gains 5.4 dB of SI-SDR and 0.1 of ESTOI, and nothing in PESQ
+        (docs/speech.md).
     """
     keras.utils.set_random_seed(seed)
     codec = STFT(8_000, fft_length=254, hop=127, factor=0.2)
