@@ -61,16 +61,11 @@ def count_jax(model, rows):
     import keras
     import numpy as np
 
+    from keras_meanflow.backend.jax import step_state
+
     x, y = batch(rows)
     t = np.ones(rows, "float32")
-    model.optimizer.build(model.trainable_variables)
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    state = tuple([variable.value for variable in group] for group in groups)
+    state = step_state(model)
 
     def forward(values, x, t, y):
         with keras.StatelessScope(list(zip(model.trainable_variables, values, strict=True))):
@@ -86,14 +81,15 @@ def count_torch(model, rows):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    from keras_meanflow.backend import step_operations
+
     x, y = (keras.ops.convert_to_tensor(array) for array in batch(rows))
     t = keras.ops.ones((rows,))
     with sdpa_kernel(SDPBackend.MATH):
-        with FlopCounterMode(display=False) as step:
-            model.train_step((x, y))
+        step = step_operations(model, (x, y))
         with FlopCounterMode(display=False) as forward, torch.no_grad():
             model.network(x, t, t, y)
-    return step.get_total_flops(), forward.get_total_flops()
+    return step, forward.get_total_flops()
 
 
 def count_official(checkout, size, rows, guidance):

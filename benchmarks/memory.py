@@ -24,21 +24,11 @@ from pathlib import Path
 from cost import batch, flow_map
 
 
-def step_state(model):
-    """What Keras' JAX train step takes."""
-    model.optimizer.build(model.trainable_variables)
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    return tuple([variable.value for variable in group] for group in groups)
-
-
 def jax_bytes(model, rows):
     """Of the compiled step, its state donated."""
     import jax
+
+    from keras_meanflow.backend.jax import step_state
 
     step = jax.jit(model.train_step, donate_argnums=0)
     used = step.lower(step_state(model), batch(rows)).compile().memory_analysis()

@@ -14,7 +14,7 @@ from keras_meanflow import (
 )
 from keras_meanflow.curriculum import improve
 from keras_meanflow.data import open_source
-from keras_meanflow.optimizers import OPTIMIZERS, warmed_up
+from keras_meanflow.optimizers import compile_with, warmed_up
 from keras_meanflow.recipe import recipe
 from keras_meanflow.runs import Training
 from keras_meanflow.variants import alpha, decoupled, improved, rectified
@@ -456,8 +456,9 @@ def _imagenet256(
         label_dropout=0.1,
     )
     flow_map = FlowMap(network, objective, averages=averages, horizon=steps, seed=seed)
-    chosen = OPTIMIZERS[optimizer](learning_rate, beta_2=0.95)
-    flow_map.compile(chosen, jit_compile=jit_compile)
+    flow_map.compile(
+        **compile_with(optimizer, learning_rate, width=width, beta_2=0.95, jit_compile=jit_compile)
+    )
     return Training(
         flow_map=flow_map,
         data=open_source(data, image_size=32, channels=4),

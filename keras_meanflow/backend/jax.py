@@ -130,11 +130,8 @@ def device_name():
     return jax.devices()[0].device_kind, "tf32"
 
 
-def step_operations(model, data):
-    """Operations of a training step, by XLA's analysis of the program before it is optimised.
-
-    Of all devices together. The model has been trained for a step, or been given its optimizer.
-    """
+def step_state(model):
+    """What the train step of a compiled model takes and returns."""
     model.optimizer.build(model.trainable_variables)
     groups = (
         model.trainable_variables,
@@ -142,8 +139,15 @@ def step_operations(model, data):
         model.optimizer.variables,
         model.metrics_variables,
     )
-    state = tuple([variable.value for variable in group] for group in groups)
-    return jax.jit(model.train_step).lower(state, data).cost_analysis()["flops"]
+    return tuple([variable.value for variable in group] for group in groups)
+
+
+def step_operations(model, data):
+    """Operations of a training step, by XLA's analysis of the program before it is optimised.
+
+    Of all devices together.
+    """
+    return jax.jit(model.train_step).lower(step_state(model), data).cost_analysis()["flops"]
 
 
 def spread(array):

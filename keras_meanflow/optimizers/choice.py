@@ -34,8 +34,8 @@ def compile_with(
     learning_rate,
     *,
     width,
-    steps,
-    warmup_steps,
+    steps=None,
+    warmup_steps=0,
     last_rate=0.0,
     beta_2=0.999,
     jit_compile="auto",
@@ -51,7 +51,7 @@ def compile_with(
         optimizer: "adam", "adam-bf16" or "splus".
         learning_rate: Adam's, at the end of the warm-up.
         width: hidden size of the network.
-        steps: of the whole run.
+        steps: of the whole run, or None for a constant rate.
         warmup_steps: over which the rate rises from 0.
         last_rate: share of the rate that is left at the end of its cosine decay; 1 for none.
         beta_2: Adam's.
@@ -68,11 +68,12 @@ def compile_with(
         names = ", ".join(OPTIMIZERS)
         raise ValueError(f"optimizer is one of {names}. Received: {optimizer!r}.")
     rate = splus_rate(learning_rate, width) if optimizer == "splus" else learning_rate
-    schedule = warmed_up(rate, steps=steps, warmup_steps=warmup_steps, last_rate=last_rate)
+    if steps is not None:
+        rate = warmed_up(rate, steps=steps, warmup_steps=warmup_steps, last_rate=last_rate)
     if optimizer != "splus":
-        chosen = OPTIMIZERS[optimizer](schedule, beta_2=beta_2)
+        chosen = OPTIMIZERS[optimizer](rate, beta_2=beta_2)
     else:
-        chosen = SPlus(schedule, use_ema=False)
+        chosen = SPlus(rate, use_ema=False)
         if keras.config.backend() == "tensorflow" and jit_compile == "auto":
             jit_compile = False
     return {"optimizer": chosen, "jit_compile": jit_compile}
