@@ -79,7 +79,7 @@ def run(arguments):
 
 def train_and_judge(arguments, variant, seed):
     """Train and evaluate one variant with one seed."""
-    from keras_meanflow import Curriculum, runs
+    from keras_meanflow import Curriculum, backend, runs
     from keras_meanflow.recipe import find
 
     name = f"{arguments.dataset}-{variant}-{seed}{arguments.tag}"
@@ -98,6 +98,7 @@ def train_and_judge(arguments, variant, seed):
     about |= {name: value for name, value in (knobs | values).items() if name != "data"}
     about |= {"backend": settings["backend"], "versions": settings["versions"]}
     about["machine"] = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    about["device"] = backend.device_name()[0]
     steps = training.steps
     for tenth in range(1, TENTHS + 1):
         step, started = steps * tenth // TENTHS, time.monotonic()

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from oracles import randomise, relative_error
 
-from keras_meanflow.backend import BACKEND, jvp
+from keras_meanflow.backend import BACKEND, inside_jvp, jvp
 from keras_meanflow.flow_map import FlowMap
 from keras_meanflow.networks import DiT, layers
 from keras_meanflow.objectives import MeanFlow
@@ -61,6 +61,40 @@ def test_bfloat16_keeps_times_targets_and_losses_in_float32(monkeypatch, scale):
 def test_float16_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="65,504.*Use mixed_bfloat16"):
         _flow_map("mixed_float16")
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX's fused attention")
+@pytest.mark.parametrize("share", [0.75, 0.25])
+def test_the_fused_attention_of_a_gpu_stays_out_of_the_derivative(monkeypatch, share):
+    """With what Keras does on a GPU: its kernel has a gradient and refuses forward mode."""
+    import jax
+
+    plain, calls = jax.nn.dot_product_attention, []
+
+    def attention(*args, implementation=None, **kwargs):
+        if implementation != "cudnn":
+            return plain(*args, implementation="xla", **kwargs)
+        calls.append(inside_jvp())
+        kernel = jax.custom_vjp(lambda *args: plain(*args, implementation="xla", **kwargs))
+        kernel.defvjp(
+            lambda *args: jax.vjp(lambda *a: plain(*a, implementation="xla", **kwargs), *args),
+            lambda pullback, output: pullback(output),
+        )
+        return kernel(*args)
+
+    step = {}
+    for device in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda device=device: device)
+        if device == "gpu":
+            monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+            monkeypatch.setattr(
+                "keras.src.backend.jax.nn._can_use_flash_attention", lambda *args, **kwargs: True
+            )
+        objective = MeanFlow(times=LogitNormal(fraction_r_equals_t=share))
+        flow_map = _flow_map("mixed_bfloat16", objective)
+        step[device] = flow_map.train_on_batch(X, return_dict=True)["loss"]
+    assert set(calls) == {False}
+    np.testing.assert_allclose(step["gpu"], step["cpu"], rtol=1e-2)
 
 
 def test_attention_by_blocks_of_queries_has_the_same_derivative(monkeypatch):

@@ -8,24 +8,12 @@ import keras
 from jax.experimental import multihost_utils
 
 from keras_meanflow.backend.recording import recorded_gradients
-from keras_meanflow.backend.scopes import differentiating
-
-
-@contextlib.contextmanager
-def _without_flash_attention():
-    """Flash attention is a custom_vjp, which rejects forward mode (jax-ml/jax#32430)."""
-    enabled = keras.config.is_flash_attention_enabled()
-    keras.config.disable_flash_attention()
-    try:
-        yield
-    finally:
-        if enabled:
-            keras.config.enable_flash_attention()
+from keras_meanflow.backend.scopes import differentiating, inside_jvp
 
 
 def jvp(fn, primals, tangents):
     """`fn(*primals)` and its directional derivative along `tangents`."""
-    with _without_flash_attention(), differentiating():
+    with differentiating():
         return jax.jvp(fn, tuple(primals), tuple(tangents))
 
 
@@ -36,8 +24,13 @@ def jvp_with_gradient(fn, primals, tangents):
 
 
 def attention(q, k, v):
-    """Attention of (B, N, heads, size), through the fused kernel where there is one."""
-    return keras.ops.dot_product_attention(q, k, v)
+    """Attention of (B, N, heads, size), through the fused kernel where a GPU has one.
+
+    That is a custom_vjp, which rejects forward mode (jax-ml/jax#32430). On a TPU Keras' kernel
+    masks the future where no mask is given.
+    """
+    fused = None if jax.default_backend() == "gpu" and not inside_jvp() else False
+    return keras.ops.dot_product_attention(q, k, v, flash_attention=fused)
 
 
 def constant(array, like):
