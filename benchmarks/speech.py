@@ -10,6 +10,7 @@ utterance: clean, noisy, by the Wiener filter, and by each run's first number of
 """
 
 import argparse
+import itertools
 import json
 import os
 from pathlib import Path
@@ -69,14 +70,22 @@ def _noises(folder):
     return module.noises(folder, RATE)
 
 
-def enhancers(flow_map, codec, steps, temperatures):
-    """An `Enhancer` for each number of steps and each temperature, both lists in text."""
+def limited(enhance, limit):
+    """With so much of the noisy waveform left as `Enhancer(attenuation_limit=)` leaves."""
+    kept = 10.0 ** (-limit / 20.0)
+    return lambda noisy: kept * noisy + (1.0 - kept) * enhance(noisy)
+
+
+def enhancers(flow_map, codec, steps, temperatures, limits):
+    """An `Enhancer` for each number of steps and temperature, both lists in text, and limit."""
     made = {}
     for temperature in map(float, temperatures.split(",")):
-        for n in map(int, steps.split(",")):
+        for n, limit in itertools.product(map(int, steps.split(",")), limits):
             name = f"{n} step{'s' if n > 1 else ''}"
             name += f" at {temperature:g}" if temperature != 1.0 else ""
-            made[name] = Enhancer(flow_map, codec, steps=n, temperature=temperature)
+            name += f", {limit:g} dB at most" if limit is not None else ""
+            settings = dict(steps=n, temperature=temperature, attenuation_limit=limit)
+            made[name] = Enhancer(flow_map, codec, **settings)
     return made
 
 
@@ -109,6 +118,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1, help="of the utterances and their noise")
     parser.add_argument("--steps", default="1,2,5")
     parser.add_argument("--temperatures", default="1")
+    parser.add_argument("--attenuation-limit", type=float, help="each method with it, too")
     parser.add_argument("--out", default="speech.json")
     parser.add_argument("--picture")
     arguments = parser.parse_args()
@@ -118,10 +128,16 @@ def main():
     pairs = mixtures(
         arguments.data, arguments.noise, arguments.count, arguments.snr, arguments.seed
     )
-    methods, shown = {"Wiener filter": wiener(linear)}, []
+    methods, limits = {"Wiener filter": wiener(linear)}, [None]
+    if arguments.attenuation_limit is not None:
+        limits.append(arguments.attenuation_limit)
+        name = f"Wiener filter, {arguments.attenuation_limit:g} dB at most"
+        methods[name] = limited(methods["Wiener filter"], arguments.attenuation_limit)
+    shown = []
     for run in arguments.runs:
         flow_map = runs.load(run)
-        made = enhancers(flow_map, load_codec(run), arguments.steps, arguments.temperatures)
+        drawn = arguments.steps, arguments.temperatures, limits
+        made = enhancers(flow_map, load_codec(run), *drawn)
         methods |= {f"{Path(run).name}, {name}": enhancer for name, enhancer in made.items()}
         shown.append(next(iter(made.values())))
     report = score_pairs(pairs, RATE, methods, verbose=1)

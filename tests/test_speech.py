@@ -227,6 +227,22 @@ def test_pieces_fade_into_one_another_without_a_seam_whatever_the_blocks(samples
     np.testing.assert_allclose(parts, enhancer(noisy), atol=1e-6)
 
 
+class Silence(Echo):
+    """A model that takes everything for noise."""
+
+    def generate(self, noisy, **settings):
+        return 0.0 * noisy
+
+
+def test_nothing_is_taken_down_by_more_than_the_limit():
+    noisy = _speech(1.3) + 0.01
+    assert np.abs(Enhancer(Silence(), CODEC)(noisy)).max() == 0.0
+    limited = Enhancer(Silence(), CODEC, attenuation_limit=20.0)
+    np.testing.assert_allclose(limited(noisy), 0.1 * noisy, atol=1e-6)
+    echo = Enhancer(Echo(), CODEC, attenuation_limit=20.0)
+    np.testing.assert_allclose(echo(noisy), noisy, atol=2e-5)
+
+
 def test_memory_does_not_grow_with_the_length():
     taken = []
 
@@ -383,7 +399,9 @@ def _invoke(*arguments):
 def test_a_run_on_speech_has_pictures_of_spectrograms_and_enhances_files(run, tmp_path):
     assert (run / "samples.png").exists()
     source = _write(tmp_path / "in.wav", _speech(1.3))
-    done = _invoke("enhance", run, source, tmp_path / "out.wav", "--steps", 2)
+    done = _invoke(
+        "enhance", run, source, tmp_path / "out.wav", "--steps", 2, "--attenuation-limit", 20
+    )
     assert done.exit_code == 0, done.output
     assert "1.3 s of audio" in done.output and "of real time" in done.output
     assert soundfile.info(tmp_path / "out.wav").frames == int(1.3 * RATE)
@@ -446,6 +464,11 @@ def test_a_run_on_speech_is_measured_file_by_file_beside_the_noisy_input(run, tm
     mean = np.mean([scores["si_sdr"] for scores in files.values()])
     assert report["noisy"]["total"]["si_sdr"] == pytest.approx(mean)
     assert "si_sdr" in done.output and "total" in done.output
+    limit = ("--attenuation-limit", 0, "--out", tmp_path / "limited.json")
+    done = _invoke("evaluate", run, "--reference", tmp_path, *limit, "-q")
+    assert done.exit_code == 0, done.output
+    limited = json.loads((tmp_path / "limited.json").read_text())["scores"]
+    assert limited["1 step"]["total"] == pytest.approx(report["noisy"]["total"], rel=1e-3)
     done = _invoke("evaluate", run, "-q")
     assert done.exit_code == 1 and "--reference FOLDER with clean/ and noisy/" in done.output
 
@@ -453,6 +476,8 @@ def test_a_run_on_speech_is_measured_file_by_file_beside_the_noisy_input(run, tm
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"overlap lies in \(0, 1/2\]"):
         Enhancer(Echo(), CODEC, overlap=0.6)
+    with pytest.raises(ValueError, match="attenuation_limit is at least 0 decibels"):
+        Enhancer(Echo(), CODEC, attenuation_limit=-3.0)
     with pytest.raises(ValueError, match="frames is at least 2"):
         MixedSpeech([_speech()], [_noise()], CODEC, 1)
     with pytest.raises(ValueError, match="needs speech and noise"):

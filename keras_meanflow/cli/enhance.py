@@ -25,6 +25,12 @@ from keras_meanflow.cli.backend import (
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pieces.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the noise.")
+@click.option(
+    "--attenuation-limit",
+    type=click.FloatRange(0.0),
+    metavar="DB",
+    help="Noise is taken down by so much at most; 20 often sounds better than none.",
+)
 @click.option("--average/--raw", default=True, help="Averaged or raw weights.")
 @backend_option
 @verbose_option
@@ -77,7 +83,9 @@ def _report(file, seconds, took):
     )
 
 
-def evaluate_speech(flow_map, codec, reference, *, steps, seed, samples, out, verbose):
+def evaluate_speech(
+    flow_map, codec, reference, *, steps, seed, samples, attenuation_limit, out, verbose
+):
     """Scores of a model on pairs clean/ and noisy/ in the folder `reference`, printed and kept."""
     from keras_meanflow.data.audio import read_all
     from keras_meanflow.data.speech import paired_files
@@ -90,15 +98,16 @@ def evaluate_speech(flow_map, codec, reference, *, steps, seed, samples, out, ve
     files = paired_files(reference)[:samples]
     pairs, skipped = read_all(files, codec.sample_rate)
     names = [noisy.name for clean, noisy in files if str(clean) not in skipped]
+    settings = {"seed": seed, "attenuation_limit": attenuation_limit}
     methods = {
-        f"{n} step{'s' if n > 1 else ''}": Enhancer(flow_map, codec, steps=n, seed=seed)
+        f"{n} step{'s' if n > 1 else ''}": Enhancer(flow_map, codec, steps=n, **settings)
         for n in steps
     }
     pairs = [(name, *pair) for name, pair in zip(names, pairs, strict=True)]
     report = score_pairs(pairs, codec.sample_rate, methods, verbose=int(verbose))
     click.echo(speech_table(report))
     command = shlex.join(["keras-meanflow", *sys.argv[1:]])
-    model = {"step": flow_map.batches_done, "average": flow_map.average, "seed": seed}
+    model = {"step": flow_map.batches_done, "average": flow_map.average, **settings}
     made = {"model": model, "skipped": skipped, "made": {**provenance(), "command": command}}
     if out:
         write_text(Path(out), json.dumps({"scores": report, **made}, indent=1) + "\n")

@@ -35,6 +35,7 @@ LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
 @click.option("--average/--raw", default=True, help="Averaged or raw weights.")
 @click.option("--guidance-scale", type=float, help="For models without guidance in training.")
+@click.option("--attenuation-limit", type=click.FloatRange(0.0), metavar="DB", help="Of speech.")
 @click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True)
 @click.option("--out", type=click.Path(), help="JSON; default RUN/evaluation-PROTOCOL.json.")
 @backend_option
@@ -53,6 +54,7 @@ def evaluate(
     seed,
     average,
     guidance_scale,
+    attenuation_limit,
     batch_size,
     out,
     backend,
@@ -67,7 +69,8 @@ def evaluate(
     which shows what a perfect model would score.
 
     A RUN on speech is measured on --reference, a folder with clean/ and noisy/: SI-SDR, ESTOI and
-    PESQ of each file and in total, beside those of the noisy input.
+    PESQ of each file and in total, beside those of the noisy input; --attenuation-limit as in
+    `keras-meanflow enhance`.
     """
     with one_line_errors():
         _check_subject(run_dir, images, self_check, reference)
@@ -80,7 +83,8 @@ def evaluate(
                 if out is None and Path(run_dir).is_dir():
                     out = Path(run_dir) / "evaluation-speech.json"
                 settings = {"steps": steps, "seed": seed, "samples": samples, "out": out}
-                evaluate_speech(flow_map, codec, reference, verbose=verbose, **settings)
+                settings |= {"attenuation_limit": attenuation_limit, "verbose": verbose}
+                evaluate_speech(flow_map, codec, reference, **settings)
                 return
             folder = {**_image_shape(flow_map, codec), **folder}
         images = images and _images(images, folder)
