@@ -6,7 +6,7 @@ from keras import layers, ops
 
 from keras_meanflow.configurable import register
 from keras_meanflow.networks.base import Network
-from keras_meanflow.networks.layers import TIME_INPUTS, TokenDense, sincos_positions
+from keras_meanflow.networks.layers import TIME_INPUTS, TokenDense, attend, sincos_positions
 from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
 from keras_meanflow.networks.rotary import fan_in_normal, rms_norm, rotate
 
@@ -112,7 +112,7 @@ class TokenwiseBlock(layers.Layer):
         tokens, width = x.shape[1:]
         qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.heads, width // self.heads))
         q, k = rotate(qkv[:, :, 0], cos, sin), rotate(qkv[:, :, 1], cos, sin)
-        mixed = ops.dot_product_attention(q, k, qkv[:, :, 2])
+        mixed = attend(q, k, qkv[:, :, 2])
         return self.proj(ops.reshape(mixed, (-1, tokens, width)))
 
     def get_config(self):
