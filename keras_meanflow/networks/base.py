@@ -16,9 +16,9 @@ class Network(keras.Model, abc.ABC):
     Inputs are not cast to the compute dtype on the way in: times stay float32 up to the time
     embedding (bfloat16 has no 0.9987), and the subclass casts z itself. Outputs are float32.
 
-    It is differentiated forwards: attention goes through `layers.attend`. Keras' own attention layers
-    take a fused kernel on a GPU with bfloat16, which on JAX has no forward mode, unless they are
-    built after `keras.config.disable_flash_attention()`.
+    It is differentiated forwards: attention goes through `layers.attend`. Keras' own attention
+    layers take a fused kernel on a GPU with bfloat16, which on JAX has no forward mode, unless they
+    are built after `keras.config.disable_flash_attention()`.
 
     A subclass that takes other conditions than these overrides what `__init__` says of them:
     `conditional`, `drop_condition`, `check_condition` and `condition_inputs`.
