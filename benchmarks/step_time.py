@@ -98,13 +98,15 @@ def _rate(flow_map, rows, seconds):
     from keras_meanflow.backend import device_name, step_operations
     from keras_meanflow.cli.peaks import peak_of
 
+    print(f"  MeanFlow: {1000 * seconds:.1f} ms a step, {rows / seconds:.0f} images a second")
     x = np.zeros((rows, *flow_map.network.data_shape), "float32")
-    per_second = step_operations(flow_map, (x, np.zeros(rows, "int32"))) / seconds / 1e12
+    counted = step_operations(flow_map, (x, np.zeros(rows, "int32")))
+    if counted is None:
+        return
     device, products = device_name()
     products = "bfloat16" if flow_map.network.compute_dtype == "bfloat16" else products
-    peak = peak_of(device, products)
+    per_second, peak = counted / seconds / 1e12, peak_of(device, products)
     share = "" if peak is None else f", {100 * per_second / peak:.1f} % of the peak in {products}"
-    print(f"  MeanFlow: {1000 * seconds:.1f} ms a step, {rows / seconds:.0f} images a second")
     print(f"  {per_second:.1f} T operations a second on {device}{share}", flush=True)
 
 

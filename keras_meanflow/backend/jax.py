@@ -29,8 +29,9 @@ def attention(q, k, v):
     That is a custom_vjp, which rejects forward mode (jax-ml/jax#32430). On a TPU Keras' kernel
     masks the future where no mask is given.
     """
-    fused = None if jax.default_backend() == "gpu" and not inside_jvp() else False
-    return keras.ops.dot_product_attention(q, k, v, flash_attention=fused)
+    wanted = keras.config.is_flash_attention_enabled() is not False
+    may = wanted and jax.default_backend() == "gpu" and not inside_jvp()
+    return keras.ops.dot_product_attention(q, k, v, flash_attention=None if may else False)
 
 
 def constant(array, like):
