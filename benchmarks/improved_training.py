@@ -104,6 +104,8 @@ def train_and_judge(arguments, variant, seed):
         step, started = steps * tenth // TENTHS, time.monotonic()
         runs.train(dataclasses.replace(training, steps=step), folder / name, settings, verbose=0)
         seconds = time.monotonic() - started
+        if training.flow_map.batches_done > step:  # stopped before this was measured
+            continue
         wanted = [DURING]
         wanted += MORE if arguments.curves and tenth % 2 == 0 else ()
         wanted += FINAL if tenth == TENTHS else ()
