@@ -140,11 +140,15 @@ def ticks(low, high, most=6):
 
 
 def log_ticks(low, high):
-    """1, 2 and 5 times powers of ten between `10^low` and `10^high`; over two decades 1 alone."""
+    """1, 2 and 5 times powers of ten between `10^low` and `10^high`; over two decades 1 alone.
+
+    Where fewer than two of them lie, round numbers.
+    """
     factors = (1, 2, 5) if high - low < 2 else (1,)
     powers = range(math.floor(low), math.ceil(high) + 1)
     every = [factor * 10.0**power for power in powers for factor in factors]
-    return [tick for tick in every if 10**low <= tick <= 10**high]
+    inside = [tick for tick in every if 10**low <= tick <= 10**high]
+    return inside if len(inside) > 1 else ticks(10**low, 10**high)
 
 
 def heat_map(values, x, y, *, title, x_label, y_label):

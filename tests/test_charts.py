@@ -1,5 +1,7 @@
 """Charts and maps: what is drawn where."""
 
+import math
+
 import numpy as np
 import pytest
 from PIL import ImageColor
@@ -69,6 +71,8 @@ def test_ticks_are_round_numbers_within_the_range(low, high, expected):
 def test_logarithmic_ticks_are_decades_and_halves_of_them_where_there_is_room():
     assert log_ticks(-0.1, 1.1) == pytest.approx([1, 2, 5, 10])
     assert log_ticks(-3, 3) == pytest.approx([1e-3, 1e-2, 0.1, 1, 10, 100, 1e3])
+    narrow = log_ticks(math.log10(2800), math.log10(4600))
+    assert narrow == pytest.approx([3000, 3500, 4000, 4500])
 
 
 def test_a_map_is_dark_where_small_bright_where_large_white_where_nothing_is():
