@@ -167,6 +167,8 @@ def table(arguments):
     rows = [r for r in rows if r["dataset"] == arguments.dataset and r["tag"] == arguments.tag]
     if arguments.seeds:
         rows = [r for r in rows if r["seed"] in arguments.seeds]
+    if arguments.variants:
+        rows = [r for r in rows if r["variant"] in arguments.variants]
     variants = [v for v in VARIANTS if any(r["variant"] == v for r in rows)]
     curves = {v: _curve(rows, v) for v in variants}
     goal = curves["baseline"][1][-1].mean()
@@ -256,6 +258,7 @@ def main():
     show = commands.add_parser("table")
     show.add_argument("dataset", choices=SMALL)
     show.add_argument("--seeds", type=int, nargs="*")
+    show.add_argument("--variants", nargs="*", choices=VARIANTS, metavar="VARIANT")
     show.add_argument("--results", help="Default: FOLDER/results.jsonl.")
     show.set_defaults(do=table)
     for command in (train, show):
