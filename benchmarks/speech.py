@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 from keras_meanflow import runs  # noqa: E402
 from keras_meanflow.data.speech import mix  # noqa: E402
 from keras_meanflow.data.spoken_digits import load_utterances  # noqa: E402
-from keras_meanflow.enhancing import Enhancer, score_pairs  # noqa: E402
+from keras_meanflow.enhancing import Enhancer, limited, score_pairs  # noqa: E402
 from keras_meanflow.pictures import image_grid  # noqa: E402
 from keras_meanflow.presets import load_codec  # noqa: E402
 from keras_meanflow.recipe import find  # noqa: E402
@@ -68,12 +68,6 @@ def _noises(folder):
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.noises(folder, RATE)
-
-
-def limited(enhance, limit):
-    """With so much of the noisy waveform left as `Enhancer(attenuation_limit=)` leaves."""
-    kept = 10.0 ** (-limit / 20.0)
-    return lambda noisy: kept * noisy + (1.0 - kept) * enhance(noisy)
 
 
 def enhancers(flow_map, codec, steps, temperatures, limits):
@@ -132,7 +126,9 @@ def main():
     if arguments.attenuation_limit is not None:
         limits.append(arguments.attenuation_limit)
         name = f"Wiener filter, {arguments.attenuation_limit:g} dB at most"
-        methods[name] = limited(methods["Wiener filter"], arguments.attenuation_limit)
+        methods[name] = lambda noisy: limited(
+            methods["Wiener filter"](noisy), noisy, arguments.attenuation_limit
+        )
     shown = []
     for run in arguments.runs:
         flow_map = runs.load(run)

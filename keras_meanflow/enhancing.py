@@ -66,7 +66,6 @@ class Enhancer:
         self.flow_map, self.codec, self.steps = flow_map, codec, steps
         self.batch_size, self.seed, self.temperature = batch_size, seed, temperature
         self.attenuation_limit = attenuation_limit
-        self.kept = 0.0 if attenuation_limit is None else 10.0 ** (-attenuation_limit / 20.0)
         self.length = codec.length(flow_map.network.data_shape[1])
         self.fade = round(overlap * self.length)
         turns = (np.arange(self.fade) + 0.5) / self.fade
@@ -127,7 +126,13 @@ class Enhancer:
             verbose=0,
         )
         clean = self.codec.decode(spectrograms)[: len(pieces)]
-        return (self.kept * pieces + (1.0 - self.kept) * clean).astype("float32")
+        return limited(clean, pieces, self.attenuation_limit)
+
+
+def limited(clean, noisy, attenuation_limit):
+    """`a noisy + (1 - a) clean`, see `Enhancer`; a new array."""
+    kept = 0.0 if attenuation_limit is None else 10.0 ** (-attenuation_limit / 20.0)
+    return (kept * noisy + (1.0 - kept) * clean).astype("float32")
 
 
 def enhance_file(enhancer, source, target, progress=None):
