@@ -1,6 +1,7 @@
 """Networks: published parameter counts, presets, precision, and every member's round trip."""
 
 import math
+import sys
 
 import keras
 import numpy as np
@@ -310,3 +311,15 @@ def test_dit_dh_starts_at_zero_and_refuses_heads_that_cannot_turn():
         DiTDH.from_size("L", image_size=16, channels=768)
     with pytest.raises(ValueError, match="time_inputs are some of"):
         DiTDH(**small, heads=(2, 2), time_inputs=("s",))
+
+
+def test_no_module_holds_an_initializer():
+    """It would draw its seed on import, before a run has set its own: weights not of the run's."""
+    held = [
+        f"{name}.{key}"
+        for name, module in sys.modules.items()
+        if name.startswith("keras_meanflow")
+        for key, value in vars(module).items()
+        if isinstance(value, keras.initializers.Initializer)
+    ]
+    assert held == []

@@ -16,7 +16,11 @@ DH_SIZES = {  # width, depth and heads, each of the body and of the head
     "XL": ((1152, 2048), (28, 2), (16, 16)),
 }
 FREQUENCIES = 256
-TORCH_LINEAR = fan_in_normal(3**-0.5)  # of the deviation of PyTorch's default
+
+
+def torch_linear():
+    """An initializer of the deviation of PyTorch's default; a new one, since it holds a seed."""
+    return fan_in_normal(3**-0.5)
 
 
 @register
@@ -90,7 +94,7 @@ class TokenwiseBlock(layers.Layer):
                 f"Received: width {width}, heads {self.heads}."
             )
         hidden = int(2 / 3 * int(width * self.mlp_ratio))
-        init = {"kernel_initializer": TORCH_LINEAR, "dtype": policy}
+        init = {"kernel_initializer": torch_linear(), "dtype": policy}
         self.norm1, self.norm2 = rms_norm(policy), rms_norm(policy)
         self.qkv, self.proj = TokenDense(3 * width, **init), TokenDense(width, **init)
         self.fc1, self.fc2 = TokenDense(2 * hidden, **init), TokenDense(width, **init)
@@ -205,7 +209,7 @@ class DiTDH(Network):
                 block.build((None, None, width))
                 self.blocks.append(block)
         if body != head:
-            self.projection = TokenDense(head, kernel_initializer=TORCH_LINEAR, dtype=policy)
+            self.projection = TokenDense(head, kernel_initializer=torch_linear(), dtype=policy)
             self.projection.build((None, body))
         self.norm = rms_norm(policy)
         self.norm.build((None, head))
