@@ -24,10 +24,12 @@ import platform
 import keras
 import numpy as np
 
-from keras_meanflow import Heun, Jump, runs
+from keras_meanflow import Heun
 from keras_meanflow.data import load_digits
+from keras_meanflow.flow_map.presets import load_codec
 from keras_meanflow.metrics import density_coverage, frechet_distance
-from keras_meanflow.presets import load_codec
+from keras_meanflow.samplers import Jump
+from keras_meanflow.training import run as runs
 
 SAMPLES_A_CLASS = 100
 

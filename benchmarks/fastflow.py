@@ -76,7 +76,8 @@ class Judge:
 
     def __init__(self, shape, data, lenet):
         from keras_meanflow.data import load_arrays, load_digits
-        from keras_meanflow.metrics import FeatureExtractor, Reference, Statistics
+        from keras_meanflow.features import FeatureExtractor
+        from keras_meanflow.metrics import Reference, Statistics
 
         if shape == (8, 8, 1):
             self.extract, images = None, load_digits("test")[0]
@@ -88,7 +89,7 @@ class Judge:
         self.reference = Reference.of(self._gathered(images))
 
     def _gathered(self, images, batch=500):
-        from keras_meanflow.metrics.protocols import quantise
+        from keras_meanflow.evaluation.protocols import quantise
 
         gathered = self.statistics()
         for i in range(0, len(images), batch):
@@ -111,7 +112,7 @@ class Bench:
     """One run and what to draw from it."""
 
     def __init__(self, options):
-        from keras_meanflow import runs
+        from keras_meanflow.training import run as runs
 
         self.options, self.flow_map = options, runs.load(options.run)
         self.labels = np.arange(options.samples) % self.flow_map.network.num_classes
@@ -219,7 +220,7 @@ def tables(lines):
 
 def figures(lines, folder):
     """FID over calls, and the calls of each walk while the bandits learn."""
-    from keras_meanflow.charts import Series, line_chart, side_by_side
+    from keras_meanflow.pictures.charts import Series, line_chart, side_by_side
 
     runs, quality, learning = dict.fromkeys(line["run"] for line in lines), [], []
     for run in runs:

@@ -79,8 +79,9 @@ def run(arguments):
 
 def train_and_judge(arguments, variant, seed):
     """Train and evaluate one variant with one seed."""
-    from keras_meanflow import Curriculum, backend, runs
+    from keras_meanflow import Curriculum, backend
     from keras_meanflow.recipe import find
+    from keras_meanflow.training import run as runs
 
     name = f"{arguments.dataset}-{variant}-{seed}{arguments.tag}"
     folder, results = Path(arguments.folder), Lines(Path(arguments.folder) / "results.jsonl")
@@ -130,8 +131,9 @@ class Judge:
 
     def __init__(self, dataset, features, data, folder):
         from keras_meanflow.data import load_digits
-        from keras_meanflow.metrics import Reference, make_reference
-        from keras_meanflow.metrics.named import open_protocol
+        from keras_meanflow.evaluation import make_reference
+        from keras_meanflow.evaluation.named import open_protocol
+        from keras_meanflow.metrics import Reference
 
         self.protocol, self.extract = open_protocol(PROTOCOLS[dataset], weights=features)
         path = Path(folder) / f"{dataset}-{self.extract.name}.npz"
@@ -222,7 +224,7 @@ def _reached(fractions, values, goal):
 
 def draw(rows, variants, path):
     """The distances over training, mean and range over seeds, a chart for each number of steps."""
-    from keras_meanflow.charts import Series, line_chart, side_by_side
+    from keras_meanflow.pictures.charts import Series, line_chart, side_by_side
 
     charts = []
     for nfe, samples in (DURING, *MORE):

@@ -45,8 +45,8 @@ ERRORS = ("v_error", "u_error", "distance")
 
 def run(arguments):
     """Train and evaluate each recipe with each seed."""
-    from keras_meanflow import runs
     from keras_meanflow.recipe import find
+    from keras_meanflow.training import run as runs
 
     results = lines_of(arguments)
     for recipe in map(find, arguments.recipes):
@@ -92,7 +92,7 @@ def judged(recipe, training, nfe, arguments):
         return {"fid": float(judge(training.flow_map, nfe, 10_000))}
     import digits_quality
 
-    from keras_meanflow import Jump
+    from keras_meanflow.samplers import Jump
 
     found = digits_quality.judged(training.flow_map, training.codec, Jump(steps=nfe))
     return {name: round(float(value), 4) for name, value in found.items()}
@@ -102,8 +102,8 @@ def forwards(flow_map):
     """Forward passes a step, on average over training: those counted, and 3 for the gradient."""
     from keras import ops
 
-    from keras_meanflow import StoredPairs
     from keras_meanflow.backend.random import Keys
+    from keras_meanflow.parts import StoredPairs
 
     objective, network = flow_map.objective, flow_map.network
     counter = counting(network)
@@ -126,7 +126,7 @@ def forwards(flow_map):
 
 def counting(network):
     """What stands for the network: it counts rows, those of a derivative twice, and returns 0."""
-    from keras_meanflow.derivatives import Derivative, ForwardMode
+    from keras_meanflow.parts.derivatives import Derivative, ForwardMode
 
     class Counter:
         rows, weight = 0, 1
@@ -154,8 +154,8 @@ def counting(network):
 
 def time_steps(arguments):
     """Time the recipes' steps in turn."""
-    from keras_meanflow import runs
     from keras_meanflow.recipe import find
+    from keras_meanflow.training import run as runs
 
     trainings = {}
     for recipe in map(find, arguments.recipes):
@@ -194,9 +194,9 @@ def fit(training, steps):
 
 def learn(arguments):
     """Print the errors on unseen data over a short training."""
-    from keras_meanflow import runs
     from keras_meanflow.data import open_source
     from keras_meanflow.recipe import find
+    from keras_meanflow.training import run as runs
 
     source = open_source(arguments.unseen)
     unseen = source.take(np.arange(min(len(source), 896)))

@@ -19,13 +19,13 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import numpy as np  # noqa: E402
 
-from keras_meanflow import runs  # noqa: E402
-from keras_meanflow.data.speech import mix  # noqa: E402
-from keras_meanflow.data.spoken_digits import load_utterances  # noqa: E402
-from keras_meanflow.enhancing import Enhancer, limited, score_pairs  # noqa: E402
-from keras_meanflow.pictures import image_grid  # noqa: E402
-from keras_meanflow.presets import load_codec  # noqa: E402
+from keras_meanflow.flow_map.presets import load_codec  # noqa: E402
+from keras_meanflow.pictures.samples import image_grid  # noqa: E402
 from keras_meanflow.recipe import find  # noqa: E402
+from keras_meanflow.speech.enhancer import Enhancer, limited, score_pairs  # noqa: E402
+from keras_meanflow.speech.pairs import mix  # noqa: E402
+from keras_meanflow.speech.spoken_digits import load_utterances  # noqa: E402
+from keras_meanflow.training import run as runs  # noqa: E402
 
 SPEAKER, RATE = 5, 8_000
 

@@ -63,7 +63,7 @@ def refresh(options):
     """Print a table over sizes: every second step is a refresh."""
     import keras
 
-    from keras_meanflow import SPlus
+    from keras_meanflow.optimizers import SPlus
 
     print(f"{machine()}, {keras.config.backend()}; CPU milliseconds a step, batch 2n")
     print("| n | Adam | SPlus | with a refresh | a refresh, over 100 steps |")
@@ -133,7 +133,7 @@ def run_once(options, deadline, objective, optimizer, rate, seed):
         return
     if time.monotonic() > deadline:
         raise SystemExit("Time is up: start again to go on.")
-    from keras_meanflow.provenance import provenance
+    from keras_meanflow.files.provenance import provenance
 
     run = {
         "objective": objective,
@@ -223,13 +223,13 @@ class Judge:
     """FID of one-step samples against the test set, on LeNet's features."""
 
     def __init__(self, options, images):
-        from keras_meanflow.metrics import FeatureExtractor
+        from keras_meanflow.features import FeatureExtractor
 
         self.extract = FeatureExtractor.lenet(options.lenet)
         self.labels, self.real = np.arange(options.samples) % 10, self.moments(images)
 
     def moments(self, images):
-        from keras_meanflow.metrics.protocols import quantise
+        from keras_meanflow.evaluation.protocols import quantise
 
         pixels = quantise(images)
         parts = [self.extract(pixels[i : i + 500])["features"] for i in range(0, len(pixels), 500)]

@@ -2,18 +2,12 @@
 
 import keras
 
-from keras_meanflow import (
-    AdaptiveLoss,
-    FlowMap,
-    LogitNormal,
-    MaskedThenClamped,
-    MeanFlow,
-    UNet,
-)
+from keras_meanflow import FlowMap, LogitNormal, MeanFlow, UNet
 from keras_meanflow.data import EDMAugmented, open_source
 from keras_meanflow.optimizers import warmed_up
+from keras_meanflow.parts import AdaptiveLoss, MaskedThenClamped
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
+from keras_meanflow.training.training import Training
 
 
 @recipe

@@ -3,22 +3,22 @@
 import keras
 import numpy as np
 
-from keras_meanflow import (
-    AdaptiveLoss,
-    DiT,
-    FlowMap,
-    FlowMatching,
-    Guidance,
-    Heun,
-    LogitNormal,
-    MeanFlow,
-)
-from keras_meanflow.curriculum import improve
+from keras_meanflow import DiT, FlowMap, FlowMatching, Guidance, Heun, LogitNormal, MeanFlow
 from keras_meanflow.data import load_digits
+from keras_meanflow.flow_map.curriculum import improve
 from keras_meanflow.optimizers import compile_with
+from keras_meanflow.parts import AdaptiveLoss
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training, trained_network
-from keras_meanflow.variants import alpha, consistent, decoupled, improved, rectified, split
+from keras_meanflow.training.run import trained_network
+from keras_meanflow.training.training import Training
+from keras_meanflow.training.variants import (
+    alpha,
+    consistent,
+    decoupled,
+    improved,
+    rectified,
+    split,
+)
 
 
 @recipe

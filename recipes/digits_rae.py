@@ -3,12 +3,14 @@
 import keras
 import numpy as np
 
-from keras_meanflow import DiTDH, FlowMap, FlowMatching, Heun, ShiftedUniform
+from keras_meanflow import FlowMap, FlowMatching, Heun
 from keras_meanflow.data import open_source
+from keras_meanflow.networks import DiTDH
+from keras_meanflow.parts import ShiftedUniform
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
 from keras_meanflow.samplers import shifted_times
-from keras_meanflow.stages import distillation_stage, trajectory_stage, tuning_stage
+from keras_meanflow.training.stages import distillation_stage, trajectory_stage, tuning_stage
+from keras_meanflow.training.training import Training
 
 
 @recipe

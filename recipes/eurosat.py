@@ -3,12 +3,13 @@
 import keras
 import numpy as np
 
-from keras_meanflow import AdaptiveLoss, DiT, FlowMap, LogitNormal, MeanFlow
-from keras_meanflow.curriculum import improve
+from keras_meanflow import DiT, FlowMap, LogitNormal, MeanFlow
 from keras_meanflow.data import open_source
+from keras_meanflow.flow_map.curriculum import improve
 from keras_meanflow.optimizers import compile_with
+from keras_meanflow.parts import AdaptiveLoss
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
+from keras_meanflow.training.training import Training
 
 
 @recipe

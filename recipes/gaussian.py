@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 
-from keras_meanflow import MLP, FlowMap, MeanFlow, SquaredError, Uniform
+from keras_meanflow import FlowMap, MeanFlow
 from keras_meanflow.data import ArraySource
+from keras_meanflow.networks import MLP
+from keras_meanflow.parts import SquaredError, Uniform
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
+from keras_meanflow.training.training import Training
 
 
 @recipe

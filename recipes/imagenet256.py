@@ -3,22 +3,15 @@
 import keras
 import numpy as np
 
-from keras_meanflow import (
-    AdaptiveLoss,
-    DiT,
-    FlowMap,
-    Guidance,
-    LogitNormal,
-    MeanAdaptiveLoss,
-    MeanFlow,
-)
-from keras_meanflow.curriculum import improve
+from keras_meanflow import DiT, FlowMap, Guidance, LogitNormal, MeanFlow
 from keras_meanflow.data import open_source
+from keras_meanflow.flow_map.curriculum import improve
+from keras_meanflow.formats.conversion import load_network
 from keras_meanflow.optimizers import compile_with, warmed_up
+from keras_meanflow.parts import AdaptiveLoss, MeanAdaptiveLoss
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
-from keras_meanflow.variants import alpha, decoupled, improved, rectified
-from keras_meanflow.weights.conversion import load_network
+from keras_meanflow.training.training import Training
+from keras_meanflow.training.variants import alpha, decoupled, improved, rectified
 
 
 @recipe

@@ -6,28 +6,18 @@ from pathlib import Path
 
 import keras
 
-from keras_meanflow import (
-    TCN,
-    AdaptiveLoss,
-    ComplexMask,
-    FlowMap,
-    FromCondition,
-    Line,
-    MeanFlow,
-    MeanFlowSE,
-    NoisyToClean,
-    PowerGap,
-    ReleasedMeanFlowSE,
-    UNet,
-)
-from keras_meanflow.codecs import STFT
-from keras_meanflow.data.audio import read_all
-from keras_meanflow.data.speech import MixedSpeech, SpeechPairs, paired_files
-from keras_meanflow.data.spoken_digits import load_utterances
-from keras_meanflow.derivatives import ClippedDerivative, ScaledCentralDifference
+from keras_meanflow import FlowMap, MeanFlow, UNet
+from keras_meanflow.networks import TCN, ComplexMask
+from keras_meanflow.objectives import MeanFlowSE, ReleasedMeanFlowSE
 from keras_meanflow.optimizers import warmed_up
+from keras_meanflow.parts import AdaptiveLoss, FromCondition, Line, NoisyToClean, PowerGap
+from keras_meanflow.parts.derivatives import ClippedDerivative, ScaledCentralDifference
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
+from keras_meanflow.speech.audio import read_all
+from keras_meanflow.speech.pairs import MixedSpeech, SpeechPairs, paired_files
+from keras_meanflow.speech.spoken_digits import load_utterances
+from keras_meanflow.speech.stft import STFT
+from keras_meanflow.training.training import Training
 
 
 @recipe

@@ -17,20 +17,10 @@ if ASKED["devices"] > 1:
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
-from keras_meanflow import (  # noqa: E402
-    MLP,
-    DiT,
-    EasyFirst,
-    FlowMap,
-    Guidance,
-    LogitNormal,
-    MeanFlow,
-    Plateau,
-    ProgressiveGap,
-    backend,  # noqa: E402
-)
+from keras_meanflow import DiT, FlowMap, Guidance, LogitNormal, MeanFlow, backend  # noqa: E402
 from keras_meanflow.data import ArraySource, Batches  # noqa: E402
-from keras_meanflow.networks import DIT_LAYOUT  # noqa: E402
+from keras_meanflow.networks import DIT_LAYOUT, MLP  # noqa: E402
+from keras_meanflow.parts import EasyFirst, Plateau, ProgressiveGap  # noqa: E402
 
 BATCH, SHAPES = 16, {"mlp": (3,), "dit": (4, 4, 2)}
 

@@ -7,9 +7,11 @@ import numpy as np
 from oracles import randomise
 from small_data import ARRAYS, write_arrays, write_clips, write_pairs
 
-from keras_meanflow import DiT, DiTDH, Euler, FlowMap
-from keras_meanflow.reflow import reflow
-from keras_meanflow.weights.conversion import save_network
+from keras_meanflow import DiT, FlowMap
+from keras_meanflow.data.reflow import reflow
+from keras_meanflow.formats.conversion import save_network
+from keras_meanflow.networks import DiTDH
+from keras_meanflow.samplers import Euler
 
 # Settings that change what is built, beside the defaults of every recipe.
 VARIANTS = [

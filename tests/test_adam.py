@@ -11,8 +11,9 @@ import pytest
 from keras import ops
 from oracles import relative_error
 
-from keras_meanflow import MLP, FlowMap
+from keras_meanflow import FlowMap
 from keras_meanflow.backend import BACKEND
+from keras_meanflow.networks import MLP
 from keras_meanflow.optimizers import Adam, compile_with
 
 RNG = np.random.default_rng(0)

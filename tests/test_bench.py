@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_meanflow import MLP, FlowMap, FlowMatching
+from keras_meanflow import FlowMap, FlowMatching
 from keras_meanflow.backend import BACKEND, device_name, step_operations
 from keras_meanflow.cli.bench import _operations
 from keras_meanflow.cli.peaks import PEAKS, peak_of
+from keras_meanflow.networks import MLP
 
 NAMES = {  # as the drivers say them
     "NVIDIA H100 80GB HBM3": (989.0, 494.0, 67.0),

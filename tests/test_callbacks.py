@@ -9,21 +9,20 @@ import pytest
 from keras import ops
 from PIL import Image
 
-from keras_meanflow import MLP, FlowMap
-from keras_meanflow.callbacks import (
-    Checkpoint,
-    Curve,
-    Log,
+from keras_meanflow import FlowMap
+from keras_meanflow.backend.random import philox_noise
+from keras_meanflow.files.atomic import latest_checkpoint, write_atomically
+from keras_meanflow.networks import MLP
+from keras_meanflow.pictures.samples import draw_samples
+from keras_meanflow.training.callbacks import checkpoint as checkpoint_module
+from keras_meanflow.training.callbacks.checkpoint import Checkpoint
+from keras_meanflow.training.callbacks.log import Curve, Log, read_log
+from keras_meanflow.training.callbacks.non_finite import (
     NonFiniteError,
-    SampleGrid,
     StopOnNonFinite,
     first_non_finite,
-    latest_checkpoint,
-    read_log,
-    write_atomically,
 )
-from keras_meanflow.generation import philox_noise
-from keras_meanflow.pictures import draw_samples
+from keras_meanflow.training.callbacks.samples import SampleGrid
 
 DATA = np.random.default_rng(0).standard_normal((64, 2)).astype("float32")
 
@@ -160,7 +159,7 @@ def test_the_last_two_checkpoints_stay(flow_map, tmp_path):
 def test_checkpoints_are_made_before_their_time_has_passed(flow_map, tmp_path, monkeypatch):
     """With steps of 1 s and saving in 3 s, one is complete every 20 s at the latest."""
     clock, completed = [0.0], [0.0]
-    monkeypatch.setattr("keras_meanflow.callbacks.checkpoint.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpoint_module.time, "monotonic", lambda: clock[0])
     checkpoint = Checkpoint(tmp_path, seconds=20.0)
     checkpoint.set_model(flow_map)
     checkpoint.on_train_begin()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from keras_meanflow.charts import (
+from keras_meanflow.pictures.charts import (
     COLOURS,
     SIZE,
     Series,

@@ -19,10 +19,11 @@ BACKEND = os.environ["KERAS_BACKEND"]
 OWN = '''
 import keras
 import numpy as np
-from keras_meanflow import MLP, FlowMap
+from keras_meanflow import FlowMap
+from keras_meanflow.networks import MLP
 from keras_meanflow.data import ArraySource
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
+from keras_meanflow.training import Training
 
 @recipe
 def mine(*, steps: int = 6, learning_rate: float = 1e-2, seed: int = 0, highest: int = 2):

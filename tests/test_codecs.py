@@ -13,7 +13,7 @@ from golden.codec_autoencoders import SD, pixels, seeded_weights
 from PIL import Image
 
 from keras_meanflow.codecs import IMF, SD_SCALE, SDVAE, TAEF2, Identity, Normalisation
-from keras_meanflow.codecs.torch_weights import load_torch
+from keras_meanflow.files.torch_weights import load_torch
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = np.load(FOLDER / "codec_autoencoders.npz")

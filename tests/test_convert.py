@@ -5,10 +5,11 @@ from click.testing import CliRunner
 from keras import ops
 from test_presets import SIZES, filled, hub  # noqa: F401
 
-from keras_meanflow import MLP, DiT, FlowMap, NoisePrediction, cli
-from keras_meanflow.presets import codec_of
-from keras_meanflow.weights.autoencoders import AUTOENCODERS
-from keras_meanflow.weights.conversion import load_network, save_network
+from keras_meanflow import DiT, FlowMap, cli
+from keras_meanflow.flow_map.presets import codec_of
+from keras_meanflow.formats.autoencoders import AUTOENCODERS
+from keras_meanflow.formats.conversion import load_network, save_network
+from keras_meanflow.networks import MLP, NoisePrediction
 
 
 def call(*arguments):

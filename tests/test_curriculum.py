@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_meanflow import (
-    MLP,
+from keras_meanflow import Curriculum, FlowMap, LogitNormal, MeanFlow
+from keras_meanflow.backend import BACKEND
+from keras_meanflow.backend.random import Keys
+from keras_meanflow.flow_map.curriculum import improved_training
+from keras_meanflow.networks import MLP
+from keras_meanflow.parts import (
     AdaptiveLoss,
-    Curriculum,
     EasyFirst,
-    FlowMap,
     Line,
-    LogitNormal,
-    MeanFlow,
     MinSNRData,
     MinSNRVelocity,
     Plateau,
@@ -24,11 +24,8 @@ from keras_meanflow import (
     ShapedGap,
     Steps,
 )
-from keras_meanflow.backend import BACKEND
-from keras_meanflow.backend.random import Keys
-from keras_meanflow.callbacks import Log
-from keras_meanflow.curriculum import improved_training
-from keras_meanflow.expectations import Lattice
+from keras_meanflow.parts.lattice import Lattice
+from keras_meanflow.training.callbacks.log import Log
 
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((48, 3)).astype("float32")

@@ -10,24 +10,14 @@ from golden import decoupled_meanflow as golden
 from keras import ops
 from oracles import relative_error
 
-from keras_meanflow import (
-    MLP,
-    Cauchy,
-    DecoupledMeanFlow,
-    DiT,
-    FlowMap,
-    FlowMatching,
-    Guidance,
-    LogMSE,
-    MeanFlow,
-    ReleasedLogMSE,
-    SquaredError,
-)
+from keras_meanflow import DiT, FlowMap, FlowMatching, Guidance, MeanFlow
 from keras_meanflow.backend import BACKEND, compiled
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.objectives import Draws
+from keras_meanflow.formats.conversion import FORMATS
+from keras_meanflow.networks import MLP
+from keras_meanflow.objectives import DecoupledMeanFlow, Draws
 from keras_meanflow.objectives.decoupled_mean_flow import BranchDraws
-from keras_meanflow.weights.conversion import FORMATS
+from keras_meanflow.parts import Cauchy, LogMSE, ReleasedLogMSE, SquaredError
 
 STORED = np.load(golden.PATH)
 SHAPES = {

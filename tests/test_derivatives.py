@@ -7,9 +7,9 @@ from oracles import Gaussian, central_difference, randomise, relative_error
 
 from keras_meanflow import FlowMap
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.derivatives import CentralDifference, ForwardMode, ScaledCentralDifference
 from keras_meanflow.networks import MLP, DiT
 from keras_meanflow.objectives import MeanFlow
+from keras_meanflow.parts.derivatives import CentralDifference, ForwardMode, ScaledCentralDifference
 
 DERIVATIVES = [
     ForwardMode(),

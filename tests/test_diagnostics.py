@@ -10,33 +10,21 @@ import scipy.stats
 from keras import ops
 from oracles import Gaussian, central_difference
 
-from keras_meanflow import (
-    MLP,
-    FlowMap,
-    LogitNormal,
-    MaskedThenClamped,
-    MeanFlow,
-    Network,
-    ShapedGap,
-    SquaredError,
-    Uniform,
-)
+from keras_meanflow import FlowMap, LogitNormal, MeanFlow
 from keras_meanflow.backend import gradient
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.data import ArraySource
-from keras_meanflow.diagnostics import (
-    GaussianMixture,
-    LearnedField,
-    Points,
-    average_velocity,
-    du_dt_norms,
-    task_affinities,
-    u_errors,
-)
-from keras_meanflow.diagnostics.affinity import cosine
-from keras_meanflow.diagnostics.quality import energy_distance
+from keras_meanflow.networks import MLP, Network
 from keras_meanflow.objectives import NoisyVelocity
-from keras_meanflow.times import GapBin
+from keras_meanflow.parts import MaskedThenClamped, ShapedGap, SquaredError, Uniform
+from keras_meanflow.parts.time_laws import GapBin
+from keras_meanflow.studies.affinity import cosine, task_affinities
+from keras_meanflow.studies.du_dt import du_dt_norms
+from keras_meanflow.studies.fields import LearnedField, average_velocity
+from keras_meanflow.studies.mixture import GaussianMixture
+from keras_meanflow.studies.points import Points
+from keras_meanflow.studies.quality import energy_distance
+from keras_meanflow.studies.u_error import u_errors
 
 RNG = np.random.default_rng(7)
 X = RNG.standard_normal((24, 3)).astype("float32") + 0.5

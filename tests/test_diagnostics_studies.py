@@ -12,13 +12,18 @@ from click.testing import CliRunner
 from keras import ops
 from PIL import Image
 
-from keras_meanflow import MLP, Euler, FlowMap, Jump, MeanFlow, Network, Uniform, cli, runs
+from keras_meanflow import FlowMap, MeanFlow, cli
 from keras_meanflow.data import ArraySource
-from keras_meanflow.diagnostics import EnergyDistance, FrechetDistance, Subject, train_cases
-from keras_meanflow.diagnostics import studies as study
-from keras_meanflow.diagnostics.tables import series_by, write_table
-from keras_meanflow.evaluating import Evaluation
+from keras_meanflow.evaluation.samples import Evaluation
+from keras_meanflow.networks import MLP, Network
 from keras_meanflow.objectives import NoisyVelocity
+from keras_meanflow.parts import Uniform
+from keras_meanflow.samplers import Euler, Jump
+from keras_meanflow.studies import studies as study
+from keras_meanflow.studies.quality import EnergyDistance, FrechetDistance
+from keras_meanflow.studies.tables import series_by, write_table
+from keras_meanflow.studies.training import Subject, train_cases
+from keras_meanflow.training import run as runs
 
 cli_study = importlib.import_module("keras_meanflow.cli.study")
 POINTS = np.random.default_rng(0).standard_normal((40, 2)).astype("float32")
@@ -27,10 +32,12 @@ RUN = "k-0.1_seed-0"  # the run that the commands are tried on
 OWN = """
 import keras
 import numpy as np
-from keras_meanflow import MLP, FlowMap, MeanFlow, Uniform
+from keras_meanflow import FlowMap, MeanFlow
+from keras_meanflow.networks import MLP
+from keras_meanflow.parts import Uniform
 from keras_meanflow.data import ArraySource
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
+from keras_meanflow.training import Training
 
 @recipe
 def mine(*, steps: int = 4, seed: int = 0):
@@ -70,7 +77,7 @@ def untrained(monkeypatch):
         asked.append((run_dir.name, training))
         training.flow_map.step.assign(max(training.steps, int(training.flow_map.step.value)))
 
-    monkeypatch.setattr("keras_meanflow.diagnostics.training.runs.train", train)
+    monkeypatch.setattr("keras_meanflow.studies.training.runs.train", train)
     return asked
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from keras_meanflow.backend import BACKEND
-from keras_meanflow.callbacks.log import read_log
+from keras_meanflow.training.callbacks.log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 ON_TORCH = pytest.mark.skipif(BACKEND != "torch", reason="processes of PyTorch's DDP")

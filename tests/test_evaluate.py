@@ -14,12 +14,12 @@ from scipy.linalg import sqrtm
 
 from keras_meanflow import DiT, FlowMap, cli
 from keras_meanflow.data import load_digits
-from keras_meanflow.evaluating import Evaluation, open_reference
-from keras_meanflow.metrics import Protocol, self_check
-from keras_meanflow.metrics.images import Images
-from keras_meanflow.metrics.named import open_features
-from keras_meanflow.reports import merged, picture, table
-from keras_meanflow.runs import describe
+from keras_meanflow.evaluation import Protocol, self_check
+from keras_meanflow.evaluation.images import Images
+from keras_meanflow.evaluation.named import open_features
+from keras_meanflow.evaluation.reports import merged, picture, table
+from keras_meanflow.evaluation.samples import Evaluation, open_reference
+from keras_meanflow.training.run import describe
 
 FIELDS = {"samples": 130, "labels": "balanced", "reference": "digits:test"}
 
@@ -265,7 +265,7 @@ def test_a_run_is_evaluated_on_the_command_line(folder, features, evaluation, tm
 
 def test_a_run_of_latents_is_decoded_by_its_codec(folder, features, monkeypatch, tmp_path):
     grey = types.SimpleNamespace(decode=np.zeros_like, factor=1, depth=1)
-    monkeypatch.setattr("keras_meanflow.presets.load_codec", lambda run_dir: grey)
+    monkeypatch.setattr("keras_meanflow.flow_map.presets.load_codec", lambda run_dir: grey)
     command = [*features, "--reference", "digits:test", "--samples", 50, "-q"]
     output, code = call("evaluate", folder / "run", *command, "--out", tmp_path / "scores.json")
     assert code == 0, output

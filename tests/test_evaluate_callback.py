@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_meanflow import DiT, FlowMap, MeanFlow, Uniform
-from keras_meanflow.callbacks import Evaluate, Log, read_log
+from keras_meanflow import DiT, FlowMap, MeanFlow
 from keras_meanflow.data import ArraySource, Batches, load_digits
-from keras_meanflow.evaluating import Evaluation, open_reference
-from keras_meanflow.metrics import Protocol
-from keras_meanflow.metrics.features import FeatureExtractor
-from keras_meanflow.runs import Training, train
+from keras_meanflow.evaluation import Protocol
+from keras_meanflow.evaluation.samples import Evaluation, open_reference
+from keras_meanflow.features.extractor import FeatureExtractor
+from keras_meanflow.parts import Uniform
+from keras_meanflow.training.callbacks.evaluate import Evaluate
+from keras_meanflow.training.callbacks.log import Log, read_log
+from keras_meanflow.training.run import train
+from keras_meanflow.training.training import Training
 
 X, Y = (array[:32] for array in load_digits("train"))
 JIT = keras.config.backend() == "jax"  # on TensorFlow, XLA is slow to compile

@@ -10,22 +10,20 @@ from golden import family as golden
 from golden import weights_formats
 from keras import ops
 
-from keras_meanflow import (
-    MLP,
-    AdaptiveLoss,
+from keras_meanflow import FlowMap, Guidance, LogitNormal
+from keras_meanflow.backend import BACKEND
+from keras_meanflow.files.readers import read_weights
+from keras_meanflow.files.writers import write_weights
+from keras_meanflow.formats.conversion import flat, load_network, save_network, weights_of
+from keras_meanflow.networks import MLP
+from keras_meanflow.objectives import (
     AlphaFlow,
-    FlowMap,
-    Guidance,
+    Draws,
     GuidanceInput,
     ImprovedMeanFlow,
-    LogitNormal,
     SplitMeanFlow,
 )
-from keras_meanflow.backend import BACKEND
-from keras_meanflow.objectives import Draws
-from keras_meanflow.weights.conversion import flat, load_network, save_network, weights_of
-from keras_meanflow.weights.readers import read_weights
-from keras_meanflow.weights.writers import write_weights
+from keras_meanflow.parts import AdaptiveLoss
 
 JIT = BACKEND == "jax"
 TIMES = LogitNormal(fraction_r_equals_t=0.5)

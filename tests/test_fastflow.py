@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from keras import ops
 from oracles import Gaussian
 
-from keras_meanflow import MLP, FlowMap, FlowMatching, cli
-from keras_meanflow.configurable import part
+from keras_meanflow import FlowMap, FlowMatching, cli
+from keras_meanflow.networks import MLP
+from keras_meanflow.parts.part import part
 from keras_meanflow.samplers import (
     AdamsBashforth2,
     BanditSampler,

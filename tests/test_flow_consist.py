@@ -8,9 +8,12 @@ import pytest
 from keras import ops
 from oracles import Gaussian, randomise
 
-from keras_meanflow import MLP, FlowConsist, FlowMap, Guidance, MeanFlow, SquaredError
+from keras_meanflow import FlowMap, Guidance, MeanFlow
 from keras_meanflow.backend import BACKEND
 from keras_meanflow.backend.random import Keys
+from keras_meanflow.networks import MLP
+from keras_meanflow.objectives import FlowConsist
+from keras_meanflow.parts import SquaredError
 
 ROWS = 4096
 REAL = Gaussian(mu=0.7, s=0.5)

@@ -11,21 +11,12 @@ import pytest
 from keras import ops
 from oracles import randomise
 
-from keras_meanflow import (
-    MLP,
-    DiT,
-    FlowMap,
-    FlowMatching,
-    Guidance,
-    Heun,
-    Jump,
-    Line,
-    LogitNormal,
-    MeanFlow,
-    Restart,
-)
+from keras_meanflow import DiT, FlowMap, FlowMatching, Guidance, Heun, LogitNormal, MeanFlow
 from keras_meanflow.backend import BACKEND
-from keras_meanflow.generation import philox_noise
+from keras_meanflow.backend.random import philox_noise
+from keras_meanflow.networks import MLP
+from keras_meanflow.parts import Line
+from keras_meanflow.samplers import Jump, Restart
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((40, 3)).astype("float32")

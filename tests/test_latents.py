@@ -378,9 +378,10 @@ def test_broken_files_of_other_formats_are_refused_by_name(tmp_path):
 
 OWN = """
 import keras
-from keras_meanflow import FlowMap, Network
+from keras_meanflow import FlowMap
+from keras_meanflow.networks import Network
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
+from keras_meanflow.training import Training
 
 @keras.saving.register_keras_serializable("test_latents")
 class Tiny(Network):
@@ -442,7 +443,7 @@ def test_a_run_on_a_store_decodes_its_samples_and_keeps_to_its_normalisation(tmp
     train = ["train", tmp_path / "own.py", "--run", tmp_path / "run", "-q", "--set"]
     assert call(*train, f"data={tmp_path / 'a'}")[1] == 0
     assert call("sample", tmp_path / "run", "-n", 3, "--npz", "-q")[1] == 0
-    from keras_meanflow import runs
+    from keras_meanflow.training import run as runs
 
     latents = runs.load(tmp_path / "run").generate(np.arange(3))
     with np.load(tmp_path / "run" / "generated.npz") as written:

@@ -10,22 +10,19 @@ from golden import weights_formats as formats
 from keras import ops
 from oracles import Gaussian, relative_error
 
-from keras_meanflow import CentralDifference, Euler, FlowMap, ForwardMode, Heun, MeanFlow
+from keras_meanflow import FlowMap, Heun, MeanFlow
 from keras_meanflow.backend import gradient
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.guidance import TeacherGuidance
+from keras_meanflow.formats.conversion import FORMATS
+from keras_meanflow.formats.fine_tuning import add_interval
 from keras_meanflow.networks import MLP, DiTDH, Network
-from keras_meanflow.objectives import (
-    Draws,
-    EvenlyLabelled,
-    TrajectoryRegression,
-)
+from keras_meanflow.objectives import Draws, EvenlyLabelled, TrajectoryRegression
+from keras_meanflow.objectives.guidance import TeacherGuidance
 from keras_meanflow.objectives.trajectory_regression import TrajectoryDraws
-from keras_meanflow.samplers import shifted_times
-from keras_meanflow.times import ShiftedUniform, Uniform, dimension_shift, shifted
-from keras_meanflow.weightings import AdaptiveLoss, AdaptiveQuartic, SquaredError
-from keras_meanflow.weights.conversion import FORMATS
-from keras_meanflow.weights.fine_tuning import add_interval
+from keras_meanflow.parts import CentralDifference, ForwardMode
+from keras_meanflow.parts.losses import AdaptiveLoss, AdaptiveQuartic, SquaredError
+from keras_meanflow.parts.time_laws import ShiftedUniform, Uniform, dimension_shift, shifted
+from keras_meanflow.samplers import Euler, shifted_times
 
 ROWS = 64
 
@@ -76,7 +73,7 @@ def _losses_and_gradients(network, problem, loss):
     values = [v.value for v in network.trainable_variables]
     grads = gradient(lambda: ops.mean(rows()), network.trainable_variables)(values)
     by_id = {id(v): g for v, g in zip(network.trainable_variables, _numpy(grads), strict=True)}
-    from keras_meanflow.weights.names import named_weights
+    from keras_meanflow.formats.names import named_weights
 
     ours, theirs = named_weights(network), {}
     for row in FORMATS["mf-rae"].rows(network):

@@ -11,11 +11,9 @@ import pytest
 from keras import ops
 from oracles import Gaussian, randomise, relative_error
 
-from keras_meanflow import MLP, FlowMap
+from keras_meanflow import FlowMap
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.couplings import StoredPairs
-from keras_meanflow.derivatives import CentralDifference
-from keras_meanflow.guidance import Guidance, GuidanceInput, TeacherGuidance
+from keras_meanflow.networks import MLP
 from keras_meanflow.objectives import (
     AlphaFlow,
     BoundaryMeanFlow,
@@ -28,9 +26,12 @@ from keras_meanflow.objectives import (
     split_mean_flow,
 )
 from keras_meanflow.objectives.decoupled_mean_flow import BranchDraws
-from keras_meanflow.paths import Linear
-from keras_meanflow.times import LogitNormal, MaskedThenClamped, Uniform
-from keras_meanflow.weightings import AdaptiveLoss, ReleasedLogMSE, SquaredError
+from keras_meanflow.objectives.guidance import Guidance, GuidanceInput, TeacherGuidance
+from keras_meanflow.parts.couplings import StoredPairs
+from keras_meanflow.parts.derivatives import CentralDifference
+from keras_meanflow.parts.losses import AdaptiveLoss, ReleasedLogMSE, SquaredError
+from keras_meanflow.parts.paths import Linear
+from keras_meanflow.parts.time_laws import LogitNormal, MaskedThenClamped, Uniform
 
 EXACT = [
     MeanFlow(),

@@ -7,13 +7,13 @@ from keras import ops
 from oracles import randomise
 
 from keras_meanflow.backend import BACKEND
-from keras_meanflow.configurable import part
-from keras_meanflow.flow_map import FlowMap
-from keras_meanflow.guidance import Guidance
+from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.networks import DiT
 from keras_meanflow.objectives import MeanFlow, NoisyVelocity
-from keras_meanflow.schedules import Line
-from keras_meanflow.times import LogitNormal, MaskedThenClamped
+from keras_meanflow.objectives.guidance import Guidance
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.schedules import Line
+from keras_meanflow.parts.time_laws import LogitNormal, MaskedThenClamped
 
 ROWS = 8
 SIZES = dict(image_size=4, channels=3, patch_size=2, width=16, depth=1, heads=2, num_classes=3)

@@ -8,14 +8,16 @@ import pytest
 from keras import ops
 from oracles import randomise
 
-from keras_meanflow import MLP, FlowMap, MeanFlow, Network, SquaredError, Uniform
+from keras_meanflow import FlowMap, MeanFlow
 from keras_meanflow.backend import BACKEND
-from keras_meanflow.configurable import part
-from keras_meanflow.couplings import Independent
+from keras_meanflow.networks import MLP, Network
 from keras_meanflow.objectives import NoisyVelocity, Objective, Problem
-from keras_meanflow.objectives.base import arguments_of, data_of, inputs_of
-from keras_meanflow.paths import Linear
-from keras_meanflow.times import TimeSampler
+from keras_meanflow.objectives.problem import arguments_of, data_of, inputs_of
+from keras_meanflow.parts import SquaredError, Uniform
+from keras_meanflow.parts.couplings import Independent
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.paths import Linear
+from keras_meanflow.parts.times import TimeSampler
 
 X = np.random.default_rng(0).standard_normal((16, 3)).astype("float32")
 Y = (np.arange(16) % 3).astype("int32")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_meanflow.pictures import CELL, MARGIN, curves, draw_samples, image_grid, scatter
+from keras_meanflow.pictures.samples import CELL, MARGIN, curves, draw_samples, image_grid, scatter
 
 
 def test_a_grid_reads_row_by_row_from_the_top_left():

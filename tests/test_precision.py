@@ -7,10 +7,10 @@ from keras import ops
 from oracles import randomise, relative_error
 
 from keras_meanflow.backend import BACKEND, inside_jvp, jvp
-from keras_meanflow.flow_map import FlowMap
+from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.networks import DiT, layers
 from keras_meanflow.objectives import MeanFlow
-from keras_meanflow.times import LogitNormal, MaskedThenClamped
+from keras_meanflow.parts.time_laws import LogitNormal, MaskedThenClamped
 
 SIZES = dict(image_size=4, channels=3, patch_size=2, width=16, depth=2, heads=2)
 ROWS = 8

@@ -11,15 +11,17 @@ from golden import codec_autoencoders as codec_weights
 from golden import weights_formats as golden
 from keras import ops
 
-from keras_meanflow import MLP, DiT, FlowMap, NoisePrediction, Uniform
+from keras_meanflow import DiT, FlowMap
 from keras_meanflow.codecs import IMF, SDVAE, Identity, Normalisation
+from keras_meanflow.files.fetching import fetch, split_address
+from keras_meanflow.files.writers import write_weights
+from keras_meanflow.flow_map.presets import codec_of, is_preset, load_codec, model_card
+from keras_meanflow.formats import checkpoints
+from keras_meanflow.formats.autoencoders import AUTOENCODERS, PublishedCodec
+from keras_meanflow.formats.conversion import FORMATS, save_network
+from keras_meanflow.networks import MLP, NoisePrediction
 from keras_meanflow.objectives import FlowMatching, MeanFlow
-from keras_meanflow.presets import codec_of, is_preset, load_codec, model_card
-from keras_meanflow.weights import checkpoints
-from keras_meanflow.weights.autoencoders import AUTOENCODERS, PublishedCodec
-from keras_meanflow.weights.conversion import FORMATS, save_network
-from keras_meanflow.weights.fetching import fetch, split_address
-from keras_meanflow.weights.writers import write_weights
+from keras_meanflow.parts import Uniform
 
 SIZES = {"image_size": 8, "channels": 3, "patch_size": 2, "width": 24, "depth": 1, "heads": 3}
 

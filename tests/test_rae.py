@@ -12,9 +12,9 @@ from keras_meanflow import cli
 from keras_meanflow.codecs.rae import RAE, dinov2_tokens
 from keras_meanflow.codecs.rae_training import fit_decoder, fit_encoder, small_vit
 from keras_meanflow.data import ArraySource, LatentStore, load_digits
-from keras_meanflow.metrics.dinov2 import dinov2
-from keras_meanflow.metrics.resize import TorchBicubic
-from keras_meanflow.weights.writers import write_weights
+from keras_meanflow.features.dinov2 import dinov2
+from keras_meanflow.features.resize import TorchBicubic
+from keras_meanflow.files.writers import write_weights
 
 DECODER = (golden.WIDTH, golden.DEPTH, golden.HEADS, golden.HIDDEN)
 

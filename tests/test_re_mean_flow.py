@@ -10,29 +10,19 @@ from golden import re_meanflow as golden
 from keras import ops
 from scipy import stats
 
-from keras_meanflow import (
-    MLP,
-    FlowMap,
-    FlowMatching,
-    Heun,
-    MeanAdaptiveLoss,
-    MeanFlow,
-    Network,
-    RandomGuidance,
-    Restart,
-    Steps,
-    StoredPairs,
-    UShaped,
-    cli,
-)
+from keras_meanflow import FlowMap, FlowMatching, Heun, MeanFlow, cli
 from keras_meanflow.backend import BACKEND
 from keras_meanflow.backend.random import Keys, philox_noise
 from keras_meanflow.data import Batches, PairStore, open_source
 from keras_meanflow.data.pairs import INDEX
-from keras_meanflow.diagnostics import GaussianMixture, Points, curvatures
-from keras_meanflow.diagnostics.curvature import draw_curvatures
-from keras_meanflow.objectives import Draws
-from keras_meanflow.reflow import reflow
+from keras_meanflow.data.reflow import reflow
+from keras_meanflow.networks import MLP, Network
+from keras_meanflow.objectives import Draws, RandomGuidance
+from keras_meanflow.parts import MeanAdaptiveLoss, Steps, StoredPairs, UShaped
+from keras_meanflow.samplers import Restart
+from keras_meanflow.studies.curvature import curvatures, draw_curvatures
+from keras_meanflow.studies.mixture import GaussianMixture
+from keras_meanflow.studies.points import Points
 
 # Against the authors' code
 
@@ -198,7 +188,7 @@ def _files(folder):
 
 
 def test_a_reflow_that_stopped_goes_on_and_ends_the_same(teacher, pairs, tmp_path, monkeypatch):
-    from keras_meanflow import reflow as module
+    from keras_meanflow.data import reflow as module
 
     out, written, real = tmp_path / "pairs", [], module._write_shard
 
@@ -303,10 +293,11 @@ def test_the_curvature_of_a_turning_velocity_is_half_its_turn_and_of_a_straight_
 OWN = '''
 import keras
 import numpy as np
-from keras_meanflow import MLP, FlowMap, FlowMatching
+from keras_meanflow import FlowMap, FlowMatching
+from keras_meanflow.networks import MLP
 from keras_meanflow.data import ArraySource
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
+from keras_meanflow.training import Training
 
 @recipe
 def mine(*, steps: int = 2):

@@ -7,28 +7,18 @@ from keras import ops
 from oracles import randomise
 from PIL import Image
 
-from keras_meanflow import (
-    DiagonalLogitNormal,
-    DiT,
-    DiTDH,
-    Euler,
-    FlowMap,
-    FlowMatching,
-    Guidance,
-    GuidanceInput,
-    Heun,
-    LogitNormal,
-    MaskedThenClamped,
-    Sigmoid,
-    TwoLogitNormals,
-)
+from keras_meanflow import DiT, FlowMap, FlowMatching, Guidance, Heun, LogitNormal
+from keras_meanflow.data.reflow import reflow
+from keras_meanflow.formats.conversion import save_network
+from keras_meanflow.networks import DiTDH
 from keras_meanflow.networks.dit import SIZES
 from keras_meanflow.networks.in_context import IN_CONTEXT_SIZES
-from keras_meanflow.pictures import draw_samples
+from keras_meanflow.objectives import GuidanceInput
+from keras_meanflow.parts import DiagonalLogitNormal, MaskedThenClamped, Sigmoid, TwoLogitNormals
+from keras_meanflow.pictures.samples import draw_samples
 from keras_meanflow.recipe import Found, find, recipe, recipes, recipes_in, resolve
-from keras_meanflow.reflow import reflow
-from keras_meanflow.runs import train
-from keras_meanflow.weights.conversion import save_network
+from keras_meanflow.samplers import Euler
+from keras_meanflow.training.run import train
 
 OWN = '''
 from keras_meanflow.recipe import recipe

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_meanflow.rows import Chosen, Rows
-from keras_meanflow.times import mask_r_below_t
+from keras_meanflow.parts.rows import Chosen, Rows, mask_r_below_t
 
 CASES = [(8, 2), (8, 6), (7, 3), (7, 5), (16, 15), (5, 1), (6, 6), (1, 1)]
 

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_meanflow.callbacks import NonFiniteError, latest_checkpoint, read_log
 from keras_meanflow.data import ArraySource
+from keras_meanflow.files.atomic import latest_checkpoint
 from keras_meanflow.recipe import find
-from keras_meanflow.runs import _fits, describe, load, restore, train
+from keras_meanflow.training.callbacks.log import read_log
+from keras_meanflow.training.callbacks.non_finite import NonFiniteError
+from keras_meanflow.training.run import _fits, describe, load, restore, train
 
 STEPS = 60
 KNOBS = dict(steps=STEPS, log_every=25, batch_size=16, width=16, depth=1, points=100)

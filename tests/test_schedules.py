@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_meanflow.schedules import (
+from keras_meanflow.parts.schedules import (
     Cosine,
     Line,
     Piecewise,
@@ -16,7 +16,7 @@ from keras_meanflow.schedules import (
     scheduled_values,
     value_at,
 )
-from keras_meanflow.times import LogitNormal, ShapedGap
+from keras_meanflow.parts.time_laws import LogitNormal, ShapedGap
 
 CASES = [
     (Line(start=2.0, end=-2.0), {0.0: 2.0, 0.25: 1.0, 1.0: -2.0}),

@@ -12,15 +12,15 @@ from keras import ops
 
 from keras_meanflow.backend import BACKEND
 from keras_meanflow.cli import main
-from keras_meanflow.codecs import STFT
 from keras_meanflow.data import Batches
-from keras_meanflow.data.audio import read_audio
-from keras_meanflow.data.speech import MixedSpeech, SpeechPairs, mix
-from keras_meanflow.data.spoken_digits import load_utterances
-from keras_meanflow.enhancing import Enhancer, enhance_file
-from keras_meanflow.metrics.speech import estoi, pesq, si_sdr, speech_scores
 from keras_meanflow.objectives import ReleasedMeanFlowSE
 from keras_meanflow.recipe import find
+from keras_meanflow.speech.audio import read_audio
+from keras_meanflow.speech.enhancer import Enhancer, enhance_file
+from keras_meanflow.speech.pairs import MixedSpeech, SpeechPairs, mix
+from keras_meanflow.speech.scores import estoi, pesq, si_sdr, speech_scores
+from keras_meanflow.speech.spoken_digits import load_utterances
+from keras_meanflow.speech.stft import STFT
 
 soundfile = pytest.importorskip("soundfile", reason="reads and writes audio files")
 pytest.importorskip("soxr", reason="resamples audio")
@@ -343,12 +343,14 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_meanflow import FlowMap, MeanFlowSE, Network
-from keras_meanflow.codecs import STFT
-from keras_meanflow.configurable import register
-from keras_meanflow.data.speech import MixedSpeech
+from keras_meanflow import FlowMap
+from keras_meanflow.networks import Network
+from keras_meanflow.objectives import MeanFlowSE
+from keras_meanflow.speech import STFT
+from keras_meanflow.parts import register
+from keras_meanflow.speech import MixedSpeech
 from keras_meanflow.recipe import recipe
-from keras_meanflow.runs import Training
+from keras_meanflow.training import Training
 
 
 @register

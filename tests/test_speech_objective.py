@@ -13,18 +13,20 @@ import pytest
 from keras import ops
 from oracles import Gaussian, randomise, relative_error
 
-from keras_meanflow import FlowMap, Line, MeanFlow
+from keras_meanflow import FlowMap, MeanFlow
 from keras_meanflow.backend import BACKEND
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.configurable import register
-from keras_meanflow.couplings import FromCondition
 from keras_meanflow.data import ArraySource, Batches
-from keras_meanflow.derivatives import ClippedDerivative, ForwardMode
 from keras_meanflow.networks import MLP, TCN, ComplexMask, ConditionResidual, Network
 from keras_meanflow.objectives import Draws, FlowMatching, MeanFlowSE, ReleasedMeanFlowSE
-from keras_meanflow.paths import Linear, NoisyToClean
+from keras_meanflow.parts import Line
+from keras_meanflow.parts.couplings import FromCondition
+from keras_meanflow.parts.derivatives import ClippedDerivative, ForwardMode
+from keras_meanflow.parts.part import register
+from keras_meanflow.parts.paths import Linear, NoisyToClean
+from keras_meanflow.parts.rows import mask_r_below_t
+from keras_meanflow.parts.time_laws import PowerGap
 from keras_meanflow.samplers import Euler
-from keras_meanflow.times import PowerGap, mask_r_below_t
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "mean_flow_se.npz"))
 CASES = [

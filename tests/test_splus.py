@@ -12,8 +12,9 @@ import pytest
 from golden import splus as golden
 from keras import ops
 
-from keras_meanflow import MLP, FlowMap, FlowMatching
+from keras_meanflow import FlowMap, FlowMatching
 from keras_meanflow.backend import BACKEND, compiled
+from keras_meanflow.networks import MLP
 from keras_meanflow.optimizers import SPlus, compile_with, splus, splus_rate
 
 GOLDEN = np.load(Path(golden.__file__).with_suffix(".npz"))

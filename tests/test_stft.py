@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_meanflow.backend import BACKEND
-from keras_meanflow.codecs import STFT, pad_frames
+from keras_meanflow.speech.stft import STFT, pad_frames
 
 SETTINGS = {
     "paper": dict(fft_length=510, hop=128),

@@ -6,19 +6,17 @@ from keras import ops
 from scipy import stats
 
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.difficulty import EasyFirst, Plateau
-from keras_meanflow.expectations import Lattice
-from keras_meanflow.schedules import Line, Steps
-from keras_meanflow.times import (
+from keras_meanflow.parts.easy_first import EasyFirst, Plateau
+from keras_meanflow.parts.lattice import Lattice
+from keras_meanflow.parts.rows import count_r_below_t, indices_r_below_t, mask_r_below_t
+from keras_meanflow.parts.schedules import Line, Steps
+from keras_meanflow.parts.time_laws import (
     DiagonalLogitNormal,
     LogitNormal,
     MaskedThenClamped,
     ShapedGap,
     TwoLogitNormals,
     Uniform,
-    count_r_below_t,
-    indices_r_below_t,
-    mask_r_below_t,
 )
 
 SAMPLERS = [LogitNormal(), Uniform(), MaskedThenClamped(), TwoLogitNormals(), DiagonalLogitNormal()]

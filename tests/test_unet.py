@@ -14,16 +14,10 @@ import pytest
 from keras import ops
 from oracles import randomise, relative_error
 
-from keras_meanflow import (
-    ConditionResidual,
-    FlowMap,
-    LogitNormal,
-    MeanFlow,
-    NoisePrediction,
-    UNet,
-)
+from keras_meanflow import FlowMap, LogitNormal, MeanFlow, UNet
 from keras_meanflow.backend import BACKEND, jvp
 from keras_meanflow.backend.random import Keys
+from keras_meanflow.networks import ConditionResidual, NoisePrediction
 from keras_meanflow.networks.resampling import fir_down, fir_up
 from keras_meanflow.networks.unet_layers import group_norm
 
@@ -187,7 +181,8 @@ ELSEWHERE = """
 import sys
 import keras
 import numpy as np
-from keras_meanflow import ConditionResidual, UNet
+from keras_meanflow import UNet
+from keras_meanflow.networks import ConditionResidual
 
 keras.utils.set_random_seed(0)
 network = ConditionResidual(UNet.ncsnpp(image_size=(4, 8), width=8, multipliers=(1, 2), blocks=1))

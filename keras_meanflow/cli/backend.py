@@ -93,7 +93,7 @@ def start(backend):
         from keras_meanflow.backend import join_processes
 
         join_processes()
-        import keras_meanflow.runs  # noqa: F401
+        import keras_meanflow.training.run  # noqa: F401
 
         keras.utils.set_random_seed(0)  # which imports TensorFlow wherever it is installed
 
@@ -142,9 +142,9 @@ def load_run(run_dir, backend):
     """
     recorded = recorded_backend(run_dir)
     start(choose_backend(backend, recorded if recorded and is_installed(recorded) else None))
-    from keras_meanflow import runs
-    from keras_meanflow.flow_map import FlowMap
-    from keras_meanflow.presets import is_preset
+    from keras_meanflow.flow_map.model import FlowMap
+    from keras_meanflow.flow_map.presets import is_preset
+    from keras_meanflow.training import run as runs
 
     if recorded is None and is_preset(run_dir):
         return FlowMap.from_preset(run_dir)
@@ -154,7 +154,7 @@ def load_run(run_dir, backend):
 
 def load_codec(run_dir):
     """What makes pixels of the samples of a run or preset; None for a model of pixels."""
-    from keras_meanflow import presets
+    from keras_meanflow.flow_map import presets
 
     return presets.load_codec(run_dir)
 

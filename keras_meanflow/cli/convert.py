@@ -46,8 +46,8 @@ def convert(
     """
     with one_line_errors():
         network, objective = _source(source, source_format, average, _settings(settings), backend)
+        from keras_meanflow.formats import fine_tuning
         from keras_meanflow.objectives import MeanFlow
-        from keras_meanflow.weights import fine_tuning
 
         if interval:
             network, objective = fine_tuning.add_interval(network), MeanFlow()
@@ -72,9 +72,9 @@ def _source(source, source_format, average, settings, backend):
         network = flow_map.network_with(flow_map.average if average else None)
         return network, flow_map.objective
     start(choose_backend(backend))
-    from keras_meanflow.flow_map import FlowMap
-    from keras_meanflow.presets import is_preset
-    from keras_meanflow.weights.conversion import load_network
+    from keras_meanflow.flow_map.model import FlowMap
+    from keras_meanflow.flow_map.presets import is_preset
+    from keras_meanflow.formats.conversion import load_network
 
     if source_format:
         settings["format"] = source_format
@@ -88,8 +88,8 @@ def _codec(source, name):
     """What makes pixels of the source's latents: the one that is named, or the source's own."""
     import keras
 
-    from keras_meanflow.presets import codec_of
-    from keras_meanflow.weights.autoencoders import AUTOENCODERS
+    from keras_meanflow.flow_map.presets import codec_of
+    from keras_meanflow.formats.autoencoders import AUTOENCODERS
 
     if name is None:
         return codec_of(source)
@@ -118,7 +118,7 @@ def _settings(texts):
 
 
 def _write_file(network, target, target_format, codec_name):
-    from keras_meanflow.weights.conversion import OWN, save_network
+    from keras_meanflow.formats.conversion import OWN, save_network
 
     if codec_name is not None:
         raise ValueError(
@@ -128,8 +128,8 @@ def _write_file(network, target, target_format, codec_name):
 
 
 def _write_preset(network, objective, codec, target, target_format):
-    from keras_meanflow.flow_map import FlowMap
-    from keras_meanflow.weights.conversion import OWN
+    from keras_meanflow.flow_map.model import FlowMap
+    from keras_meanflow.formats.conversion import OWN
 
     if target_format not in (None, OWN):
         raise ValueError(f"TARGET needs an ending, such as .safetensors. Received: {target}.")
@@ -143,6 +143,6 @@ def card(name):
     """Show the model card of a known public checkpoint: imf-b-2, sit-xl-2, ..."""
     with one_line_errors():
         start(choose_backend())
-        from keras_meanflow.presets import model_card
+        from keras_meanflow.flow_map.presets import model_card
 
         click.echo(model_card(name))

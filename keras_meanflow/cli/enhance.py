@@ -42,7 +42,7 @@ def enhance(run_dir, source, target, average, backend, verbose, **settings):
     """
     with one_line_errors():
         flow_map, codec = _load(run_dir, backend, average)
-        from keras_meanflow.enhancing import Enhancer, enhance_file, enhance_folder
+        from keras_meanflow.speech.enhancer import Enhancer, enhance_file, enhance_folder
 
         enhancer = Enhancer(flow_map, codec, **settings)
         progress = _show_progress if verbose else None
@@ -68,7 +68,7 @@ def _load(run_dir, backend, average):
 
 def is_speech(codec):
     """Whether a run's codec makes waveforms."""
-    from keras_meanflow.codecs import STFT
+    from keras_meanflow.speech.stft import STFT
 
     return isinstance(codec, STFT)
 
@@ -87,11 +87,11 @@ def evaluate_speech(
     flow_map, codec, reference, *, steps, seed, samples, attenuation_limit, out, verbose
 ):
     """Scores of a model on pairs clean/ and noisy/ in the folder `reference`, printed and kept."""
-    from keras_meanflow.data.audio import read_all
-    from keras_meanflow.data.speech import paired_files
-    from keras_meanflow.enhancing import Enhancer, score_pairs
-    from keras_meanflow.files import write_text
-    from keras_meanflow.provenance import provenance
+    from keras_meanflow.files.atomic import write_text
+    from keras_meanflow.files.provenance import provenance
+    from keras_meanflow.speech.audio import read_all
+    from keras_meanflow.speech.enhancer import Enhancer, score_pairs
+    from keras_meanflow.speech.pairs import paired_files
 
     if reference is None:
         raise ValueError("Speech is measured on pairs: --reference FOLDER with clean/ and noisy/.")

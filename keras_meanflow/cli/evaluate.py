@@ -139,7 +139,7 @@ def _image_shape(flow_map, codec):
 
 
 def _images(data, folder):
-    from keras_meanflow.metrics.images import Images
+    from keras_meanflow.evaluation.images import Images
 
     return Images(data, **folder)
 
@@ -161,7 +161,7 @@ class _Bench:
     """A protocol, its network and its reference, at which subjects are measured one by one."""
 
     def __init__(self, network, changes, reference, folder, verbose):
-        from keras_meanflow.metrics.named import open_protocol
+        from keras_meanflow.evaluation.named import open_protocol
 
         self.protocol, self.extract = open_protocol(**network, **changes)
         self.source, self.folder, self.verbose = reference, folder, verbose
@@ -174,8 +174,8 @@ class _Bench:
 
     def self_check(self):
         """One half of the reference's data against the other."""
-        from keras_meanflow.evaluating import with_progress
-        from keras_meanflow.metrics import self_check
+        from keras_meanflow.evaluation import self_check
+        from keras_meanflow.evaluation.samples import with_progress
 
         images, samples = _images(self.source, self.folder), self.protocol.samples
         if len(images) < 2 * samples:
@@ -189,8 +189,8 @@ class _Bench:
 
     def images(self, images):
         """Images in the place of samples."""
-        from keras_meanflow.evaluating import with_progress
-        from keras_meanflow.metrics import evaluate_images
+        from keras_meanflow.evaluation import evaluate_images
+        from keras_meanflow.evaluation.samples import with_progress
 
         if len(images) < self.protocol.samples:
             raise ValueError(
@@ -204,7 +204,7 @@ class _Bench:
 
     def samples(self, flow_map, **settings):
         """A model's samples, for each number of steps."""
-        from keras_meanflow.evaluating import Evaluation
+        from keras_meanflow.evaluation.samples import Evaluation
 
         evaluation = Evaluation(
             protocol=self.protocol, extract=self.extract, reference=self._reference(), **settings
@@ -213,7 +213,7 @@ class _Bench:
             yield evaluation.measure(flow_map, steps, verbose=self.verbose)
 
     def _reference(self):
-        from keras_meanflow.evaluating import open_reference
+        from keras_meanflow.evaluation.samples import open_reference
 
         return open_reference(
             self.source,
@@ -226,9 +226,15 @@ class _Bench:
 
 def _show(new, out):
     """Write and print reports, each as soon as it is there; a picture of samples beside them."""
-    from keras_meanflow.files import write_atomically
-    from keras_meanflow.provenance import provenance
-    from keras_meanflow.reports import merged, picture, read_reports, table, write_reports
+    from keras_meanflow.evaluation.reports import (
+        merged,
+        picture,
+        read_reports,
+        table,
+        write_reports,
+    )
+    from keras_meanflow.files.atomic import write_atomically
+    from keras_meanflow.files.provenance import provenance
 
     reports = read_reports(out) if out else []
     made = {**provenance(), "command": shlex.join(["keras-meanflow", *sys.argv[1:]])}

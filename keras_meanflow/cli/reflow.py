@@ -56,7 +56,8 @@ def reflow(
         flow_map = load_run(run_dir, backend)
         if not average:
             flow_map.average = None
-        from keras_meanflow import reflow, samplers
+        from keras_meanflow import samplers
+        from keras_meanflow.data import reflow
 
         kind = {"heun": samplers.Heun, "euler": samplers.Euler, "ab2": samplers.AdamsBashforth2}
         store = reflow.reflow(

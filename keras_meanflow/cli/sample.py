@@ -97,7 +97,7 @@ def _sampler(name, steps, shift, frozen, run_dir, guidance_scale):
 
 def _fastflow(samplers, steps, frozen, run_dir, guided):
     """A sampler with the bandits of RUN/fastflow-STEPS.json, or new ones."""
-    from keras_meanflow.files import write_atomically
+    from keras_meanflow.files.atomic import write_atomically
 
     path = run_dir / f"fastflow-{steps}{guided}.json"
     state = samplers.BanditState.load(path) if path.exists() else None
@@ -127,8 +127,8 @@ def _picture(out, run_dir):
 def _write(samples, labels, out, columns, npz):
     import numpy as np
 
-    from keras_meanflow.callbacks import write_atomically
-    from keras_meanflow.pictures import draw_samples
+    from keras_meanflow.files.atomic import write_atomically
+    from keras_meanflow.pictures.samples import draw_samples
 
     written = [out]
     picture = draw_samples(samples, columns=columns)

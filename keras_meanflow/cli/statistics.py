@@ -37,10 +37,10 @@ def statistics(data, out, network, folder, name, pairwise, backend, verbose):
     """
     with one_line_errors():
         start(choose_backend(backend))
-        from keras_meanflow.evaluating import with_progress
-        from keras_meanflow.metrics import make_reference
-        from keras_meanflow.metrics.images import Images
-        from keras_meanflow.metrics.named import open_protocol
+        from keras_meanflow.evaluation import make_reference
+        from keras_meanflow.evaluation.images import Images
+        from keras_meanflow.evaluation.named import open_protocol
+        from keras_meanflow.evaluation.samples import with_progress
 
         if Path(out).suffix != ".npz":
             raise ValueError(f"Reference statistics are an .npz file. Received {out}.")

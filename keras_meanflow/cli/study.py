@@ -127,8 +127,7 @@ def affinity(run_dirs, untrained, bins, batch_size, draws, out, count, data, ave
         rows, settings = [], {"bins": pairs(bins), "batch_size": batch_size, "draws": draws}
         for run_dir in run_dirs:
             flow_map, points = _load(run_dir, backend, data, count, average)
-            from keras_meanflow.diagnostics import task_affinities
-            from keras_meanflow.diagnostics.affinity import draw_affinities
+            from keras_meanflow.studies.affinity import draw_affinities, task_affinities
 
             models = {Path(run_dir).name: flow_map}
             if untrained and run_dir == run_dirs[0]:
@@ -150,8 +149,8 @@ def u_error(run_dirs, out, gaps, truth, ode_steps, count, data, average, backend
         gaps, rows = numbers(gaps, "--gaps"), []
         for run_dir in run_dirs:
             flow_map, points = _load(run_dir, backend, data, count, average)
-            from keras_meanflow.diagnostics import LearnedField, u_errors
-            from keras_meanflow.diagnostics.u_error import draw_u_errors_of_runs
+            from keras_meanflow.studies.fields import LearnedField
+            from keras_meanflow.studies.u_error import draw_u_errors_of_runs, u_errors
 
             u = LearnedField(flow_map)
             velocity = _true_velocity(truth) or u.velocity
@@ -170,8 +169,8 @@ def u_error_training(gaps, truth, count, ode_steps, **options):
     with one_line_errors():
         gaps = numbers(gaps, "--gaps")
         subject, folder, options = _begin("u-error-training", **options)
-        from keras_meanflow.diagnostics import Points, UErrors
-        from keras_meanflow.diagnostics.u_error import draw_u_errors, errors_in_training
+        from keras_meanflow.studies.points import Points
+        from keras_meanflow.studies.u_error import UErrors, draw_u_errors, errors_in_training
 
         points = Points.of(subject.recipe(**subject.knobs).data, count)
         measure = UErrors(points, _true_velocity(truth), gaps=gaps, ode_steps=ode_steps)
@@ -189,8 +188,8 @@ def du_dt(run_dir, cells, out, count, data, average, backend):
     """Norm of du/dt by (r, t) as a heat map."""
     with one_line_errors():
         flow_map, points = _load(run_dir, backend, data, count, average)
-        from keras_meanflow.diagnostics import LearnedField, du_dt_norms
-        from keras_meanflow.diagnostics.du_dt import draw_du_dt_norms
+        from keras_meanflow.studies.du_dt import draw_du_dt_norms, du_dt_norms
+        from keras_meanflow.studies.fields import LearnedField
 
         rows = du_dt_norms(LearnedField(flow_map).derivative, points, cells=cells)
         _write(rows, draw_du_dt_norms(rows), Path(out or run_dir), "du-dt")
@@ -208,8 +207,8 @@ def curvature(run_dir, cells, ode_steps, out, count, data, average, backend):
     """Angle between v and its average from r to t, over (r, t), as a heat map."""
     with one_line_errors():
         flow_map, points = _load(run_dir, backend, data, count, average)
-        from keras_meanflow.diagnostics import LearnedField, curvatures
-        from keras_meanflow.diagnostics.curvature import draw_curvatures
+        from keras_meanflow.studies.curvature import curvatures, draw_curvatures
+        from keras_meanflow.studies.fields import LearnedField
 
         velocity = LearnedField(flow_map).velocity
         rows = curvatures(velocity, points, cells=cells, ode_steps=ode_steps)
@@ -248,7 +247,7 @@ def _begin(name, recipe, settings, seeds, at, out, backend, verbose):
         raise ValueError(f"--at are shares of the steps in (0, 1]. Received: {at!r}.")
     found = find(recipe)
     start(choose_backend(backend))
-    from keras_meanflow.diagnostics import Subject
+    from keras_meanflow.studies.training import Subject
 
     function = found.load()
     subject = Subject(
@@ -263,7 +262,7 @@ def _begin(name, recipe, settings, seeds, at, out, backend, verbose):
 def _train(name, special, default, *, protocol, weights, reference, samples, samplers, **options):
     """Run one of the studies that train and measure the quality of samples."""
     subject, folder, options = _begin(name.replace("_", "-"), **options)
-    from keras_meanflow import diagnostics
+    from keras_meanflow import studies as diagnostics
 
     samplers = _samplers(samplers or default)
     if protocol is None:
@@ -291,7 +290,7 @@ def _samplers(text):
 def _evaluation(protocol, weights, reference, samples):
     import dataclasses
 
-    from keras_meanflow.evaluating import Evaluation
+    from keras_meanflow.evaluation.samples import Evaluation
 
     evaluation = Evaluation.open(protocol, weights=weights, reference=reference)
     if samples is None:
@@ -304,8 +303,8 @@ def _load(run_dir, backend, data, count, average):
     """The model of a run, and a subset of its recipe's data."""
     flow_map = load_run(run_dir, backend)
     flow_map.average = flow_map.average if average else None
-    from keras_meanflow import runs
-    from keras_meanflow.diagnostics import Points
+    from keras_meanflow.studies.points import Points
+    from keras_meanflow.training import run as runs
 
     settings = runs.read_settings(run_dir)
     if settings["recipe"] is None:
@@ -318,7 +317,7 @@ def _load(run_dir, backend, data, count, average):
 
 def _true_velocity(truth):
     """The closed form of the `gaussian` recipe's velocity, or None for the model's own."""
-    from keras_meanflow.diagnostics import GaussianMixture
+    from keras_meanflow.studies.mixture import GaussianMixture
 
     return GaussianMixture.ring().velocity if truth == "ring" else None
 
@@ -333,7 +332,7 @@ def _untrained(flow_map):
 
 
 def _write(rows, image, folder, name):
-    from keras_meanflow.diagnostics.tables import write_figure, write_table
+    from keras_meanflow.studies.tables import write_figure, write_table
 
     write_table(folder / f"{name}.csv", rows)
     write_figure(folder / f"{name}.png", image)

@@ -68,8 +68,8 @@ def train(recipe, settings, run_dir, dry_run, devices, distribution, backend, ve
 
 
 def _train(found, function, knobs, run_dir, dry_run, verbose):
-    from keras_meanflow import runs
     from keras_meanflow.backend import process_index
+    from keras_meanflow.training import run as runs
 
     settings = runs.describe(found.address, knobs, shlex.join(["keras-meanflow", *sys.argv[1:]]))
     runs.check_same(run_dir, settings)

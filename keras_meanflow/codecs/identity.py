@@ -4,7 +4,7 @@ from keras import layers
 
 from keras_meanflow.codecs.base import Codec
 from keras_meanflow.codecs.stack import Stack
-from keras_meanflow.configurable import register
+from keras_meanflow.parts.part import register
 
 
 @register

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_meanflow.configurable import Configurable, part
+from keras_meanflow.parts.part import Configurable, part
 
 
 @part

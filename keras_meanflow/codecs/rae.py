@@ -7,13 +7,13 @@ import numpy as np
 from keras import layers, ops
 
 from keras_meanflow.codecs.base import Codec
-from keras_meanflow.codecs.torch_weights import load_torch, named
-from keras_meanflow.configurable import register
-from keras_meanflow.metrics.dinov2 import DEVIATION, MEAN
-from keras_meanflow.metrics.resize import TorchBicubic
+from keras_meanflow.features.dinov2 import DEVIATION, MEAN
+from keras_meanflow.features.resize import TorchBicubic
+from keras_meanflow.files.readers import read_weights
+from keras_meanflow.files.torch_weights import load_torch, named
 from keras_meanflow.networks.layers import sincos_positions
 from keras_meanflow.networks.patches import unpatchify
-from keras_meanflow.weights.readers import read_weights
+from keras_meanflow.parts.part import register
 
 DECODERS = {  # width, depth, heads, hidden
     "ViTB": (768, 12, 12, 3072),

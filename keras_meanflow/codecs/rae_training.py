@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_meanflow.codecs.rae import EPSILON, RAE
-from keras_meanflow.metrics.dinov2 import TokenAttention, Tokens
+from keras_meanflow.features.dinov2 import TokenAttention, Tokens
 
 
 def small_vit(*, image_size, channels, patch_size, width, depth, heads) -> keras.Model:

@@ -6,9 +6,9 @@ from keras import layers, ops
 
 from keras_meanflow.codecs.base import Codec
 from keras_meanflow.codecs.stack import Stack
-from keras_meanflow.codecs.torch_weights import conv, load_torch, named
-from keras_meanflow.configurable import register
-from keras_meanflow.weights.readers import read_weights
+from keras_meanflow.files.readers import read_weights
+from keras_meanflow.files.torch_weights import conv, load_torch, named
+from keras_meanflow.parts.part import register
 
 WIDTH = 64
 CHANNELS = 32

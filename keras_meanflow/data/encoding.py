@@ -12,7 +12,7 @@ from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.data.latents import DTYPE, FORMAT, INDEX, PLAN, LatentStore
 from keras_meanflow.data.moments import MomentSource
 from keras_meanflow.data.shards import LABELS, ShardedFolder, shard_size_for, write_array
-from keras_meanflow.files import sha256_of
+from keras_meanflow.files.atomic import sha256_of
 
 
 def encode(

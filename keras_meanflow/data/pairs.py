@@ -10,7 +10,7 @@ from keras_meanflow.backend.random import philox_noise
 from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.data.moments import widen
 from keras_meanflow.data.shards import LABELS, Shards, read_index
-from keras_meanflow.files import sha256_of
+from keras_meanflow.files.atomic import sha256_of
 
 INDEX, PLAN, DISTANCES = "pairs.json", "reflow.json", "distances.npy"
 FORMAT = "keras_meanflow pairs 1"

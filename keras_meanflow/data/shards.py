@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_meanflow.codecs.base import CODEC
-from keras_meanflow.files import TEMPORARY, sha256_of, write_atomically, write_text
+from keras_meanflow.files.atomic import TEMPORARY, sha256_of, write_atomically, write_text
 
 LABELS = "labels.npy"
 SHARD_SIZE, MOST_SHARDS = 4096, 512  # every shard in use is an open file

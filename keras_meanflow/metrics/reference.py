@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_meanflow.files import sha256_of
+from keras_meanflow.files.atomic import sha256_of
 
 KEYS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_meanflow.paths import per_row
+from keras_meanflow.parts.rows import per_row
 
 
 class Network(keras.Model, abc.ABC):

@@ -5,7 +5,6 @@ import numpy as np
 from keras import layers, ops
 
 from keras_meanflow.backend import constant, rematerialised
-from keras_meanflow.configurable import register
 from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.layers import (
     TIME_INPUTS,
@@ -17,6 +16,7 @@ from keras_meanflow.networks.layers import (
     sincos_positions,
 )
 from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
+from keras_meanflow.parts.part import register
 
 SIZES = {  # depth, width, heads
     "S": (12, 384, 6),

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_meanflow.configurable import register
 from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.layers import TIME_INPUTS, TokenDense, attend, sincos_positions
 from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
 from keras_meanflow.networks.rotary import fan_in_normal, rms_norm, rotate
+from keras_meanflow.parts.part import register
 
 DH_SIZES = {  # width, depth and heads, each of the body and of the head
     "S": ((384, 2048), (12, 2), (6, 16)),

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_meanflow.configurable import register
 from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.layers import TimeEmbedding, TokenDense
 from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
 from keras_meanflow.networks.rotary import RotaryBlock, fan_in_normal, rms_norm, rotary_table
+from keras_meanflow.parts.part import register
 
 IN_CONTEXT_SIZES = {  # depth, width, heads
     "B": (12, 768, 12),

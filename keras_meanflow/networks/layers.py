@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_meanflow.backend import attention, constant, inside_jvp
-from keras_meanflow.configurable import register
+from keras_meanflow.parts.part import register
 
 QUERY_BLOCK = 512  # queries whose scores a forward-mode product holds at a time
 

@@ -3,9 +3,9 @@
 import keras
 from keras import layers, ops
 
-from keras_meanflow.configurable import register
 from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.layers import TimeEmbedding
+from keras_meanflow.parts.part import register
 
 
 @register

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_meanflow.configurable import register
 from keras_meanflow.networks.base import Network
-from keras_meanflow.paths import per_row
+from keras_meanflow.parts.part import register
+from keras_meanflow.parts.rows import per_row
 
 BETAS, STEPS = (1e-4, 0.02), 1000  # of DiT and of diffusers' DiT
 

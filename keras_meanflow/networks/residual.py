@@ -5,9 +5,9 @@ import abc
 import keras
 from keras import ops
 
-from keras_meanflow.configurable import register
 from keras_meanflow.networks.base import Network
-from keras_meanflow.paths import per_row
+from keras_meanflow.parts.part import register
+from keras_meanflow.parts.rows import per_row
 
 
 class AroundCondition(Network, abc.ABC):

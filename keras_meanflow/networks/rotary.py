@@ -3,8 +3,8 @@
 import numpy as np
 from keras import initializers, layers, ops
 
-from keras_meanflow.configurable import register
 from keras_meanflow.networks.layers import TokenDense, attend
+from keras_meanflow.parts.part import register
 
 
 def fan_in_normal(gain):

@@ -5,10 +5,10 @@ import math
 import keras
 from keras import layers, ops
 
-from keras_meanflow.configurable import register
 from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.layers import TokenDense, modulate, plain_norm
 from keras_meanflow.networks.unet_layers import SinusoidPair
+from keras_meanflow.parts.part import register
 
 _LEAST = 1e-6  # of a squared modulus
 _CYCLE = 4  # blocks after which the spacing starts again at 1

@@ -3,7 +3,6 @@
 import keras
 from keras import layers, ops
 
-from keras_meanflow.configurable import register
 from keras_meanflow.networks.dict_condition import DictCondition
 from keras_meanflow.networks.resampling import fir_down, fir_up
 from keras_meanflow.networks.unet_layers import (
@@ -14,6 +13,7 @@ from keras_meanflow.networks.unet_layers import (
     dense,
     group_norm,
 )
+from keras_meanflow.parts.part import register
 
 
 @register

@@ -6,8 +6,8 @@ import keras
 from keras import layers, ops
 
 from keras_meanflow.backend.random import keep_mask
-from keras_meanflow.configurable import register
 from keras_meanflow.networks.layers import TokenDense, attend, sinusoids
+from keras_meanflow.parts.part import register
 
 
 class PairEmbedding(layers.Layer):

@@ -4,15 +4,17 @@ import keras
 from keras import ops
 
 from keras_meanflow.backend import cond
-from keras_meanflow.configurable import part
-from keras_meanflow.couplings import Coupling, Independent
-from keras_meanflow.derivatives import Derivative, ForwardMode
-from keras_meanflow.guidance import OwnGuidance, TeacherGuidance
 from keras_meanflow.objectives.average_velocity import Guided, mean_flow_identity
-from keras_meanflow.paths import Linear, Path, per_row
-from keras_meanflow.schedules import Schedule, Sigmoid, value_at
-from keras_meanflow.times import LogitNormal, TimeSampler
-from keras_meanflow.weightings import AdaptiveLoss
+from keras_meanflow.objectives.guidance import OwnGuidance, TeacherGuidance
+from keras_meanflow.parts.couplings import Coupling, Independent
+from keras_meanflow.parts.derivatives import Derivative, ForwardMode
+from keras_meanflow.parts.losses import AdaptiveLoss
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.paths import Linear, Path
+from keras_meanflow.parts.rows import per_row
+from keras_meanflow.parts.schedules import Schedule, Sigmoid, value_at
+from keras_meanflow.parts.time_laws import LogitNormal
+from keras_meanflow.parts.times import TimeSampler
 
 
 @part

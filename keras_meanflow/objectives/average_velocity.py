@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_meanflow.objectives.base import Objective, Problem, arguments_of, data_of, inputs_of
-from keras_meanflow.paths import per_row
-from keras_meanflow.rows import Rows
+from keras_meanflow.objectives.base import Objective
+from keras_meanflow.objectives.problem import Problem, arguments_of, data_of, inputs_of
+from keras_meanflow.parts.rows import Rows, per_row
 
 
 class Velocity(NamedTuple):

@@ -4,15 +4,17 @@ from typing import NamedTuple
 
 import keras
 
-from keras_meanflow.configurable import fields_of, part
-from keras_meanflow.couplings import Independent
-from keras_meanflow.derivatives import Derivative, ForwardMode
-from keras_meanflow.guidance import Guidance
-from keras_meanflow.objectives.base import Draws, Objective, joined
+from keras_meanflow.objectives.base import Objective
+from keras_meanflow.objectives.guidance import Guidance
 from keras_meanflow.objectives.mean_flow import MeanFlow
-from keras_meanflow.paths import Linear
-from keras_meanflow.times import DiagonalLogitNormal, TimeSampler, TwoLogitNormals
-from keras_meanflow.weightings import Cauchy
+from keras_meanflow.objectives.problem import Draws, joined
+from keras_meanflow.parts.couplings import Independent
+from keras_meanflow.parts.derivatives import Derivative, ForwardMode
+from keras_meanflow.parts.losses import Cauchy
+from keras_meanflow.parts.part import fields_of, part
+from keras_meanflow.parts.paths import Linear
+from keras_meanflow.parts.time_laws import DiagonalLogitNormal, TwoLogitNormals
+from keras_meanflow.parts.times import TimeSampler
 
 
 class BranchDraws(NamedTuple):

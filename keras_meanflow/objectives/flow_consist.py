@@ -5,15 +5,16 @@ from typing import NamedTuple
 
 from keras import ops
 
-from keras_meanflow.configurable import fields_of, part
 from keras_meanflow.networks.base import Network
 from keras_meanflow.objectives.average_velocity import mean_flow_identity
-from keras_meanflow.objectives.base import Draws, Problem, inputs_of, joined
 from keras_meanflow.objectives.mean_flow import MeanFlow
-from keras_meanflow.paths import per_row
-from keras_meanflow.schedules import Schedule, value_at
-from keras_meanflow.times import DiagonalLogitNormal, TimeSampler
-from keras_meanflow.weightings import squared_norm
+from keras_meanflow.objectives.problem import Draws, Problem, inputs_of, joined
+from keras_meanflow.parts.losses import squared_norm
+from keras_meanflow.parts.part import fields_of, part
+from keras_meanflow.parts.rows import per_row
+from keras_meanflow.parts.schedules import Schedule, value_at
+from keras_meanflow.parts.time_laws import DiagonalLogitNormal
+from keras_meanflow.parts.times import TimeSampler
 
 _LEAST_TIME = 1e-4  # by which the push is divided
 

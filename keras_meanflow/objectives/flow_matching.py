@@ -2,12 +2,14 @@
 
 import keras
 
-from keras_meanflow.configurable import part
-from keras_meanflow.couplings import Coupling, Independent
-from keras_meanflow.objectives.base import Objective, Problem, data_of, inputs_of
-from keras_meanflow.paths import Linear, Path
-from keras_meanflow.times import LogitNormal, TimeSampler
-from keras_meanflow.weightings import SquaredError
+from keras_meanflow.objectives.base import Objective
+from keras_meanflow.objectives.problem import Problem, data_of, inputs_of
+from keras_meanflow.parts.couplings import Coupling, Independent
+from keras_meanflow.parts.losses import SquaredError
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.paths import Linear, Path
+from keras_meanflow.parts.time_laws import LogitNormal
+from keras_meanflow.parts.times import TimeSampler
 
 
 @part

@@ -6,19 +6,17 @@ import dataclasses
 import keras
 from keras import ops
 
-from keras_meanflow.configurable import part
-from keras_meanflow.couplings import Coupling, Independent
-from keras_meanflow.derivatives import Derivative, ForwardMode
-from keras_meanflow.guidance import GuidanceInput
-from keras_meanflow.objectives.average_velocity import (
-    AverageVelocity,
-    Velocity,
-    mean_flow_identity,
-)
-from keras_meanflow.objectives.base import Problem, arguments_of
-from keras_meanflow.paths import Linear, Path, per_row
-from keras_meanflow.times import LogitNormal, TimeSampler
-from keras_meanflow.weightings import AdaptiveLoss, squared_norm
+from keras_meanflow.objectives.average_velocity import AverageVelocity, Velocity, mean_flow_identity
+from keras_meanflow.objectives.guidance import GuidanceInput
+from keras_meanflow.objectives.problem import Problem, arguments_of
+from keras_meanflow.parts.couplings import Coupling, Independent
+from keras_meanflow.parts.derivatives import Derivative, ForwardMode
+from keras_meanflow.parts.losses import AdaptiveLoss, squared_norm
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.paths import Linear, Path
+from keras_meanflow.parts.rows import per_row
+from keras_meanflow.parts.time_laws import LogitNormal
+from keras_meanflow.parts.times import TimeSampler
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

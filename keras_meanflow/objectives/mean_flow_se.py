@@ -6,21 +6,23 @@ import math
 import keras
 from keras import ops
 
-from keras_meanflow.configurable import part
-from keras_meanflow.couplings import Coupling, FromCondition
-from keras_meanflow.derivatives import (
+from keras_meanflow.objectives.base import Objective
+from keras_meanflow.objectives.flow_matching import FlowMatching
+from keras_meanflow.objectives.mean_flow import MeanFlow
+from keras_meanflow.objectives.problem import joined
+from keras_meanflow.parts.couplings import Coupling, FromCondition
+from keras_meanflow.parts.derivatives import (
     ClippedDerivative,
     Derivative,
     ForwardMode,
     ScaledCentralDifference,
 )
-from keras_meanflow.objectives.base import Objective, joined
-from keras_meanflow.objectives.flow_matching import FlowMatching
-from keras_meanflow.objectives.mean_flow import MeanFlow
-from keras_meanflow.paths import NoisyToClean, Path
-from keras_meanflow.schedules import Line, Schedule, bounds_of, value_at
-from keras_meanflow.times import PowerGap, TimeSampler
-from keras_meanflow.weightings import SquaredError
+from keras_meanflow.parts.losses import SquaredError
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.paths import NoisyToClean, Path
+from keras_meanflow.parts.schedules import Line, Schedule, bounds_of, value_at
+from keras_meanflow.parts.time_laws import PowerGap
+from keras_meanflow.parts.times import TimeSampler
 
 
 @part

@@ -4,11 +4,12 @@ import dataclasses
 
 from keras import ops
 
-from keras_meanflow.configurable import part
-from keras_meanflow.objectives.base import Objective, data_of
+from keras_meanflow.objectives.base import Objective
 from keras_meanflow.objectives.mean_flow import MeanFlow
-from keras_meanflow.paths import per_row
-from keras_meanflow.weightings import squared_norm
+from keras_meanflow.objectives.problem import data_of
+from keras_meanflow.parts.losses import squared_norm
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.rows import per_row
 
 
 def _of_the_objective(name):

@@ -3,13 +3,15 @@
 import keras
 from keras import ops
 
-from keras_meanflow.configurable import part
-from keras_meanflow.couplings import Coupling, Independent
-from keras_meanflow.guidance import OwnGuidance, TeacherGuidance
 from keras_meanflow.objectives.average_velocity import Guided
-from keras_meanflow.paths import Linear, Path, per_row
-from keras_meanflow.times import TimeSampler, Uniform
-from keras_meanflow.weightings import SquaredError
+from keras_meanflow.objectives.guidance import OwnGuidance, TeacherGuidance
+from keras_meanflow.parts.couplings import Coupling, Independent
+from keras_meanflow.parts.losses import SquaredError
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.paths import Linear, Path
+from keras_meanflow.parts.rows import per_row
+from keras_meanflow.parts.time_laws import Uniform
+from keras_meanflow.parts.times import TimeSampler
 
 
 @part

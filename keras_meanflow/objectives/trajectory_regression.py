@@ -7,15 +7,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_meanflow.configurable import part
-from keras_meanflow.couplings import Independent
 from keras_meanflow.networks.base import Network
-from keras_meanflow.objectives.base import Objective, Problem, inputs_of
-from keras_meanflow.paths import Linear, per_row
+from keras_meanflow.objectives.base import Objective
+from keras_meanflow.objectives.problem import Problem, inputs_of
+from keras_meanflow.parts.couplings import Independent
+from keras_meanflow.parts.losses import SquaredError
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.paths import Linear
+from keras_meanflow.parts.rows import per_row
+from keras_meanflow.parts.time_laws import Uniform
+from keras_meanflow.parts.times import TimeSampler
 from keras_meanflow.samplers import Euler
 from keras_meanflow.samplers.base import Sampler, start
-from keras_meanflow.times import TimeSampler, Uniform
-from keras_meanflow.weightings import SquaredError
 
 
 class TrajectoryDraws(NamedTuple):

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_meanflow.configurable import register
+from keras_meanflow.parts.part import register
 
 _LARGEST_DECAY = 0.99  # 1 - beta_1 is then five times bfloat16's half unit
 

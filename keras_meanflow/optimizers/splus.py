@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_meanflow.backend import cond, eigenvectors, uncompiled
-from keras_meanflow.configurable import register
+from keras_meanflow.parts.part import register
 
 
 @register

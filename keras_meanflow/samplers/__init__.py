@@ -11,12 +11,7 @@ from keras_meanflow.samplers.base import Sampler, shifted_times
 from keras_meanflow.samplers.jump import Jump
 from keras_meanflow.samplers.ode import AdamsBashforth2, Euler, Heun
 from keras_meanflow.samplers.restart import Restart
-from keras_meanflow.samplers.skipping import (
-    Extrapolation,
-    FixedSkips,
-    LinearExtrapolation,
-    Reuse,
-)
+from keras_meanflow.samplers.skipping import Extrapolation, FixedSkips, LinearExtrapolation, Reuse
 
 __all__ = [
     "AdamsBashforth2",

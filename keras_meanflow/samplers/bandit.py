@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from keras_meanflow.configurable import Configurable, part
+from keras_meanflow.parts.part import Configurable, part
 from keras_meanflow.samplers.bandit_state import BanditState
 from keras_meanflow.samplers.skipping import (
     Extrapolation,

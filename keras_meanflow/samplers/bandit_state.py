@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_meanflow.configurable import register
+from keras_meanflow.parts.part import register
 
 
 @register

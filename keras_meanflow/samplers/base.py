@@ -5,7 +5,7 @@ import abc
 import numpy as np
 from keras import ops
 
-from keras_meanflow.configurable import Configurable
+from keras_meanflow.parts.part import Configurable
 
 
 class Sampler(Configurable, abc.ABC):

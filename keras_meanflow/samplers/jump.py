@@ -1,7 +1,7 @@
 """Jumps of the average velocity."""
 
-from keras_meanflow.configurable import part
-from keras_meanflow.paths import per_row
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.rows import per_row
 from keras_meanflow.samplers.base import Sampler
 
 

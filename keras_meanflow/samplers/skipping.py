@@ -5,7 +5,7 @@ import abc
 import numpy as np
 from keras import ops
 
-from keras_meanflow.configurable import Configurable, part
+from keras_meanflow.parts.part import Configurable, part
 from keras_meanflow.samplers.base import Sampler, start
 
 

@@ -16,10 +16,11 @@ import keras
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from keras_meanflow import DecoupledMeanFlow, DiT, EasyFirst, FlowMap, MeanFlow  # noqa: E402
 from keras_meanflow.curriculum import Curriculum  # noqa: E402
-from keras_meanflow.recipe import find, resolve  # noqa: E402
 from keras_meanflow.runs import describe, load, train  # noqa: E402
+
+from keras_meanflow import DecoupledMeanFlow, DiT, EasyFirst, FlowMap, MeanFlow  # noqa: E402
+from keras_meanflow.recipe import find, resolve  # noqa: E402
 
 OUT = Path(__file__).parent / "old_runs"
 SMALL = dict(width=4, depth=1, heads=1, patch_size=4, batch_size=4, log_every=2, warmup_steps=1)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
+from keras_meanflow.evaluation.judge import evaluate_images, make_reference, self_check
+from keras_meanflow.evaluation.protocols import Protocol
+from keras_meanflow.features.extractor import FeatureExtractor
 from keras_meanflow.metrics import Reference
-from keras_meanflow.metrics.evaluation import evaluate_images, make_reference, self_check
-from keras_meanflow.metrics.features import FeatureExtractor
-from keras_meanflow.metrics.protocols import Protocol
 
 FIELDS = {"labels": "random", "reference": "noise", "samples": 300}
 

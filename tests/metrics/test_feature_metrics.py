@@ -22,11 +22,7 @@ from keras_meanflow.metrics import (
     precision_recall,
 )
 from keras_meanflow.metrics.estimate import jackknife
-from keras_meanflow.metrics.frechet import (
-    _eigen_factor,
-    trace_of_root,
-    trace_of_root_scipy,
-)
+from keras_meanflow.metrics.frechet import _eigen_factor, trace_of_root, trace_of_root_scipy
 from keras_meanflow.metrics.neighbours import radii
 from keras_meanflow.metrics.reference import npz_images
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from golden import metrics_networks as golden
 
-from keras_meanflow.metrics import published
-from keras_meanflow.metrics.dinov2 import dinov2, load_dinov2
-from keras_meanflow.metrics.features import FeatureExtractor
-from keras_meanflow.metrics.inception import PARTS, inception_v3, load_inception
-from keras_meanflow.metrics.lenet import lenet, load_lenet
-from keras_meanflow.metrics.resize import Bicubic, LegacyBilinear
+from keras_meanflow.features import published
+from keras_meanflow.features.dinov2 import dinov2, load_dinov2
+from keras_meanflow.features.extractor import FeatureExtractor
+from keras_meanflow.features.inception import PARTS, inception_v3, load_inception
+from keras_meanflow.features.lenet import lenet, load_lenet
+from keras_meanflow.features.resize import Bicubic, LegacyBilinear
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics_networks.npz")
 TOLERANCE = 1e-4

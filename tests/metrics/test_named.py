@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 
 from keras_meanflow.data import load_digits
-from keras_meanflow.metrics.images import Images
-from keras_meanflow.metrics.named import (
+from keras_meanflow.evaluation.images import Images
+from keras_meanflow.evaluation.named import (
     NETWORKS,
     PROTOCOLS,
     find_protocol,
     open_features,
     open_protocol,
 )
-from keras_meanflow.metrics.published import PUBLISHED
+from keras_meanflow.features.published import PUBLISHED
+from keras_meanflow.features.resize import Bicubic, LegacyBilinear, resize_of
 from keras_meanflow.metrics.reference import Reference, is_reference, reference_name
-from keras_meanflow.metrics.resize import Bicubic, LegacyBilinear, resize_of
 
 
 def refused(message):

@@ -9,8 +9,9 @@ from golden import weights_formats as golden
 from keras import ops
 
 from keras_meanflow.backend import BACKEND, compiled, jvp
-from keras_meanflow.networks import MLP, DiT, InContextDiT, NoisePrediction, UNet
-from keras_meanflow.weights.conversion import (
+from keras_meanflow.files.readers import read_weights
+from keras_meanflow.files.writers import write_weights
+from keras_meanflow.formats.conversion import (
     FORMATS,
     flat,
     load_network,
@@ -18,9 +19,8 @@ from keras_meanflow.weights.conversion import (
     save_network,
     weights_of,
 )
-from keras_meanflow.weights.names import named_weights
-from keras_meanflow.weights.readers import read_weights
-from keras_meanflow.weights.writers import write_weights
+from keras_meanflow.formats.names import named_weights
+from keras_meanflow.networks import MLP, DiT, InContextDiT, NoisePrediction, UNet
 
 # What the tensors do not tell.
 SETTINGS = {name: {"heads": golden.SIZE["heads"]} for name in FORMATS}

@@ -6,8 +6,8 @@ from golden import weights_formats as golden
 from keras import ops
 from oracles import randomise
 
+from keras_meanflow.formats.fine_tuning import add_interval, decouple
 from keras_meanflow.networks import MLP, DiT, NoisePrediction
-from keras_meanflow.weights.fine_tuning import add_interval, decouple
 
 SMALL = {"image_size": 8, "channels": 3, "patch_size": 2, "width": 24, "depth": 2, "heads": 3}
 DIT = {"time_inputs": ("t",), "time_scale": 1000.0}

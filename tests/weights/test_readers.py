@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from golden import metrics_weights
 
-from keras_meanflow.weights.pickles import interpret
-from keras_meanflow.weights.readers import read_safetensors, read_torch, read_weights
+from keras_meanflow.files.pickles import interpret
+from keras_meanflow.files.readers import read_safetensors, read_torch, read_weights
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def test_files_that_torch_and_safetensors_wrote_are_read_without_them(suffix):
 def test_reading_imports_no_torch():
     path = Path(__file__).parents[1] / "golden" / "metrics_weights.pt"
     code = (
-        "import sys; from keras_meanflow.weights.readers import read_weights\n"
+        "import sys; from keras_meanflow.files.readers import read_weights\n"
         f"read_weights({str(path)!r}); print('torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

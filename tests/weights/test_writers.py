@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from golden import weights_flax
 
-from keras_meanflow.weights.msgpack import pack, unpack
-from keras_meanflow.weights.readers import read_metadata, read_weights
-from keras_meanflow.weights.writers import write_weights
+from keras_meanflow.files.msgpack import pack, unpack
+from keras_meanflow.files.readers import read_metadata, read_weights
+from keras_meanflow.files.writers import write_weights
 
 FLAX = Path(__file__).parents[1] / "golden" / "weights_flax.msgpack"
 STATE = {

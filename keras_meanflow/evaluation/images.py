@@ -1,0 +1,67 @@
+"""The images of a reference set, wherever they lie, as the uint8 batches that features want."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from keras_meanflow.data import ArraySource, load_arrays, load_digits, open_source
+from keras_meanflow.evaluation.protocols import quantise
+from keras_meanflow.metrics.reference import npz_images, npz_names, npz_shape
+
+
+class Images:
+    """A set of images, read a batch at a time in an order that is random and always the same.
+
+    Only the batch file of ADM (`arr_0`) comes in its own order: it is read as a stream.
+
+    Args:
+        data: A folder of images; an `.npz` file with `x_train` or `x`, or `arr_0`; another split of
+            it, as in "mnist.npz:test"; or "digits", "digits:train", "digits:test" of the package.
+        image_size: Side in pixels; a folder's images are cropped to it, and need it.
+        channels: Of a folder's images; 3 by default.
+
+    Raises:
+        ValueError: For data of no such kind, and as `data.open_source`.
+
+    Example:
+        >>> images = Images("digits:test")
+        >>> len(images), next(images.batches(4)).shape
+        (898, (4, 8, 8, 1))
+    """
+
+    def __init__(
+        self, data: str | Path, *, image_size: int | None = None, channels: int | None = None
+    ):
+        self.name = str(data)
+        path, split = _split(self.name)
+        self._stream = path if not split and "arr_0" in npz_names(path) else None
+        if self._stream:
+            self._count = npz_shape(path)[0]
+        elif path == "digits":
+            self._source = ArraySource(*load_digits(split or "all"))
+        elif split:
+            self._source = ArraySource(*load_arrays(path, split))
+        else:
+            self._source = open_source(path, image_size, channels)
+
+    def __len__(self) -> int:
+        return self._count if self._stream else len(self._source)
+
+    def batches(self, batch_size: int = 64) -> Iterator[np.ndarray]:
+        """Yields all images, uint8 (N, H, W, C)."""
+        if self._stream:
+            yield from npz_images(self._stream, batch_size)
+            return
+        order = np.random.Generator(np.random.Philox(key=0)).permutation(len(self))
+        for start in range(0, len(self), batch_size):
+            yield quantise(self._source.take(order[start : start + batch_size])[0])
+
+
+def _split(name):
+    """("mnist.npz", "test") of "mnist.npz:test"; without a split ("mnist.npz", "")."""
+    found = re.fullmatch(r"(.+\.npz|digits):(\w+)", name)
+    return found.groups() if found else (name, "")

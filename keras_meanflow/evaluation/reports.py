@@ -1,0 +1,104 @@
+"""Reports of evaluations: their JSON file, their table, their picture."""
+
+import json
+from pathlib import Path
+
+from keras_meanflow.files.atomic import write_text
+from keras_meanflow.pictures.samples import curves
+
+PAIRS = ("precision", "recall", "density", "coverage")
+HEAD = ("", "FID", "95 % interval", "infinity", "KID", "95 % interval", *PAIRS, "IS")
+
+
+def read_reports(path):
+    """The reports in a file that `write_reports` wrote; none if there is no such file."""
+    path = Path(path)
+    return json.loads(path.read_text("utf-8"))["reports"] if path.is_file() else []
+
+
+def write_reports(path, reports):
+    """Write reports as JSON, into a folder that is made if absent."""
+    path, text = Path(path), json.dumps({"reports": reports}, indent=1) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+
+
+def merged(reports, new):
+    """The reports with a new one, without those that it replaces or that it does not go with."""
+    kept = [report for report in reports if _go_together(report, new)]
+    return sorted([*kept, new], key=lambda report: (report["subject"], report.get("steps", 0)))
+
+
+def _go_together(old, new):
+    if old["protocol"] != new["protocol"]:
+        return False
+    if old["subject"] != new["subject"]:
+        return True
+    same = all(old.get(name) == new.get(name) for name in ("reference", "model"))
+    return same and old.get("steps") != new.get("steps")
+
+
+def table(reports):
+    """Reports as lines of text: what was measured with, a row for each, the warnings."""
+    rows = [HEAD, *map(_row, reports)]
+    used = [any(row[i] for row in rows[1:]) for i in range(len(HEAD))]
+    rows = [[cell for cell, use in zip(row, used, strict=True) if use] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_protocol(reports[0])]
+    for first, *cells in rows:
+        padded = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([first.ljust(widths[0]), *padded]).rstrip())
+    warnings = dict.fromkeys(text for report in reports for text in report["warnings"])
+    return "\n".join([*lines, *(f"Note: {text}" for text in warnings)])
+
+
+def _protocol(report):
+    protocol = report["protocol"]
+    return (
+        f"{protocol['name']}: {protocol['features']} features (resize {protocol['resize']}) of "
+        f"{protocol['samples']:,} samples, labels {protocol['labels']}, pixels rounded "
+        f"{protocol['rounding']}, against {protocol['reference']}."
+    )
+
+
+def _row(report):
+    fid, kid, score = report["fid"], report.get("kid"), report.get("inception_score")
+    return (
+        _name(report),
+        f"{fid['value']:.4g}",
+        _interval(fid),
+        f"{fid['infinity']:.4g}",
+        f"{kid['value']:.4g}" if kid else "",
+        _interval(kid) if kid else "",
+        *(f"{report[name]:.3f}" if name in report else "" for name in PAIRS),
+        f"{score['mean']:.3g}" if score else "",
+    )
+
+
+def _name(report):
+    if report["subject"] == "self-check":
+        return f"self-check, {report['samples']:,} against {report['reference']['count']:,}"
+    if report["subject"] != "samples":
+        return report["subject"]
+    return "1 step" if report["steps"] == 1 else f"{report['steps']} steps"
+
+
+def _interval(estimate):
+    low, high = estimate["interval"]
+    return f"{low:.4g} to {high:.4g}"
+
+
+def picture(reports):
+    """FID, and KID where it is measured, over the number of network evaluations (NFE)."""
+    reports = [report for report in reports if report["subject"] == "samples"]
+    measured = {name: [r[name] for r in reports if name in r] for name in ("fid", "kid")}
+    whole = {name: found for name, found in measured.items() if len(found) == len(reports)}
+    names = {name: f"{name.upper()} over NFE" for name in whole}
+    return curves(
+        [report["nfe"] for report in reports],
+        {names[name]: [one["value"] for one in found] for name, found in whole.items()},
+        intervals={
+            names[name]: [one["interval"] for one in found] for name, found in whole.items()
+        },
+        columns=len(whole),
+    )

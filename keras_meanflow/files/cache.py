@@ -1,0 +1,27 @@
+"""Published weights of feature networks: where they are, their checksums, and a cache.
+
+Nothing is fetched unless `fetch_weights` is called.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from keras_meanflow.files.atomic import sha256_of
+
+
+def cache_folder() -> Path:
+    """Where fetched weights lie: `$KMF_CACHE`, or `~/.cache/keras_meanflow`."""
+    return Path(os.environ.get("KMF_CACHE", Path.home() / ".cache" / "keras_meanflow"))
+
+
+def check_sha256(path: str | os.PathLike, expected: str | None) -> str:
+    """The SHA-256 of a file; refused when it is not the expected one, if any."""
+    found = sha256_of(path)
+    if expected is not None and found != expected:
+        raise ValueError(
+            f"The weights must be the published file. {path} has SHA-256 {found}, not {expected}. "
+            "Fetch it again, or pass the checksum of the file you trust."
+        )
+    return found

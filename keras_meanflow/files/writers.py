@@ -1,0 +1,139 @@
+"""Writes weights as `.safetensors`, `.npz`, `.msgpack` and `.pt`: what their own libraries read."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from keras_meanflow.files.atomic import write_atomically
+from keras_meanflow.files.msgpack import pack
+
+_STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "float64": "DoubleStorage"}
+_SAFETENSORS = {"float32": "F32", "float16": "F16", "float64": "F64"}
+
+
+def write_weights(
+    path: str | os.PathLike,
+    state: dict[str, np.ndarray],
+    *,
+    wrapping: tuple[str, ...] = (),
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Writes tensors in the container that the name's ending says, whole or not at all.
+
+    Args:
+        path: `.safetensors`, `.npz`, `.msgpack`, `.pt` or `.pth`.
+        state: float arrays by name.
+        wrapping: names to nest a msgpack's tree under; its names split at "/".
+        metadata: text for the header of a `.safetensors` file.
+
+    Raises:
+        ValueError: For another ending.
+
+    Example:
+        >>> write_weights("a.safetensors", {"w": np.zeros((2, 3), "float32")})
+    """
+    path = Path(path)
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"Weights are written as {', '.join(_WRITERS)}. Received: {path.name}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: np.asarray(array, order="C") for name, array in state.items()}
+
+    def write(partial):
+        with open(partial, "wb") as file:
+            _WRITERS[path.suffix](file, state, wrapping, metadata or {})
+
+    write_atomically(path, write)
+
+
+def _safetensors(file, state, _wrapping, metadata):
+    header, offset = {"__metadata__": metadata} if metadata else {}, 0
+    for name, array in state.items():
+        entry = {"dtype": _SAFETENSORS[array.dtype.name], "shape": list(array.shape)}
+        header[name] = {**entry, "data_offsets": [offset, offset + array.nbytes]}
+        offset += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(struct.pack("<Q", len(text)) + text)
+    for array in state.values():
+        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def _npz(file, state, _wrapping, _metadata):
+    np.savez(file, **state)
+
+
+def _msgpack(file, state, wrapping, _metadata):
+    tree = {}
+    for name, array in state.items():
+        *folders, leaf = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[leaf] = array
+    for name in reversed(wrapping):
+        tree = {name: tree}
+    file.write(pack(tree))
+
+
+def _torch(file, state, _wrapping, _metadata):
+    """The zip of `torch.save`: a pickle that describes the tensors, and a file of each's numbers.
+
+    torch is not needed: the pickle's instructions are written one by one, as the reader in
+    `pickles.py` follows them.
+    """
+    with zipfile.ZipFile(file, "w") as archive:
+        add = _undated(archive)
+        add("archive/data.pkl", _torch_pickle(state))
+        add("archive/byteorder", "little")
+        for i, array in enumerate(state.values()):
+            data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+            add(f"archive/data/{i}", data)
+        add("archive/version", "3\n")
+
+
+def _undated(archive):
+    """`writestr` without the time of day, so that the same weights are the same bytes."""
+    return lambda name, data: archive.writestr(zipfile.ZipInfo(name), data)
+
+
+def _torch_pickle(state):
+    out = [b"\x80\x02}("]  # protocol 2, an empty dict, a mark
+    for i, (name, array) in enumerate(state.items()):
+        strides = np.array(array.strides, "int64") // array.itemsize
+        out += [_text(name), b"ctorch._utils\n_rebuild_tensor_v2\n(("]
+        storage = _STORAGES[array.dtype.name]
+        out += [_text("storage"), f"ctorch\n{storage}\n".encode(), _text(str(i)), _text("cpu")]
+        out += [_integer(array.size), b"tQ", _integer(0)]  # the storage; an offset of 0
+        out += [_tuple(array.shape), _tuple(strides.tolist())]
+        out.append(b"\x89ccollections\nOrderedDict\n)RtR")  # needs no gradient, has no hooks
+    return b"".join([*out, b"u."])
+
+
+def _text(text):
+    data = text.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def _integer(number):
+    if number < 2**31:
+        return b"J" + struct.pack("<i", number)
+    return b"\x8a\x08" + struct.pack("<q", number)
+
+
+def _tuple(numbers):
+    return b"(" + b"".join(map(_integer, numbers)) + b"t"
+
+
+_WRITERS = {
+    ".safetensors": _safetensors,
+    ".npz": _npz,
+    ".msgpack": _msgpack,
+    ".pt": _torch,
+    ".pth": _torch,
+}

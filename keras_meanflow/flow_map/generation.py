@@ -1,0 +1,217 @@
+"""What a trained FlowMap is for: samples, and a sampler exported for others to run."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_meanflow.backend import BACKEND, compiled, device_count, export_arguments, local, spread
+from keras_meanflow.backend.random import philox_noise
+from keras_meanflow.samplers import Jump
+
+_FORMATS = {"jax": "tf_saved_model", "tensorflow": "tf_saved_model", "torch": "torch"}
+
+
+def as_condition(labels):
+    """Labels, a list of them, an array or a dict of arrays, in NumPy; None stays None."""
+    if isinstance(labels, dict):
+        return {name: as_condition(array) for name, array in labels.items()}
+    array = np.asarray(labels)
+    return None if labels is None else array.astype("float32") if array.dtype.kind == "f" else array
+
+
+class Generation:
+    """`generate` and `export` of a FlowMap."""
+
+    def generate(
+        self,
+        labels,
+        *,
+        steps=None,
+        sampler=None,
+        seed=0,
+        first=0,
+        batch_size=256,
+        guidance_scale=None,
+        temperature=1.0,
+        verbose="auto",
+    ):
+        """Samples from noise, float32 NumPy of shape (n, ...), with the weights of `average`.
+
+        Args:
+            labels: integers (n,), or what condition the network takes, an array or a dict of arrays
+                of n rows; for an unconditional network the number of samples.
+            steps: number of jumps of the flow map; 1 by default.
+            sampler: a `Sampler` instead: `Jump(times=...)`, `Euler(steps=50)`, `Heun(steps=25)`,
+                `Restart(steps=2)`, `BanditSampler(steps=50)`, which learns from each batch.
+            seed: image i of seed s is the same whatever the batch size, backend or devices, unless
+                the sampler learns.
+            first: number of the first image.
+            batch_size: largest batch that runs at once, over all devices of this process on JAX;
+                the last one is padded to it.
+            guidance_scale: s of `u(null) + s (u(c) - u(null))`, for a model trained with label
+                dropout and without guidance in the target.
+            temperature: factor of the noise; at 0 there is none.
+            verbose: 0 for no progress bar; "auto" shows one over several batches.
+
+        Raises:
+            ValueError: for unknown labels, steps < 1, both `steps` and `sampler`, a guidance scale
+                on a model that has guidance baked in or no null label, or a negative temperature.
+
+        Example:
+            >>> flow_map.generate(np.arange(10), steps=1, seed=0).shape
+            (10, 8, 8, 1)
+        """
+        if steps is not None and sampler is not None:
+            raise ValueError(f"Give steps or a sampler, not both. Received: {steps}, {sampler}.")
+        sampler = sampler or Jump(steps=1 if steps is None else steps)
+        self._check_guidance_scale(guidance_scale)
+        if not temperature >= 0.0:
+            raise ValueError(f"temperature is at least 0. Received: {temperature}.")
+        n, condition = self._count_and_condition(labels)
+        devices = device_count()
+        batch_size = -(-max(min(batch_size, n), 1) // devices) * devices
+        step = self._compiled_step(sampler, guidance_scale)
+        batches = range(0, n, batch_size)
+        show = verbose not in (0, "auto") or (verbose == "auto" and len(batches) > 1)
+        bar = keras.utils.Progbar(n, unit_name="image") if show else None
+        out = np.empty((n, *self.network.data_shape), "float32")
+        for start in batches:
+            rows = np.minimum(np.arange(start, start + batch_size), n - 1)  # the last one padded
+            noises = [
+                np.float32(temperature)
+                * philox_noise(seed, first + rows, self.network.data_shape, draw=draw)
+                for draw in range(sampler.noises)
+            ]
+            part = keras.tree.map_structure(lambda a, rows=rows: a[rows], condition)
+            samples = self._sample(sampler, step, noises, part)
+            stop = min(start + batch_size, n)
+            out[start:stop] = samples[: stop - start]
+            if bar:
+                bar.update(stop)
+        return out
+
+    def _sample(self, sampler, step, noises, condition):
+        noises, condition = keras.tree.map_structure(spread, (noises, condition))
+        condition = keras.tree.map_structure(ops.convert_to_tensor, condition)
+        noises = [
+            self.objective.start(ops.convert_to_tensor(noise), *(condition or (None,)))
+            for noise in noises
+        ]
+        weights = [*self.chosen_weights, *self.network.non_trainable_variables]
+        values = [local(weight.value) for weight in weights]
+        walked = sampler.walk(lambda *arguments: step(values, arguments, condition), *noises)
+        return ops.convert_to_numpy(walked)
+
+    def _compiled_step(self, sampler, guidance_scale):
+        key = (sampler, guidance_scale, self.jit_compile)
+        if key not in self._untracked.steps:
+
+            def step(arguments, condition):
+                def u(z, r, t):
+                    return self._guided(z, r, t, guidance_scale, *condition)
+
+                return sampler.step(u, *arguments)
+
+            variables = self.network.trainable_variables + self.network.non_trainable_variables
+            jit = BACKEND != "torch" or self.jit_compile is True
+            self._untracked.steps[key] = compiled(step, variables, jit)
+        return self._untracked.steps[key]
+
+    def _guided(self, z, r, t, scale, condition=None):
+        u = self.network(z, r, t, condition)
+        if scale is None:
+            return u
+        null = self.network.drop_condition(condition, ops.ones_like(t, dtype="bool"))
+        u_null = self.network(z, r, t, null)
+        return u_null + scale * (u - u_null)
+
+    def _count_and_condition(self, labels):
+        """The number of samples, and the condition as a tuple of none or one."""
+        if isinstance(labels, (int, np.integer)) and not self.network.conditional:
+            if labels < 1:
+                raise ValueError(f"The number of samples is at least 1. Received: {labels}.")
+            return int(labels), ()
+        if isinstance(labels, (int, np.integer)):
+            raise ValueError(
+                "This network is conditional: generate takes labels, one a sample, as in "
+                f"generate(np.repeat(np.arange(10), 8)). Received the number {labels}."
+            )
+        condition = as_condition(labels)
+        self.network.check_condition(condition)
+        return len(next(iter(keras.tree.flatten(condition)))), (condition,)
+
+    def _check_guidance_scale(self, scale):
+        if scale is None:
+            return
+        if self.objective.guidance is not None:
+            raise ValueError(
+                "This model has guidance baked into its training target "
+                f"({self.objective.guidance}): one call already gives the guided velocity. Leave "
+                f"guidance_scale out. Received: {scale}."
+            )
+        if not self.network.conditional or self.objective.label_dropout == 0.0:
+            raise ValueError(
+                "guidance_scale needs a null label that was trained: a conditional network and "
+                f"label_dropout > 0. Received: guidance_scale={scale}."
+            )
+
+    def export(self, filepath, *, steps=1, sampler=None, format=None, **kwargs):
+        """Write noise and condition -> sample, with the weights of `average`, for serving.
+
+        A sampler that adds noise on the way takes that too, one input for each (`Sampler.noises`).
+
+        Args:
+            filepath: where to.
+            steps: number of jumps, or
+            sampler: a `Sampler`; one that learns is exported as what it has learned.
+            format: of `keras.Model.export`: "tf_saved_model" (default on TensorFlow and JAX),
+                "torch" (default on PyTorch, a `.pt2` file) and others where this backend has them.
+            **kwargs: further arguments of `keras.Model.export`.
+
+        Example:
+            >>> flow_map.export("sampler")
+        """
+        model = self.sampling_model((sampler or Jump(steps=steps)).freeze())
+        format = format or _FORMATS[BACKEND]
+        kwargs = {**export_arguments(format, len(model.inputs)), **kwargs}
+        keras.Model.export(model, filepath, format=format, **kwargs)
+
+    def sampling_model(self, sampler):
+        """A plain `keras.Model` from noise and what arrays of a condition there are to samples.
+
+        Its inputs are a list, a dict's arrays in the order of their names; weights are copied.
+        """
+        network = self.copied_network(self.average)
+        names = ["noise", *(f"noise_{k}" for k in range(1, sampler.noises))]
+        noises = [keras.Input(network.data_shape, name=name) for name in names]
+        condition = network.condition_inputs()
+        samples = SamplingLayer(network, sampler, self.objective.start)(noises, condition)
+        given = [] if condition is None else keras.tree.flatten(condition)
+        return keras.Model([*noises, *given], samples)
+
+    def copied_network(self, average):
+        """A copy of the network with the average of this decay, or the raw weights for None."""
+        network = type(self.network).from_config(self.network.get_config())
+        sources = [*self.weights_of(average), *self.network.non_trainable_variables]
+        targets = [*network.trainable_variables, *network.non_trainable_variables]
+        for target, source in zip(targets, sources, strict=True):
+            target.assign(ops.copy(source.value))  # JAX donates buffers: never share one
+        return network
+
+
+class SamplingLayer(keras.layers.Layer):
+    """A sampler around a network, as a layer: noise and condition to samples."""
+
+    def __init__(self, network, sampler, start, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.network, self.sampler, self.start = network, sampler, start
+        self.built = True
+
+    def call(self, noises, condition=None):
+        """A list of (B, ...), which the sampler adds in turn, to (B, ...)."""
+        starts = [self.start(noise, condition) for noise in noises]
+        return self.sampler(lambda z, r, t: self.network(z, r, t, condition), *starts)
+
+    def compute_output_spec(self, noises, condition=None):
+        """Samples have the noise's shape."""
+        return keras.KerasTensor(noises[0].shape, dtype="float32")

@@ -1,0 +1,274 @@
+"""FlowMaps from names, folders and addresses: `from_preset`, `save_to_preset`, `model_card`."""
+
+import json
+from pathlib import Path
+
+import keras
+
+from keras_meanflow import __version__
+from keras_meanflow.codecs.base import CODEC, Codec
+from keras_meanflow.files.atomic import write_atomically, write_text
+from keras_meanflow.files.fetching import HUGGING_FACE, fetch, split_address
+from keras_meanflow.files.readers import read_weights
+from keras_meanflow.formats.autoencoders import AUTOENCODERS, PublishedCodec
+from keras_meanflow.formats.checkpoints import CHECKPOINTS
+from keras_meanflow.formats.conversion import assign_own, load_network, save_network
+from keras_meanflow.objectives import FlowMatching, MeanFlow
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+class Presets:
+    """`from_preset` and `save_to_preset` of a FlowMap."""
+
+    @classmethod
+    def from_preset(cls, preset, *, path=None, objective=None, **settings):
+        """A FlowMap with published or saved weights, in raw weights and averages alike.
+
+        A preset is
+        - a folder that `save_to_preset` wrote, or `hf://OWNER/REPOSITORY` of such a folder;
+        - a name of `keras_meanflow.formats.checkpoints.CHECKPOINTS`: "imf-b-2", "sit-xl-2", ...;
+        - a file in a published format, or `hf://OWNER/REPOSITORY/FILE`, with the settings of
+          `load_network`.
+        What lies elsewhere is fetched once, into `$KMF_CACHE` or `~/.cache/keras_meanflow`.
+
+        Args:
+            preset: one of these.
+            path: of the file of a named checkpoint that was fetched by hand.
+            objective: to train it further with; by default what the folder says, `FlowMatching()`
+                for a flow model and `MeanFlow()` for others.
+            **settings: of `load_network`, such as `format="sit"` or `image_size=32`.
+
+        Raises:
+            ValueError: for an unknown name, a checkpoint that a browser has to fetch, weights that
+                are not the network's, or a folder's objective with networks of its own, which a
+                preset does not hold.
+
+        Example:
+            >>> flow_map = FlowMap.from_preset("imf-b-2")
+            >>> latents = flow_map.generate([207, 88], steps=1)
+        """
+        folder = _folder(str(preset))
+        if folder is not None:
+            return cls._from_folder(folder, objective)
+        known = known_checkpoint(str(preset))
+        if known is not None:
+            settings = {"format": known.format, **known.settings, **settings}
+        network = load_network(_file(str(preset), known, path), **settings)
+        flow = known is not None and known.predicts != "average velocity"
+        return cls(network, objective or (FlowMatching() if flow else MeanFlow()))
+
+    @classmethod
+    def _from_folder(cls, folder, objective):
+        config = _config_in(folder)["flow_map"]
+        if objective is not None:
+            config["objective"] = keras.saving.serialize_keras_object(objective)
+        flow_map = cls.from_config(config)
+        if objective is None and (flow_map.teachers or flow_map.companion):
+            raise ValueError(
+                f"{type(flow_map.objective).__name__} has networks of its own, which a preset does "
+                "not hold. Give an objective, MeanFlow() if it is for sampling only: "
+                "from_preset(..., objective=MeanFlow())."
+            )
+        try:
+            assign_own(flow_map.network, read_weights(folder / WEIGHTS))
+        except ValueError as error:
+            raise ValueError(f"{folder / WEIGHTS} cannot be loaded. {error}") from error
+        for decay in flow_map.averages:
+            pairs = zip(
+                flow_map.weights_of(decay), flow_map.network.trainable_variables, strict=True
+            )
+            for average, weight in pairs:
+                average.assign(weight.value)
+        return flow_map
+
+    def save_to_preset(self, folder, *, codec=None, title="A FlowMap", licence=None, text=""):
+        """Write a folder to share: arguments, the weights of `average`, and a model card.
+
+        What training needs to go on (raw weights beside averages, the optimizer, the step) is not
+        in it: that is `save`.
+
+        Args:
+            folder: made if it is not there.
+            codec: for a model of latents, what makes pixels of them: a `Codec`, which is written
+                beside the weights, or a `PublishedCodec`, whose address is.
+            title: of the card.
+            licence: of the weights, an SPDX name such as "mit".
+            text: Markdown for the card: data, quality, intended use.
+
+        Raises:
+            ValueError: for a codec of other latents than the network's.
+
+        Example:
+            >>> flow_map.save_to_preset("digits-preset", licence="apache-2.0")
+            >>> FlowMap.from_preset("digits-preset").generate([3], seed=0)
+        """
+        if isinstance(codec, Codec):
+            codec.check_latents(self.network.data_shape)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_network(self.network_with(self.average), folder / WEIGHTS)
+        config = {"keras_meanflow": __version__, "flow_map": self.get_config()}
+        if codec is not None:
+            config["codec"] = _keep_codec(codec, folder)
+        for name, content in (
+            (CONFIG, json.dumps(config, indent=2) + "\n"),
+            (CARD, self._card(title, licence, text)),
+        ):
+            write_text(folder / name, content)
+
+    def network_with(self, average):
+        """The network itself for None, or a copy of it with the average of this decay."""
+        return self.network if average is None else self.copied_network(average)
+
+    def _card(self, title, licence, text):
+        network, objective = self.network, self.objective
+        return "\n".join(
+            [
+                "---",
+                *([f"license: {licence}"] if licence else []),
+                "library_name: keras_meanflow",
+                "---",
+                f"# {title}",
+                "",
+                f"{type(network).__name__} of {network.count_params():,} parameters for data of "
+                f"shape {network.data_shape}, "
+                f"{network.num_classes or 'no'} classes; trained with {type(objective).__name__}.",
+                "",
+                text,
+                "",
+                "    from keras_meanflow import FlowMap",
+                '    flow_map = FlowMap.from_preset("FOLDER or hf://OWNER/REPOSITORY")',
+                f"    x = flow_map.generate({'[0, 1]' if network.conditional else 2}, steps=1)",
+                "",
+            ]
+        )
+
+
+def is_preset(name):
+    """Whether `from_preset` takes this name: a folder of one, a known checkpoint, an address."""
+    return name in CHECKPOINTS or name.startswith(HUGGING_FACE) or (Path(name) / CONFIG).is_file()
+
+
+def codec_of(name):
+    """What makes pixels of the samples of a run or preset: a `Codec`, `PublishedCodec` or None.
+
+    Args:
+        name: a run's folder, or what `from_preset` takes; None for a model of pixels, and for a
+            file of weights that the table does not know.
+
+    Raises:
+        ValueError: for a preset whose codec is missing.
+    """
+    known = known_checkpoint(str(name))
+    if known is not None:
+        return AUTOENCODERS[known.autoencoder]
+    folder = _folder(str(name))
+    if folder is None:
+        return _codec_in(Path(name))
+    kept = _config_in(folder).get("codec")
+    if isinstance(kept, dict):
+        return keras.saving.deserialize_keras_object(kept)
+    if kept is not None and str(name).startswith(HUGGING_FACE):
+        fetch(f"{name}/{kept}")
+    if kept is not None and not (folder / kept).is_file():
+        raise ValueError(f"{folder} must hold {kept}, the codec of its latents. It is missing.")
+    return kept and _codec_in(folder)
+
+
+def load_codec(name):
+    """The `Codec` of a run or preset, fetched if need be; None for a model of pixels.
+
+    Example:
+        >>> flow_map, codec = FlowMap.from_preset("sit-xl-2"), load_codec("sit-xl-2")
+        >>> pixels = codec.decode(flow_map.generate([207], sampler=Euler(steps=50)))
+    """
+    codec = codec_of(name)
+    return codec.load() if isinstance(codec, PublishedCodec) else codec
+
+
+def _config_in(folder):
+    """The config of a preset's folder.
+
+    Raises:
+        ValueError: for another file of this name.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / CONFIG} is not JSON, or truncated: {error}.") from error
+    if not isinstance(config, dict) or "flow_map" not in config:
+        raise ValueError(
+            f"{folder / CONFIG} must be what save_to_preset writes, with the arguments of a "
+            f"flow_map. Received: {sorted(config)[:5]}."
+        )
+    return config
+
+
+def _codec_in(folder):
+    path = folder / CODEC
+    return keras.saving.load_model(path, compile=False) if path.is_file() else None
+
+
+def _keep_codec(codec, folder):
+    """Write a codec into a preset's folder; returns what its config says of it."""
+    if isinstance(codec, PublishedCodec):
+        return keras.saving.serialize_keras_object(codec)
+    write_atomically(folder / CODEC, codec.save)
+    return CODEC
+
+
+def model_card(name):
+    """The model card of a known checkpoint, in Markdown.
+
+    Raises:
+        ValueError: for an unknown name.
+
+    Example:
+        >>> print(model_card("imf-b-2"))
+    """
+    known = known_checkpoint(name)
+    if known is None:
+        raise ValueError(_unknown(name))
+    return known.card(name)
+
+
+def known_checkpoint(name):
+    """The table's entry of this name or address, or None."""
+    by_address = {checkpoint.address: checkpoint for checkpoint in CHECKPOINTS.values()}
+    return CHECKPOINTS.get(name) or by_address.get(name)
+
+
+def _folder(preset):
+    """The folder of a preset of ours, fetched if need be; None if it is something else."""
+    if (Path(preset) / CONFIG).is_file():
+        return Path(preset)
+    if not preset.startswith(HUGGING_FACE) or split_address(preset)[2]:
+        return None
+    fetch(f"{preset}/{WEIGHTS}")
+    return fetch(f"{preset}/{CONFIG}").parent
+
+
+def _file(preset, known, path):
+    """The file of a preset in a published format."""
+    if path is not None:
+        return path
+    if known is not None and known.by_hand:
+        raise ValueError(
+            f"A browser has to fetch {preset} from {known.address}. Unpack it if it is a zip, "
+            "and give its path: from_preset(..., path=FILE)."
+        )
+    if known is not None:
+        return fetch(known.address, known.sha256)
+    if preset.startswith(HUGGING_FACE):
+        return fetch(preset)
+    if not Path(preset).exists():
+        raise ValueError(_unknown(preset))
+    return preset
+
+
+def _unknown(name):
+    return (
+        f"A preset is a folder or file, hf://OWNER/REPOSITORY, or one of {', '.join(CHECKPOINTS)}. "
+        f"Received: {name!r}."
+    )

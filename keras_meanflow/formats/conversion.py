@@ -1,0 +1,213 @@
+"""Networks from published files, and back: `load_network` and `save_network`."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_meanflow.files.readers import read_metadata, read_weights
+from keras_meanflow.files.writers import write_weights
+from keras_meanflow.formats.dit import DIT_FORMATS
+from keras_meanflow.formats.dit_dh import RAE_FORMATS
+from keras_meanflow.formats.format import Format
+from keras_meanflow.formats.in_context import IMF_FORMATS
+from keras_meanflow.formats.names import named_weights
+from keras_meanflow.formats.unet import UNET_FORMATS
+from keras_meanflow.networks import Network
+
+OWN = "keras_meanflow"
+FORMATS: dict[str, Format] = {
+    f.name: f for f in (*DIT_FORMATS, *IMF_FORMATS, *RAE_FORMATS, *UNET_FORMATS)
+}
+# Prefixes of a network among several: py-meanflow's averages and raw weights, MeanFlowSE's network.
+NETWORKS = ("net_ema.", "net.", "dnn.")
+AVERAGED, RAW = ("ema", "ema_params", "params_ema"), ("model", "params", "state_dict")
+
+
+def load_network(
+    path: str | os.PathLike,
+    format: str | None = None,
+    *,
+    averaged: bool = True,
+    **settings,
+) -> Network:
+    """A network of this package with the weights of a published file.
+
+    What the tensors' shapes tell is taken from them; what they do not tell is given by name, and
+    asked for if it is missing: `image_size` where no position table is stored, `split_depth` of
+    a Decoupled MeanFlow, `heads` for a width that was never published.
+
+    Args:
+        path: `.pt`, `.pth`, `.safetensors`, `.npz`, `.msgpack`, or an orbax folder.
+        format: a name of `FORMATS`, or None to tell it by the tensors' names.
+        averaged: of a training checkpoint the averaged weights, or else the raw ones.
+        **settings: arguments of the network.
+
+    Returns:
+        A `DiT`, `InContextDiT` or `UNet` in the conventions of this package: t = 1 is noise, and
+        the output is the average velocity. Of the formats "dit" and "diffusers", whose networks
+        predict the noise of a DDPM, a `NoisePrediction` around the `DiT`.
+
+    Raises:
+        ValueError: for missing or unmatched tensors, all of them by name; another size; a file
+            that cannot be told or read, or whose pickle asks for more than tensors.
+
+    Example:
+        >>> network = load_network("SiT-XL-2-256.pt", "sit")
+        >>> flow_map = FlowMap(add_interval(network))  # ready to become a MeanFlow
+    """
+    config = read_metadata(path).get(OWN)
+    if config is not None:
+        return _own_network(path, json.loads(config), format, settings)
+    state = one_of(flat(weights_of(read_weights(path), averaged=averaged)), averaged=averaged)
+    try:
+        found = _format(format, state)
+        network = found.network(state, **settings)
+        found.check(network)
+        found.read_into(network, state)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be loaded. {error}") from error
+    return found.velocity(network)
+
+
+def save_network(network: Network, path: str | os.PathLike, format: str = OWN) -> None:
+    """Write a network's weights in a format: tensors named and laid out as others read them.
+
+    The package's own format is a `.safetensors` file that also holds the network's arguments.
+
+    Args:
+        network: a `DiT` or `InContextDiT`, in a `NoisePrediction` for "dit" and "diffusers"; any
+            network in the package's own format.
+        path: ends in the container: `.safetensors`, `.npz`, `.msgpack`, `.pt` or `.pth`.
+        format: a name of `FORMATS`, or "keras_meanflow".
+
+    Raises:
+        ValueError: for a network that the code that reads the format would compute otherwise.
+
+    Example:
+        >>> save_network(network, "network.safetensors")
+        >>> save_network(network, "meanflow.msgpack", "meanflow")
+    """
+    if format == OWN:
+        if not str(path).endswith(".safetensors"):
+            raise ValueError(f"The package's own format ends in .safetensors. Received: {path}.")
+        write_weights(path, own_state(network), metadata={OWN: json.dumps(_config(network))})
+        return
+    found = _named(format)
+    state = found.state_of(found.published(network))
+    write_weights(path, state, wrapping=found.wrapping)
+
+
+def own_state(network: keras.Layer) -> dict[str, np.ndarray]:
+    """A network's weights as arrays, under the names of `named_weights`."""
+    return {n: ops.convert_to_numpy(v.value) for n, v in named_weights(network).items()}
+
+
+def assign_own(network: keras.Layer, state: dict[str, np.ndarray]) -> None:
+    """Give a network the arrays of `own_state`.
+
+    Raises:
+        ValueError: for missing or unmatched names, all of them, or another shape.
+    """
+    weights = named_weights(network)
+    missing, unmatched = sorted(set(weights) - set(state)), sorted(set(state) - set(weights))
+    if missing or unmatched:
+        raise ValueError(
+            "The tensors must be the network's. "
+            f"Missing: {', '.join(missing) or 'none'}. Unmatched: {', '.join(unmatched) or 'none'}."
+        )
+    for name, variable in weights.items():
+        if tuple(variable.shape) != state[name].shape:
+            raise ValueError(
+                "The file's sizes must be the network's. "
+                f"{name} is {state[name].shape}, the network's is {tuple(variable.shape)}."
+            )
+    for name, variable in weights.items():
+        variable.assign(state[name])
+
+
+def _config(network):
+    return keras.saving.serialize_keras_object(network)
+
+
+def _own_network(path, config, format, settings):
+    if format not in (None, OWN):
+        raise ValueError(f"{path} is in the format {OWN}. Received: format={format!r}.")
+    config["config"] |= settings
+    network = keras.saving.deserialize_keras_object(config)
+    try:
+        assign_own(network, read_weights(path))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be loaded. {error}") from error
+    return network
+
+
+def weights_of(tree, *, averaged=True):
+    """The dict of tensors inside a training checkpoint, which has them several times.
+
+    Raises:
+        ValueError: if there are none, or only averaged ones where the raw are asked for.
+    """
+    if not isinstance(tree, dict):
+        raise ValueError(f"Weights are a dict of tensors. Received: {type(tree).__name__}.")
+    names = [n for n in (*AVERAGED, *RAW) if isinstance(tree.get(n), dict)]
+    if not averaged and names and not set(names) & set(RAW):
+        raise ValueError(f"The file has averaged weights only, {names}: load those.")
+    if averaged and "shadow_params" in tree.get("ema", {}):
+        return _with_shadows(tree["state_dict"], tree["ema"]["shadow_params"])
+    names = [n for n in names if "shadow_params" not in tree[n]]
+    chosen = [n for n in names if averaged or n in RAW]
+    if chosen:
+        return weights_of(tree[chosen[0]], averaged=averaged)
+    return tree["net"] if isinstance(tree.get("net"), dict) else tree
+
+
+def _with_shadows(state, averages):
+    """The tensors with torch-ema's averages in place: a list, in order, without names."""
+    learned = [name for name in state if not name.endswith(("all_modules.0.W", "delta_gfproj.W"))]
+    names = list(state) if len(averages) == len(state) else learned
+    return {**state, **dict(zip(names, averages, strict=True))}
+
+
+def one_of(state, *, averaged=True):
+    """The tensors of one network where a state has several, told by the prefixes of names."""
+    for prefix in NETWORKS[0 if averaged else 1 :]:
+        inner = {n.removeprefix(prefix): a for n, a in state.items() if n.startswith(prefix)}
+        if inner:
+            return inner
+    return state
+
+
+def flat(tree, prefix=""):
+    """Nested dicts as one, their keys joined by "/"; DistributedDataParallel's prefix left out."""
+    state = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            state |= flat(value, f"{prefix}{name}/")
+        else:
+            state[prefix + name.removeprefix("module.")] = np.asarray(value)
+    return state
+
+
+def _named(name):
+    if name not in FORMATS:
+        raise ValueError(f"Formats are {', '.join((*FORMATS, OWN))}. Received: {name!r}.")
+    return FORMATS[name]
+
+
+def _format(name, state):
+    """The format of this name, or the one that recognises the tensors."""
+    if name is not None:
+        return _named(name)
+    found = [f for f in FORMATS.values() if f.recognises(state)]
+    if len(found) != 1:
+        known = "; ".join(f"{f.name}: {f.origin}" for f in found or FORMATS.values())
+        raise ValueError(
+            f"{'Several formats have' if found else 'No format has'} tensors of these names, "
+            f"{sorted(state)[:3]} and {len(state)} in all: say which. {known}."
+        )
+    return found[0]

@@ -1,0 +1,312 @@
+"""Guidance in training: the velocity that the network is to learn is already the guided one."""
+
+import abc
+import functools
+import math
+
+from keras import ops
+
+from keras_meanflow.networks.base import Network
+from keras_meanflow.parts.part import Configurable, part
+from keras_meanflow.parts.rows import Chosen, batch_shards, per_row
+from keras_meanflow.parts.schedules import Schedule, bounds_of, value_at
+
+_SAFE = 5.0  # standard deviations
+
+
+class TrainingGuidance(Configurable, abc.ABC):
+    """What the kinds of guidance in training share."""
+
+    def draw(self, keys, r, t):
+        """What a step's guidance draws, arrays (B,); nothing by default."""
+        del keys, r, t
+
+    def rows(self, times, t, drop, dropout):
+        """The `Chosen` rows that guidance may act on, or None for all.
+
+        Args:
+            times: the law of t.
+            t, drop: (B,) times, and booleans of the rows without label.
+            dropout: the share of the latter.
+        """
+        del times, t, drop, dropout
+
+
+class Interval(TrainingGuidance):
+    """Guidance that acts on rows with a label and with t in [start, end]; fields of these names.
+
+    The null velocity of the others is not computed: of a batch of known size as many rows are
+    taken as the interval has but once in three million steps (five standard deviations above the
+    mean). Rows beyond that number are not guided in that step.
+    """
+
+    start: float
+    end: float
+
+    def __post_init__(self):
+        if not self.start <= self.end:
+            raise ValueError(f"start must not exceed end. Received: {self.start}, {self.end}.")
+
+    def rows(self, times, t, drop, dropout):
+        """See `TrainingGuidance.rows`."""
+        rows, blocks = t.shape[0], batch_shards()
+        if rows is None or rows % blocks or (self.start <= 0.0 and self.end >= 1.0):
+            return None
+        size, share = rows // blocks, _share(times, self.start, self.end) * (1.0 - dropout)
+        most = math.ceil(size * share + _SAFE * math.sqrt(size * share * (1.0 - share)))
+        return Chosen(self._within(t, drop), max(most, 1), blocks) if most < size else None
+
+    def active(self, draws):
+        """(B,) booleans: the rows that are guided."""
+        return self._within(draws.t, draws.drop) if draws.guided is None else draws.guided.mask
+
+    def _within(self, t, drop):
+        within = ops.logical_and(t >= self.start, t <= self.end)
+        return ops.logical_and(within, ops.logical_not(drop))
+
+
+@functools.lru_cache
+def _share(times, start, end):
+    return times.share_between(start, end)
+
+
+def _null_velocity(network, drop, z, condition, draws):
+    """`network(z, t, t | null)` of the rows that guidance may act on, and 0 on the others."""
+
+    def velocity(z, t, condition):
+        return network(z, t, t, drop(condition, ops.ones_like(t, "bool")))
+
+    rows, arguments = draws.guided, (z, draws.t, condition)
+    return velocity(*arguments) if rows is None else rows.spread(velocity(*rows.take(arguments)))
+
+
+class OwnGuidance(TrainingGuidance):
+    """`v_g = omega v + kappa u(z, t, t | c) + (1 - omega - kappa) u(z, t, t | null)`.
+
+    A subclass says which weights each row has, and whether the network's own two velocities
+    have any: `needs_null`, `needs_own`.
+    """
+
+    @abc.abstractmethod
+    def weights(self, draws):
+        """omega, kappa and the null weight of each row, each (B,)."""
+
+    def velocity(self, u, z, v, condition, draws):
+        """The guided velocity but for its share kappa of u(z, t, t | c), and kappa (or None)."""
+        if condition is None:
+            raise ValueError("Guidance needs a condition: fit(x, y) with labels y. Received: None.")
+        omega, kappa, null = self.weights(draws)
+        v_guided = per_row(omega, v) * v
+        if self.needs_null:
+            v_null = _null_velocity(u, u.drop, z, condition, draws)
+            v_guided = v_guided + per_row(null, v) * v_null
+        return v_guided, kappa if self.needs_own else None
+
+
+@part
+class Guidance(Interval, OwnGuidance):
+    """`v_g = omega v + kappa u(z, t, t | c) + (1 - omega - kappa) u(z, t, t | null)`.
+
+    The effective scale is `omega / (1 - kappa)`. Outside `[start, end]`, and on rows whose label
+    is dropped, `v_g = v`.
+
+    Args:
+        omega: weight of the conditional velocity `v = e - x`.
+        kappa: weight of the network's own conditional velocity, below 1.
+        start, end: times between which guidance applies.
+
+    Example:
+        >>> MeanFlow(guidance=Guidance(omega=1.0, kappa=0.5))  # effective scale 2
+
+    References:
+        Mean Flows (arXiv 2505.13447), Eq. 19 and 21; Gsunshine/meanflow `guidance_fn`.
+    """
+
+    omega: float = 1.0
+    kappa: float = 0.5
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self):
+        if not 0.0 <= self.kappa < 1.0:
+            raise ValueError(f"kappa must lie in [0, 1). Received: {self.kappa}.")
+        super().__post_init__()
+
+    @property
+    def needs_null(self):
+        """Whether the unconditional velocity has any weight."""
+        return self.omega + self.kappa != 1.0
+
+    @property
+    def needs_own(self):
+        """Whether the network's own conditional velocity has any weight."""
+        return self.kappa > 0.0
+
+    def weights(self, draws):
+        """See `OwnGuidance.weights`."""
+        active = self.active(draws)
+        omega = ops.where(active, self.omega, 1.0)
+        kappa = ops.where(active, self.kappa, 0.0)
+        return omega, kappa, 1.0 - omega - kappa
+
+
+@part
+class RandomGuidance(OwnGuidance):
+    """A scale `w ~ U(1, largest)` a step: `omega = max(1, w - 1)`, `kappa = 1 - omega / w`.
+
+    The effective scale is w. Rows whose label is dropped have the null velocity in the place of
+    the conditional one, `omega v + (1 - omega) u(z, t, t | null)`, as in the authors' code.
+
+    Args:
+        largest: number or schedule, at least 1; at 1 there is no guidance.
+
+    Example:
+        >>> MeanFlow(guidance=RandomGuidance(largest=2.5), coupling=StoredPairs())
+
+    References:
+        Re-MeanFlow (arXiv 2511.23342), Eq. 14 and table 4 (its text swaps omega and kappa);
+        Xinxi-Zhang/Re-MeanFlow `train.py`.
+    """
+
+    largest: float | Schedule = 2.5
+
+    needs_null = needs_own = True
+
+    def __post_init__(self):
+        if not bounds_of(self.largest)[0] >= 1.0:
+            raise ValueError(f"largest must be at least 1. Received: {self.largest}.")
+
+    def draw(self, keys, r, t):
+        """The scale of a step, the same for all its rows on all devices, (B,)."""
+        whole = keys.of_first_row().uniform("guidance", (1, 1))[0, 0]
+        return 1.0 + (value_at(self.largest, keys.progress) - 1.0) * whole + 0.0 * t
+
+    def weights(self, draws):
+        """See `OwnGuidance.weights`."""
+        w = draws.scale
+        omega = ops.maximum(w - 1.0, 1.0)
+        kappa = 1.0 - omega / w
+        return omega, kappa, 1.0 - omega - kappa
+
+
+@part
+class TeacherGuidance(Interval):
+    """The velocity of a teacher: `v_T = T(z, t, t | null) + scale (T(z, t, t | c) - T(.. | null))`.
+
+    It takes the place of `v = e - x`, so that the student has the teacher's guidance inside. One
+    forward pass of the teacher at scale 1, else two. Rows whose label is dropped have
+    `T(z, t, t | null)`. With a share eta below 1 it is `(1 - eta) v + eta v_T`: the more of the
+    teacher, the less variance from the single (x, e) of a row, and the more of the teacher's bias.
+    `MeanFlow` with share 1 is MFD, MeanFlow distillation; with share 0 it is `MeanFlow` alone.
+
+    Args:
+        teacher: a `Network` trained by flow matching, or any that knows the velocity at r = t.
+            `FlowMap` freezes it.
+        scale: guidance scale; 1 for none.
+        start, end: times between which the scale applies; outside it is 1.
+        share: of the teacher in the velocity, in [0, 1].
+
+    Raises:
+        ValueError: for a teacher without classes at another scale than 1, or a share outside
+            [0, 1].
+
+    Example:
+        >>> teacher = runs.load("runs/digits_flow").copied_network(0.999)
+        >>> SplitMeanFlow(guidance=TeacherGuidance(teacher=teacher, scale=2.0), label_dropout=0.0)
+
+    References:
+        SplitMeanFlow (arXiv 2507.16884), section 5.1; MeanFlow Transformers with Representation
+        Autoencoders (arXiv 2511.13019), Prop. 3.1, for the share.
+    """
+
+    teacher: Network
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    share: float = 1.0
+
+    def __post_init__(self):
+        if not 0.0 <= self.share <= 1.0:
+            raise ValueError(f"share lies in [0, 1]. Received: {self.share}.")
+        if self.scale != 1.0 and not self.teacher.conditional:
+            raise ValueError(f"An unconditional teacher has scale=1. Received: {self.scale}.")
+        super().__post_init__()
+
+    def velocity(self, u, z, v, condition, draws):
+        """The teacher's velocity, which has no share of the network's own."""
+        del u
+        taught = self._taught(z, condition, draws)
+        return (1.0 - self.share) * v + self.share * taught, None
+
+    def _taught(self, z, condition, draws):
+        t, teacher = draws.t, self.teacher
+        if not teacher.conditional:
+            return teacher(z, t, t)
+        v_cond = teacher(z, t, t, teacher.drop_condition(condition, draws.drop))
+        if self.scale == 1.0:
+            return v_cond
+        v_null = _null_velocity(teacher, teacher.drop_condition, z, condition, draws)
+        scale = per_row(ops.where(self.active(draws), self.scale, 1.0), z)
+        return v_null + scale * (v_cond - v_null)
+
+
+@part
+class GuidanceInput(TrainingGuidance):
+    """Laws of a guidance scale and interval that the network is told: one model, every scale.
+
+    `p(omega) ~ omega^-beta` on [1, largest], `t_min ~ U(0, 1/2)`, `t_max ~ U(1/2, 1)`; on rows with
+    r = t the interval is [0, 1]. The network's condition is the dict of "labels", "omega", "t_min"
+    and "t_max". To sample, give these, or a network built with `guidance={"omega": 4.0}`.
+
+    Args:
+        beta: the larger, the more of the scales are near 1.
+        largest: the largest scale.
+
+    Raises:
+        ValueError: for a largest scale below 1.
+
+    Example:
+        >>> ImprovedMeanFlow(guidance=GuidanceInput(beta=1.0))
+        >>> flow_map.generate({"labels": labels, "omega": np.full(len(labels), 4.0)})
+
+    References:
+        Improved Mean Flows (arXiv 2512.02012), section 4; Lyy-iiis/imeanflow `sample_cfg_scale`
+        and `sample_cfg_interval`.
+    """
+
+    beta: float = 1.0
+    largest: float = 8.0
+
+    def __post_init__(self):
+        if not self.largest >= 1.0:
+            raise ValueError(f"largest must be at least 1. Received: {self.largest}.")
+
+    def draw(self, keys, r, t):
+        """`omega`, `t_min` and `t_max` of each row, each (B,)."""
+        uniform = keys.uniform("guidance", (ops.shape(t)[0], 3))
+        below = r < t
+        return {
+            "omega": self.quantile(uniform[:, 0]),
+            "t_min": ops.where(below, 0.5 * uniform[:, 1], 0.0),
+            "t_max": ops.where(below, 0.5 + 0.5 * uniform[:, 2], 1.0),
+        }
+
+    def quantile(self, q):
+        """The scale below which a share q of the scales lie."""
+        if self.beta == 1.0:
+            return self.largest**q
+        power = 1.0 - self.beta
+        return (1.0 + q * (self.largest**power - 1.0)) ** (1.0 / power)
+
+    def scale_at(self, t, omega, t_min, t_max):
+        """omega within the interval, 1 outside."""
+        return ops.where(ops.logical_and(t >= t_min, t <= t_max), omega, 1.0)
+
+    def told(self, condition, omega, t_min=None, t_max=None):
+        """The condition with guidance in it, without bounds of the interval over all times."""
+        if condition is None:
+            raise ValueError("Guidance needs a condition: fit(x, y) with labels y. Received: None.")
+        labels = condition if isinstance(condition, dict) else {"labels": condition}
+        t_min = ops.zeros_like(omega) if t_min is None else t_min
+        t_max = ops.ones_like(omega) if t_max is None else t_max
+        return {**labels, "omega": omega, "t_min": t_min, "t_max": t_max}

@@ -1,0 +1,146 @@
+"""What a method is made of: frozen values that save and load with a model.
+
+A path makes z_t of data and noise, a coupling says which noise belongs to which data, a time law
+draws (r, t), a loss measures errors, a weighting weighs rows, and a derivative computes du/dt. Any
+number in them may be a schedule over training progress. Each is a keyword-only dataclass (`part`).
+"""
+
+from keras_meanflow.parts.couplings import (
+    Coupling,
+    FromCondition,
+    Independent,
+    StoredPairs,
+)
+from keras_meanflow.parts.derivatives import (
+    CentralDifference,
+    ClippedDerivative,
+    Derivative,
+    ForwardMode,
+    ScaledCentralDifference,
+)
+from keras_meanflow.parts.easy_first import (
+    EasyFirst,
+    Plateau,
+)
+from keras_meanflow.parts.losses import (
+    AdaptiveLoss,
+    AdaptiveQuartic,
+    Cauchy,
+    LearnedVarianceLoss,
+    LogMSE,
+    MeanAdaptiveLoss,
+    ReleasedLogMSE,
+    SquaredError,
+    mean_square,
+    squared_norm,
+)
+from keras_meanflow.parts.part import (
+    Configurable,
+    fields_of,
+    part,
+    register,
+)
+from keras_meanflow.parts.paths import (
+    Linear,
+    NoisyToClean,
+    Path,
+)
+from keras_meanflow.parts.rows import (
+    Rows,
+    per_row,
+)
+from keras_meanflow.parts.schedules import (
+    Cosine,
+    Line,
+    Piecewise,
+    Power,
+    Schedule,
+    Sigmoid,
+    Steps,
+    bounds_of,
+    scheduled_values,
+    value_at,
+)
+from keras_meanflow.parts.time_laws import (
+    DiagonalLogitNormal,
+    GapBin,
+    LogitNormal,
+    MaskedThenClamped,
+    PowerGap,
+    ShapedGap,
+    ShiftedUniform,
+    TwoLogitNormals,
+    Uniform,
+    UShaped,
+    dimension_shift,
+    shifted,
+)
+from keras_meanflow.parts.times import (
+    TimeSampler,
+)
+from keras_meanflow.parts.weightings import (
+    MinSNRData,
+    MinSNRVelocity,
+    ProgressiveGap,
+    TimeWeight,
+)
+
+__all__ = [
+    "AdaptiveLoss",
+    "AdaptiveQuartic",
+    "Cauchy",
+    "CentralDifference",
+    "ClippedDerivative",
+    "Configurable",
+    "Cosine",
+    "Coupling",
+    "Derivative",
+    "DiagonalLogitNormal",
+    "EasyFirst",
+    "ForwardMode",
+    "FromCondition",
+    "GapBin",
+    "Independent",
+    "LearnedVarianceLoss",
+    "Line",
+    "Linear",
+    "LogMSE",
+    "LogitNormal",
+    "MaskedThenClamped",
+    "MeanAdaptiveLoss",
+    "MinSNRData",
+    "MinSNRVelocity",
+    "NoisyToClean",
+    "Path",
+    "Piecewise",
+    "Plateau",
+    "Power",
+    "PowerGap",
+    "ProgressiveGap",
+    "ReleasedLogMSE",
+    "Rows",
+    "ScaledCentralDifference",
+    "Schedule",
+    "ShapedGap",
+    "ShiftedUniform",
+    "Sigmoid",
+    "SquaredError",
+    "Steps",
+    "StoredPairs",
+    "TimeSampler",
+    "TimeWeight",
+    "TwoLogitNormals",
+    "UShaped",
+    "Uniform",
+    "bounds_of",
+    "dimension_shift",
+    "fields_of",
+    "mean_square",
+    "part",
+    "per_row",
+    "register",
+    "scheduled_values",
+    "shifted",
+    "squared_norm",
+    "value_at",
+]

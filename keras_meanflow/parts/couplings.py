@@ -1,0 +1,107 @@
+"""Couplings: which noise `e` belongs to which data `x`."""
+
+import abc
+
+from keras import ops
+
+from keras_meanflow.parts.part import Configurable, part
+
+
+class Coupling(Configurable, abc.ABC):
+    """Says which `e` belongs to which `x`; a subclass writes `__call__`.
+
+    `e` is what the path takes: an array of the data's shape, or a dict of arrays.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, keys, x, condition=None):
+        """`x` and `e` of a batch, a pure function of `keys`."""
+
+    def of_noise(self, noise, condition):
+        """The `e` from which sampling starts: standard normal noise of the data's shape."""
+        del condition
+        return noise
+
+
+@part
+class Independent(Coupling):
+    """Fresh Gaussian noise for every row and step."""
+
+    def __call__(self, keys, x, condition=None):
+        """`x` and `e ~ N(0, I)` of its shape."""
+        del condition
+        if isinstance(x, dict):
+            raise ValueError(
+                "Data with stored noise, {'x', 'e'}, needs coupling=StoredPairs(). "
+                f"Received keys {sorted(x)} with coupling=Independent()."
+            )
+        return x, keys.normal("e", ops.shape(x))
+
+
+@part
+class StoredPairs(Coupling):
+    """Noise that is stored with the data: `fit({"x": x, "e": e}, y)`.
+
+    References:
+        Flow Straighter and Faster: Re-MeanFlow (arXiv 2511.23342).
+    """
+
+    def __call__(self, keys, x, condition=None):
+        """The stored `x` and `e`."""
+        del keys, condition
+        if not isinstance(x, dict) or set(x) != {"x", "e"}:
+            raise ValueError(
+                "coupling=StoredPairs() needs data of the form {'x': ..., 'e': ...}. "
+                f"Received: {sorted(x) if isinstance(x, dict) else type(x).__name__}."
+            )
+        return x["x"], x["e"]
+
+
+@part
+class FromCondition(Coupling):
+    """`e = {"y": condition, "n": noise}`: the path ends at the condition, as `NoisyToClean` does.
+
+    The condition has the data's shape: noisy speech for clean speech, a damaged image for a whole
+    one. The network may see it as its condition too.
+
+    Args:
+        name: of the array in a condition that is a dict; None for one that is an array.
+        std: of the noise in each number: sqrt(1/2) where pairs of them are complex numbers with
+            `E|n|^2 = 1`.
+
+    Raises:
+        ValueError: for a condition that has no such array, or data with stored noise.
+
+    Example:
+        >>> MeanFlow(coupling=FromCondition(), path=NoisyToClean(), label_dropout=0.0)
+
+    References:
+        MeanFlowSE (arXiv 2509.14858).
+    """
+
+    name: str | None = None
+    std: float = 1.0
+
+    def __call__(self, keys, x, condition=None):
+        """`x` and `e`, the noise new for every row and step."""
+        x, noise = Independent()(keys, x)
+        return x, self.of_noise(noise, condition)
+
+    def of_noise(self, noise, condition):
+        """See `Coupling.of_noise`."""
+        y = condition
+        if self.name is not None:
+            y = condition.get(self.name) if isinstance(condition, dict) else None
+        if y is None or isinstance(y, dict) or tuple(y.shape[1:]) != tuple(noise.shape[1:]):
+            wanted = "an array" if self.name is None else f"a dict whose {self.name!r} is an array"
+            raise ValueError(
+                f"{self} needs a condition that is {wanted} of the data's shape "
+                f"{tuple(noise.shape[1:])}. Received: {_described(condition)}."
+            )
+        return {"y": ops.cast(y, "float32"), "n": self.std * noise}
+
+
+def _described(condition):
+    if isinstance(condition, dict):
+        return {name: tuple(array.shape) for name, array in condition.items()}
+    return getattr(condition, "shape", condition)

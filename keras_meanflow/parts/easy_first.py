@@ -1,0 +1,115 @@
+"""Easy times first: the law of t widens from noise towards data, stage by stage."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_meanflow.parts.part import Configurable, part
+from keras_meanflow.parts.schedules import Schedule
+from keras_meanflow.parts.times import TimeSampler
+
+_ROOT_2 = 2.0**0.5
+
+
+@part
+class Plateau(Configurable):
+    """Go to the next stage when the smoothed error has not improved for some steps.
+
+    Watched is the unnormalised squared error of the rows with r = t, smoothed exponentially from
+    the first step of each stage on. The model keeps the smoothed error, the best one, the count
+    and the stage, and saves them.
+
+    Args:
+        stages: number of stages.
+        patience: steps without a new best after which the next stage begins.
+        smoothing: weight of the past in the smoothed error.
+
+    Raises:
+        ValueError: for fewer than one stage or step of patience, or a smoothing outside [0, 1).
+    """
+
+    stages: int
+    patience: int = 200
+    smoothing: float = 0.99
+
+    def __post_init__(self):
+        if self.stages < 1 or self.patience < 1:
+            raise ValueError(
+                f"stages and patience are at least 1. Received: {self.stages}, {self.patience}."
+            )
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"smoothing must lie in [0, 1). Received: {self.smoothing}.")
+
+    def __call__(self, error, state):
+        """The next (stage, count, smoothed, best) after a step with this error.
+
+        `smoothed` below zero says that a stage has just begun.
+        """
+        stage, count, smoothed, best = state
+        first = smoothed < 0.0
+        moved = self.smoothing * smoothed + (1.0 - self.smoothing) * error
+        smoothed = ops.where(first, error, moved)
+        better = ops.logical_or(first, smoothed < best)
+        best, count = ops.where(better, smoothed, best), ops.where(better, 0, count + 1)
+        over = ops.logical_and(count >= self.patience, stage < self.stages - 1)
+        stage, count = ops.where(over, stage + 1, stage), ops.where(over, 0, count)
+        return stage, count, ops.where(over, -1.0, smoothed), best
+
+
+@part
+class EasyFirst(TimeSampler):
+    """`LogitNormal` restricted to t above a threshold that falls stage by stage.
+
+    The interval [0, 1] of t is cut into N equal parts; those near noise are easy, those
+    near data hard. Stage n of 1..N draws t from the n easiest, `t >= 1 - n / N`, by the law of
+    `LogitNormal` restricted to them, on all rows; r below t keeps its law given t. The last stage
+    is `LogitNormal` in law.
+
+    How the paper joins these stages to its logit-normal law, whether rows with r < t are
+    restricted too, and N and the patience that it uses are not in the notes that we have: N = 20
+    and 200 steps are those of the work that it takes the stages from.
+
+    Args:
+        mean, std: of the normal under the sigmoid.
+        fraction_r_equals_t: share of rows with r = t, a number or a schedule.
+        pacing: the number of stages, N, and when one follows another.
+
+    Example:
+        >>> MeanFlow(times=EasyFirst(pacing=Plateau(stages=20, patience=200)))
+
+    References:
+        Kim et al., Denoising Task Difficulty-based Curriculum (arXiv 2403.10348), section 4;
+        Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), Eq. 9.
+    """
+
+    mean: float = -0.4
+    std: float = 1.0
+    fraction_r_equals_t: float | Schedule = 0.75
+    pacing: Plateau = Plateau(stages=20)
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        draws = keys.uniform("times", (rows, 2))
+        # t is the larger of two draws of the law F, so P(t <= x) = F(x)^2; given t, F(r) / F(t)
+        # is uniform.
+        outside = ops.take(ops.convert_to_tensor(self._outside()), keys.stage)
+        f_t = ops.sqrt(outside + (1.0 - outside) * draws[:, 0])
+        t = self._quantile(f_t)
+        r = ops.minimum(self._quantile(f_t * draws[:, 1]), t)
+        return ops.where(below, r, t), t
+
+    def _outside(self):
+        """F(threshold)^2 of every stage, (stages,)."""
+        thresholds = 1.0 - np.arange(1, self.pacing.stages + 1) / self.pacing.stages
+        return np.array([self._cdf(x) ** 2 for x in thresholds], "float32")
+
+    def _cdf(self, t):
+        if t < 1e-12:
+            return 0.0
+        normal = (math.log(t / (1.0 - t)) - self.mean) / self.std
+        return 0.5 * (1.0 + math.erf(normal / _ROOT_2))
+
+    def _quantile(self, p):
+        normal = _ROOT_2 * ops.erfinv(2.0 * p - 1.0)
+        return ops.sigmoid(normal * self.std + self.mean)

@@ -1,0 +1,390 @@
+"""Joint laws of (r, t): which pairs of times a step draws."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_meanflow.parts.part import part
+from keras_meanflow.parts.schedules import Schedule, bounds_of, value_at
+from keras_meanflow.parts.times import TimeSampler
+
+_EDGE = 1e-5  # how near to 0 and 1 the times of UShaped come
+
+
+def _sorted_then_masked(first, second, below):
+    t, r = ops.maximum(first, second), ops.minimum(first, second)
+    return ops.where(below, r, t), t
+
+
+def _two_logit_normals(law, keys, rows):
+    """A time by the law's `t_mean` and `t_std`, and one by its `r_mean` and `r_std`."""
+    normals, p = keys.normal("times", (rows, 2)), keys.progress
+    first = normals[:, 0] * value_at(law.t_std, p) + value_at(law.t_mean, p)
+    second = normals[:, 1] * value_at(law.r_std, p) + value_at(law.r_mean, p)
+    return ops.sigmoid(first), ops.sigmoid(second)
+
+
+@part
+class LogitNormal(TimeSampler):
+    """Two draws of `sigmoid(N(mean, std^2))`, t the larger, r the smaller; then r := t on a share.
+
+    On rows with r = t, t is the larger of two draws, as in the official code.
+
+    Args:
+        mean: location of the normal, a number or a schedule. -0.4 on ImageNet, -2.0 on CIFAR-10.
+        std: its scale.
+        fraction_r_equals_t: share of rows with r = t. 0.75 on ImageNet, 0.25 on CIFAR-10.
+
+    Example:
+        >>> r, t = LogitNormal().draw(Keys(seed=0, step=0), rows=8)
+
+    References:
+        Mean Flows (arXiv 2505.13447), table 1d; Gsunshine/meanflow `sample_tr`.
+    """
+
+    mean: float | Schedule = -0.4
+    std: float | Schedule = 1.0
+    fraction_r_equals_t: float | Schedule = 0.75
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        mean, std = value_at(self.mean, keys.progress), value_at(self.std, keys.progress)
+        times = ops.sigmoid(keys.normal("times", (rows, 2)) * std + mean)
+        return _sorted_then_masked(times[:, 0], times[:, 1], below)
+
+
+@part
+class Uniform(TimeSampler):
+    """Two uniform draws, t the larger, r the smaller; then r := t on a share of the rows.
+
+    References:
+        Mean Flows (arXiv 2505.13447), table 1d.
+    """
+
+    fraction_r_equals_t: float | Schedule = 0.75
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        times = keys.uniform("times", (rows, 2))
+        return _sorted_then_masked(times[:, 0], times[:, 1], below)
+
+
+def shifted(t, shift):
+    """`shift t / (1 + (shift - 1) t)`: times in [0, 1] moved towards noise by a shift above 1.
+
+    References:
+        Esser et al., Scaling Rectified Flow Transformers (arXiv 2403.03206), section 5.3.2.
+    """
+    return shift * t / (1.0 + (shift - 1.0) * t)
+
+
+def dimension_shift(shape, base=4096):
+    """`sqrt(numbers of a sample / base)`: how much more noise data of this shape needs.
+
+    Args:
+        shape: of a sample, such as (16, 16, 768), whose shift is 6.93.
+        base: numbers of a sample that needs no shift.
+
+    References:
+        Diffusion Transformers with Representation Autoencoders (arXiv 2510.11690), section 4.
+    """
+    return math.sqrt(math.prod(shape) / base)
+
+
+@part
+class ShiftedUniform(TimeSampler):
+    """Two uniform draws below `latest`, shifted towards noise; r := t on a share of the rows.
+
+    Args:
+        shift: of `shifted`; `dimension_shift(shape)` in RAE and MF-RAE.
+        latest: the largest draw before the shift.
+        fraction_r_equals_t: share of rows with r = t.
+
+    Raises:
+        ValueError: for a shift that is not positive, or a `latest` outside (0, 1].
+
+    References:
+        Diffusion Transformers with Representation Autoencoders (arXiv 2510.11690);
+        sony/mf-rae `sample_mf`, which draws the share row by row.
+    """
+
+    shift: float = 1.0
+    latest: float = 0.999
+    fraction_r_equals_t: float | Schedule = 0.75
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.shift > 0.0 or not 0.0 < self.latest <= 1.0:
+            raise ValueError(
+                "shift must exceed 0 and latest lie in (0, 1]. "
+                f"Received: {self.shift}, {self.latest}."
+            )
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        times = shifted(self.latest * keys.uniform("times", (rows, 2)), self.shift)
+        return _sorted_then_masked(times[:, 0], times[:, 1], below)
+
+
+@part
+class MaskedThenClamped(TimeSampler):
+    """t and r from two different logit-normals; r := t on a share, then r := min(t, r).
+
+    About 6.6 % of the rows that were to have r < t also end with r = t. t keeps its own law.
+
+    References:
+        Gsunshine/py-meanflow `time_sampler.py`, v1 (CIFAR-10).
+    """
+
+    t_mean: float | Schedule = -0.6
+    t_std: float | Schedule = 1.6
+    r_mean: float | Schedule = -4.0
+    r_std: float | Schedule = 1.6
+    fraction_r_equals_t: float | Schedule = 0.25
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        t, r = _two_logit_normals(self, keys, rows)
+        return ops.minimum(ops.where(below, r, t), t), t
+
+
+@part
+class TwoLogitNormals(TimeSampler):
+    """`sigmoid(N(t_mean, t_std^2))` and `sigmoid(N(r_mean, r_std^2))`: t the larger, r the smaller.
+
+    r := t on a share of the rows; none by default, for methods that train r = t apart.
+
+    References:
+        Decoupled MeanFlow (arXiv 2510.24474); kyungmnlee/dmf `DMFLoss.sample_times`, with the
+        means of its training scripts.
+    """
+
+    t_mean: float | Schedule = 0.4
+    t_std: float | Schedule = 1.0
+    r_mean: float | Schedule = -1.2
+    r_std: float | Schedule = 1.0
+    fraction_r_equals_t: float | Schedule = 0.0
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        return _sorted_then_masked(*_two_logit_normals(self, keys, rows), below)
+
+
+@part
+class DiagonalLogitNormal(TimeSampler):
+    """`t = sigmoid(N(mean, std^2))`, one draw, and r = t on every row.
+
+    Example:
+        >>> FlowMatching(times=DiagonalLogitNormal())
+
+    References:
+        Esser et al., Scaling Rectified Flow Transformers (arXiv 2403.03206), section 3.1.
+    """
+
+    mean: float | Schedule = 0.0
+    std: float | Schedule = 1.0
+
+    fraction_r_equals_t = 1.0
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        del below
+        mean, std = value_at(self.mean, keys.progress), value_at(self.std, keys.progress)
+        t = ops.sigmoid(keys.normal("times", (rows, 1))[:, 0] * std + mean)
+        return t, t
+
+
+@part
+class UShaped(TimeSampler):
+    """t likely near 0 and 1; a gap apart from it; r snapped to 0 below t near 1; then r := t.
+
+    `p(t) ~ exp(a t) + exp(a (1 - t))` on [1e-5, 1 - 1e-5], clipped to `latest`;
+    `r = max(t - sigmoid(N(gap_mean, gap_std^2)), 0)`; `r := 0` where `t > snap_t` and
+    `r < snap_r`: few pairs, those that one step takes, instead of many that differ little.
+
+    Args:
+        a: how much more likely the ends are than the middle.
+        gap_mean, gap_std: of the gap's normal.
+        snap_t, snap_r: where r becomes 0. The released code has snap_t = 0.8.
+        latest: largest t; 80/81 for networks of noise level t / (1 - t) up to 80, such as EDM2.
+        fraction_r_equals_t: share of rows with r = t, set last.
+
+    References:
+        Re-MeanFlow (arXiv 2511.23342), section 4 and table 4; Xinxi-Zhang/Re-MeanFlow
+        `sample_t_and_r_re2_truncate`; the law of t from Lee et al., Improving the Training of
+        Rectified Flows (arXiv 2405.20320).
+    """
+
+    a: float = 4.0
+    gap_mean: float | Schedule = -0.8
+    gap_std: float | Schedule = 1.0
+    snap_t: float = 0.95
+    snap_r: float = 0.4
+    latest: float = 1.0
+    fraction_r_equals_t: float | Schedule = 0.75
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.a > 0.0:
+            raise ValueError(f"a must exceed 0. Received: {self.a}.")
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        normals, p = keys.normal("times", (rows, 2)), keys.progress
+        t = self._t(0.5 * (1.0 + ops.erf(normals[:, 0] * 2.0**-0.5)))
+        gap = ops.sigmoid(normals[:, 1] * value_at(self.gap_std, p) + value_at(self.gap_mean, p))
+        r = ops.clip(t - gap, 0.0, 1.0 - _EDGE)
+        snapped = ops.logical_and(t > self.snap_t, r < self.snap_r)
+        return ops.where(below, ops.where(snapped, 0.0, r), t), t
+
+    def _t(self, quantile):
+        """Half of the draws by the exponential law's inverse, half mirrored."""
+        mirrored = quantile >= 0.5
+        q = ops.where(mirrored, 2.0 * quantile - 1.0, 2.0 * quantile)
+        t = ops.log(1.0 + q * (math.exp(self.a) - 1.0)) / self.a
+        t = ops.where(mirrored, 1.0 - t, t)
+        return ops.minimum(_EDGE + t * (1.0 - 2.0 * _EDGE), self.latest)
+
+
+@part
+class PowerGap(TimeSampler):
+    """t in [least, 1], `r = t - U^exponent (t - least)`, U uniform; r := t on a share of rows.
+
+    Its largest gap is 1 - least: with least > 0 the jump from 1 to 0 is never trained itself.
+
+    Args:
+        least: the smallest time.
+        exponent: gamma, a number or a schedule: the larger, the shorter the gaps.
+        lateness: `t = 1 - (1 - least) U^lateness`: 1 for a uniform t, the larger, the nearer to 1.
+        fraction_r_equals_t: share of rows with r = t.
+
+    Raises:
+        ValueError: for `least` outside [0, 1), an exponent or a lateness that is not positive.
+
+    Example:
+        >>> PowerGap(exponent=Line(start=8.0, end=1.0, until=0.7))  # short gaps first
+
+    References:
+        MeanFlowSE (arXiv 2509.14858); liduojia1/MeanFlowSE `_sample_r_given_t`.
+    """
+
+    least: float = 0.03
+    exponent: float | Schedule = 1.0
+    lateness: float = 1.0
+    fraction_r_equals_t: float | Schedule = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0.0 <= self.least < 1.0:
+            raise ValueError(f"least is a time in [0, 1). Received: {self.least}.")
+        if not bounds_of(self.exponent)[0] > 0.0:
+            raise ValueError(f"exponent must exceed 0. Received: {self.exponent}.")
+        if not self.lateness > 0.0:
+            raise ValueError(f"lateness must exceed 0. Received: {self.lateness}.")
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        draws = keys.uniform("times", (rows, 2))
+        t = 1.0 - (1.0 - self.least) * (1.0 - draws[:, 0]) ** self.lateness
+        gap = draws[:, 1] ** value_at(self.exponent, keys.progress) * (t - self.least)
+        return ops.where(below, t - gap, t), t
+
+
+@part
+class ShapedGap(TimeSampler):
+    """Another sampler's pairs, the gap reshaped: `min(t ((t - r) / t)^exponent, largest)`.
+
+    An exponent above 1 shortens the gaps, below 1 lengthens them; t keeps its law.
+
+    Args:
+        times: the other sampler, whose share of rows with r = t holds.
+        exponent: a number or a schedule.
+        largest: the largest gap, a number or a schedule.
+
+    Example:
+        >>> ShapedGap(times=LogitNormal(), largest=Line(start=0.1, end=1.0))  # short gaps first
+    """
+
+    times: TimeSampler = LogitNormal()
+    exponent: float | Schedule = 1.0
+    largest: float | Schedule = 1.0
+
+    def __post_init__(self):
+        for name in ("exponent", "largest"):
+            if not bounds_of(getattr(self, name))[0] > 0.0:
+                raise ValueError(f"{name} must exceed 0. Received: {getattr(self, name)}.")
+
+    @property
+    def fraction_r_equals_t(self):
+        """The share of rows with r = t, of `times`."""
+        return self.times.fraction_r_equals_t
+
+    @property
+    def pacing(self):
+        """The stages of `times`, if it has them."""
+        return self.times.pacing
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        r, t = self.times.pair(keys, rows, below)
+        ratio = ops.maximum(t - r, 1e-12) / ops.maximum(t, 1e-12)
+        gap = t * ratio ** value_at(self.exponent, keys.progress)
+        gap = ops.minimum(gap, value_at(self.largest, keys.progress))
+        return ops.where(r < t, ops.maximum(t - gap, 0.0), t), t
+
+
+@part
+class GapBin(TimeSampler):
+    """Another sampler's pairs with r < t, restricted to gaps `low <= t - r <= high`.
+
+    Drawn from those of 65,536 evenly filling pairs of the other sampler, in its last state, that
+    lie in the bin: about 540 for a bin of 0.8 % of its pairs.
+
+    Args:
+        times: the other sampler.
+        low, high: of the gap.
+        fraction_r_equals_t: share of rows with r = t, whose t is that of a pair in the bin too.
+
+    Raises:
+        ValueError: for no interval within [0, 1], or one in which the other sampler has no pair.
+
+    Example:
+        >>> MeanFlow(times=GapBin(times=LogitNormal(), low=0.1, high=0.3))  # u alone, short gaps
+
+    References:
+        Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), section 4.
+    """
+
+    times: TimeSampler = LogitNormal()
+    low: float = 0.1
+    high: float = 0.3
+    fraction_r_equals_t: float | Schedule = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0.0 <= self.low < self.high <= 1.0:
+            raise ValueError(
+                "A bin of gaps lies in [0, 1], low below high. "
+                f"Received: {self.low} to {self.high}."
+            )
+        object.__setattr__(self, "_pairs", self._pairs_of_the_bin())
+
+    def _pairs_of_the_bin(self):
+        """(n, 2) float32 pairs r, t."""
+        r, t = self.times.even_pairs(stage=self.times.last_stage)
+        inside = (r < t) & (self.low <= t - r) & (t - r <= self.high)
+        if not inside.any():
+            raise ValueError(
+                f"{type(self.times).__name__} must draw gaps of the bin. Received: {self.low} to "
+                f"{self.high}, of which it draws none."
+            )
+        return np.stack([r[inside], t[inside]], axis=1)
+
+    def pair(self, keys, rows, below):
+        """See `TimeSampler.pair`."""
+        place = keys.uniform("times", (rows, 1))[:, 0] * len(self._pairs)
+        index = ops.minimum(ops.cast(place, "int32"), len(self._pairs) - 1)
+        pairs = ops.take(ops.convert_to_tensor(self._pairs), index, axis=0)
+        r, t = pairs[:, 0], pairs[:, 1]
+        return ops.where(below, r, t), t

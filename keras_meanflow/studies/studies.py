@@ -1,0 +1,220 @@
+"""The studies that train: velocity before average velocity, noisy velocity, one bin of gaps."""
+
+import functools
+from pathlib import Path
+
+from keras import ops
+
+from keras_meanflow.flow_map.curriculum import Curriculum
+from keras_meanflow.objectives import NoisyVelocity
+from keras_meanflow.parts.schedules import Steps
+from keras_meanflow.parts.time_laws import GapBin
+from keras_meanflow.pictures.charts import line_chart, side_by_side
+from keras_meanflow.studies.affinity import BINS
+from keras_meanflow.studies.tables import series_by, write_figure
+from keras_meanflow.studies.training import train_cases
+from keras_meanflow.training import run as runs
+
+SHARES = (0.0, 0.0625, 0.125, 0.1875, 0.25)
+NOISES = (0.0, 0.01, 0.03, 0.1)
+
+
+def two_stages(subject, folder, quality, *, shares=SHARES, seeds=(0,), u_step_cost=1.0, **kwargs):
+    """Train by the v-loss alone for a share of the cost, then by the u-loss alone; measure.
+
+    All cases cost the recipe's `steps`: `v_steps + u_step_cost u_steps`. Both stages are one run,
+    whose share of rows with r = t falls from 1 to 0; the optimizer's state goes on.
+
+    Args:
+        subject: a `Subject` whose recipe has the knobs `seed` and `steps`.
+        folder: for the runs, `results.csv` and `results.png`.
+        quality: what to measure, a `Quality`.
+        shares: of the cost that the v-loss gets. The paper's are those of 0 to 20 epochs of 80.
+        seeds: a run for each.
+        u_step_cost: cost of a step of the u-loss in steps of the v-loss: 1 counts steps, as the
+            paper counts epochs; 5/3 counts forward passes.
+        **kwargs: `at` and `verbose` of `train_cases`.
+
+    Returns:
+        The rows of the table.
+
+    Example:
+        >>> two_stages(subject, "study", EnergyDistance(data, 1000, ONE_STEP), seeds=(0, 1, 2))
+
+    References:
+        Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), section 4.
+    """
+    cases = []
+    for share in shares:
+        v_steps, u_steps = stage_steps(subject.knobs["steps"], share, u_step_cost)
+        change = functools.partial(first_velocity, steps=v_steps)
+        for seed in seeds:
+            values = {"v_share": share, "u_step_cost": u_step_cost, "seed": seed}
+            cases.append(subject.case(values, change, seed=seed, steps=v_steps + u_steps))
+    rows = train_cases(cases, folder, quality, **kwargs)
+    title, label = "Velocity first, then average velocity", "share of the cost spent on v"
+    _draw(rows, folder, quality, x="v_share", title=title, x_label=label)
+    return rows
+
+
+def stage_steps(cost, share, u_step_cost=1.0):
+    """The steps (v, u) with `v = share cost` and `v + u_step_cost u = cost`, rounded.
+
+    Raises:
+        ValueError: for a share outside [0, 1], or a cost that is not positive.
+    """
+    if not 0.0 <= share <= 1.0 or not u_step_cost > 0.0:
+        raise ValueError(
+            f"A share lies in [0, 1] and a step's cost exceeds 0. Received: {share}, {u_step_cost}."
+        )
+    v_steps = round(share * cost)
+    return v_steps, round((cost - v_steps) / u_step_cost)
+
+
+def first_velocity(training, *, steps):
+    """Make a training learn by rows with r = t alone for some steps, then by r < t alone.
+
+    Raises:
+        ValueError: for a model without `horizon`.
+    """
+    flow_map, total = training.flow_map, training.steps
+    if flow_map.fixed_horizon is None:
+        raise ValueError("Two stages need FlowMap(horizon=steps). Received: horizon=None.")
+    share = 1.0 if steps else 0.0
+    if 0 < steps < total:  # half a step early, so that rounding moves no step
+        share = Steps(values=(1.0, 0.0), at=((steps - 0.5) / total,))
+    Curriculum({"times.fraction_r_equals_t": share}).apply(flow_map)
+
+
+def noisy_velocity(subject, folder, quality, *, noises=NOISES, seeds=(0,), **kwargs):
+    """Train with noise of standard deviation `k ||v||` in the target of the v-loss; measure.
+
+    Args:
+        subject: a `Subject` whose recipe has the knob `seed`.
+        folder: for the runs, `results.csv` and `results.png`.
+        quality: what to measure, a `Quality`.
+        noises: values of k; 0 is the recipe itself.
+        seeds: a run for each.
+        **kwargs: `at` and `verbose` of `train_cases`.
+
+    Returns:
+        The rows of the table.
+
+    References:
+        Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), section 4.
+    """
+    cases = [
+        subject.case({"k": k, "seed": seed}, functools.partial(add_noise, k=k), seed=seed)
+        for k in noises
+        for seed in seeds
+    ]
+    rows = train_cases(cases, folder, quality, **kwargs)
+    title, label = "Noise in the target of the v-loss", "k: noise of k ||v|| a coordinate"
+    _draw(rows, folder, quality, x="k", title=title, x_label=label)
+    return rows
+
+
+def add_noise(training, *, k):
+    """Put a training's objective into a `NoisyVelocity`."""
+    flow_map = training.flow_map
+    flow_map.set_objective(NoisyVelocity(objective=flow_map.objective, k=k))
+
+
+def one_gap(
+    subject, folder, quality, *, bins=BINS, starts=("random", "velocity"), seeds=(0,), **kwargs
+):
+    """Train by the u-loss on one bin of gaps, from random weights or from those of a v-run.
+
+    With `Euler` in `quality` the velocity that each has learned is measured. A run by the v-loss
+    alone comes first for each seed; it has rows of its own (bin "v alone").
+
+    Args:
+        subject: a `Subject` whose recipe has the knob `seed`.
+        folder: for the runs, `results.csv` and `results.png`.
+        quality: what to measure, a `Quality`.
+        bins: pairs of the least and the largest gap.
+        starts: "random", "velocity" (the chosen average of the v-run), or both.
+        seeds: a run for each.
+        **kwargs: `at` and `verbose` of `train_cases`.
+
+    Returns:
+        The rows of the table.
+
+    References:
+        Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), section 4.
+    """
+    cases = []
+    for seed in seeds:
+        first = subject.case({"bin": "v-alone", "seed": seed}, _velocity_alone, seed=seed)
+        cases.append(first)
+        for start in starts:
+            weights = Path(folder) / first.name if start == "velocity" else None
+            for low, high in bins:
+                values = {"bin": f"{low:g}-{high:g}", "start": start, "seed": seed}
+                change = functools.partial(restrict_gap, low=low, high=high, start=weights)
+                cases.append(subject.case(values, change, seed=seed))
+    rows = train_cases(cases, folder, quality, **kwargs)
+    _draw_one_gap(rows, folder, quality)
+    return rows
+
+
+def _velocity_alone(training):
+    Curriculum({"times.fraction_r_equals_t": 1.0}).apply(training.flow_map)
+
+
+def restrict_gap(training, *, low, high, start=None):
+    """Make a training learn by rows with r < t and gaps in [low, high] alone.
+
+    Args:
+        training: a `Training`.
+        low, high: the bin.
+        start: directory of a run whose averaged weights it starts from, or None.
+    """
+    flow_map = training.flow_map
+    times = GapBin(times=flow_map.objective.times, low=low, high=high)
+    Curriculum({"times": times}).apply(flow_map)
+    if start is not None:
+        start_from(flow_map, runs.load(start))
+
+
+def start_from(flow_map, other):
+    """Give a model's weights, and all their averages, the chosen weights of another model."""
+    for average in (None, *flow_map.averages):
+        for weight, source in zip(flow_map.weights_of(average), other.chosen_weights, strict=True):
+            weight.assign(ops.copy(source.value))  # JAX donates buffers: never share one
+
+
+def _draw(rows, folder, quality, *, x, title, x_label):
+    """A chart for each sampler, with a line for each share of the steps that was measured."""
+    charts = [
+        line_chart(
+            {f"at {at}": line for at, line in series_by(rows, x, column, by="at").items()},
+            title=title,
+            x_label=x_label,
+            y_label=column,
+        )
+        for column in quality.samplers
+    ]
+    write_figure(Path(folder) / "results.png", side_by_side(charts))
+
+
+def _draw_one_gap(rows, folder, quality):
+    """A chart for each sampler: over the bin a line for each start, and the v-run's level."""
+    last = max(row["at"] for row in rows)
+    rows = [row for row in rows if row["at"] == last]
+    binned = [_with_middle(row) for row in rows if "start" in row]
+    alone = [row for row in rows if "start" not in row]
+    ends = sorted({row["middle"] for row in binned})
+    alone = [{**row, "middle": end} for row in alone for end in (ends[0], ends[-1])]
+    charts = []
+    for column in quality.samplers:
+        lines = series_by(binned, "middle", column, by="start")
+        lines |= {"v alone": series_by(alone, "middle", column, by="bin")["v-alone"]}
+        label = "middle of the bin of t - r"
+        charts.append(line_chart(lines, title="Trained on one bin", x_label=label, y_label=column))
+    write_figure(Path(folder) / "results.png", side_by_side(charts))
+
+
+def _with_middle(row):
+    low, high = map(float, row["bin"].split("-"))
+    return {**row, "middle": (low + high) / 2}

@@ -1,0 +1,136 @@
+"""How far the learned average velocity is from the truth, by the gap that it averages over."""
+
+import numpy as np
+
+from keras_meanflow.pictures.charts import line_chart, side_by_side
+from keras_meanflow.studies.fields import LearnedField, average_velocity
+from keras_meanflow.studies.tables import series_by, series_of
+from keras_meanflow.studies.training import train_cases
+
+GAPS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+
+
+def u_errors(u, velocity, points, *, gaps=GAPS, ode_steps=64):
+    """The errors of u at some gaps, against the average of a velocity by a fine ODE solve.
+
+    At each gap t lies evenly in [gap, 1] and `z = (1 - t) x + t e`. `rmse` is the root mean square
+    error of a coordinate; `relative` is `sqrt(E||u - truth||^2 / E||truth||^2)`.
+
+    Args:
+        u: `u(z, r, t, condition)` from and to NumPy arrays, such as a `LearnedField`.
+        velocity: `v(z, t, condition)`: of the truth in closed form, or the learned one, against
+            which the error says whether u is the average of the model's own velocity.
+        points: a `Points` of data, noise and conditions.
+        gaps: values of t - r; at 0, u is compared with the velocity itself.
+        ode_steps: Runge-Kutta steps from t to r.
+
+    Returns:
+        A row, a dict of numbers, for each gap.
+
+    Example:
+        >>> field = LearnedField(flow_map)
+        >>> u_errors(field, field.velocity, points)[0]["relative"]
+    """
+    return [_errors(u, velocity, points, gap, ode_steps) for gap in gaps]
+
+
+def _errors(u, velocity, points, gap, ode_steps):
+    t = gap + (1.0 - gap) * (np.arange(len(points.x)) + 0.5) / len(points.x)
+    # Rounded as the network will see them: u and truth are then of the same times.
+    t = t.astype("float32")
+    r = np.maximum(t - np.float32(gap), 0.0)
+    z, condition = points.at(t), points.condition
+
+    def v(z, t):
+        return velocity(z, t, condition)
+
+    truth = v(z, t) if gap == 0.0 else average_velocity(v, z, r, t, steps=ode_steps)
+    error = np.mean((u(z, r, t, condition) - truth) ** 2)
+    size = np.mean(np.square(truth))
+    relative = np.sqrt(error / size) if size > 0.0 else np.nan
+    return {"gap": gap, "rmse": float(np.sqrt(error)), "relative": float(relative)}
+
+
+class UErrors:
+    """`u_errors` of a FlowMap, as what is measured during a study's training.
+
+    Args:
+        points: a `Points`.
+        velocity: of the truth, or None for the model's own.
+        gaps: values of t - r.
+        ode_steps: Runge-Kutta steps from t to r.
+    """
+
+    def __init__(self, points, velocity=None, *, gaps=GAPS, ode_steps=64):
+        self.points, self.velocity = points, velocity
+        self.gaps, self.ode_steps = tuple(gaps), ode_steps
+        truth = "learned" if velocity is None else "exact"
+        self.name = f"u-error-{truth}-{len(points.x)}-{ode_steps}"
+
+    def __call__(self, flow_map):
+        """`{"rmse 0.1": ..., "relative 0.1": ..., ...}`."""
+        u = LearnedField(flow_map)
+        rows = u_errors(
+            u,
+            self.velocity or u.velocity,
+            self.points,
+            gaps=self.gaps,
+            ode_steps=self.ode_steps,
+        )
+        return {
+            f"{name} {row['gap']:g}": row[name] for row in rows for name in ("rmse", "relative")
+        }
+
+
+def draw_u_errors(rows):
+    """The figure of rows with `step`, `gap` and `relative`: over the steps, and over the gap."""
+    gaps, steps = (sorted({row[name] for row in rows}) for name in ("gap", "step"))
+    last = [row for row in rows if row["step"] == steps[-1]]
+    charts = [("gap", {"last step": last}, "t - r")]
+    if len(steps) > 1:
+        by_gap = {f"gap {gap:g}": [row for row in rows if row["gap"] == gap] for gap in gaps}
+        charts.insert(0, ("step", by_gap, "step"))
+    return side_by_side(
+        [
+            line_chart(
+                {name: series_of(found, x, "relative") for name, found in lines.items()},
+                title="Error of u",
+                x_label=label,
+                y_label="relative",
+            )
+            for x, lines, label in charts
+        ]
+    )
+
+
+def draw_u_errors_of_runs(rows):
+    """The figure of rows with `run`, `gap` and `relative`: over the gap, a line for each run."""
+    lines = series_by(rows, "gap", "relative", by="run")
+    return line_chart(lines, title="Error of u", x_label="t - r", y_label="relative")
+
+
+def errors_in_training(subject, folder, measure, *, seeds=(0,), at=(0.1, 0.25, 0.5, 1.0), **kwargs):
+    """Train a recipe and measure the error of u at some shares of the steps.
+
+    Args:
+        subject: a `Subject` whose recipe has the knob `seed`.
+        folder: for the runs and `results.csv`.
+        measure: a `UErrors`.
+        seeds: a run for each.
+        at: shares of the steps.
+        **kwargs: `verbose` of `train_cases`.
+
+    Returns:
+        A row, a dict, for each seed, step and gap.
+    """
+    cases = [subject.case({"seed": seed}, seed=seed) for seed in seeds]
+    rows = train_cases(cases, folder, measure, at=at, **kwargs)
+    return [
+        {
+            **{name: row[name] for name in ("seed", "at", "step")},
+            "gap": gap,
+            **{name: row[f"{name} {gap:g}"] for name in ("rmse", "relative")},
+        }
+        for row in rows
+        for gap in measure.gaps
+    ]

@@ -1,0 +1,27 @@
+"""What happens beside the steps of `fit`: checkpoints, logs, pictures, numbers, stops."""
+
+from keras_meanflow.files.atomic import latest_checkpoint, write_atomically
+from keras_meanflow.training.callbacks.checkpoint import Checkpoint
+from keras_meanflow.training.callbacks.evaluate import Evaluate
+from keras_meanflow.training.callbacks.log import Curve, Log, draw_curve, read_log
+from keras_meanflow.training.callbacks.non_finite import (
+    NonFiniteError,
+    StopOnNonFinite,
+    first_non_finite,
+)
+from keras_meanflow.training.callbacks.samples import SampleGrid
+
+__all__ = [
+    "Checkpoint",
+    "Curve",
+    "Evaluate",
+    "Log",
+    "NonFiniteError",
+    "SampleGrid",
+    "StopOnNonFinite",
+    "draw_curve",
+    "first_non_finite",
+    "latest_checkpoint",
+    "read_log",
+    "write_atomically",
+]

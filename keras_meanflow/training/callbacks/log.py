@@ -1,0 +1,109 @@
+"""The log of a training as a CSV file, and its picture."""
+
+import csv
+import math
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_meanflow.files.atomic import write_atomically
+from keras_meanflow.pictures.samples import curves
+from keras_meanflow.training.callbacks.non_finite import WATCHED
+
+
+class Log(keras.callbacks.CSVLogger):
+    """Keras' CSV log, with the columns `step` (batches so far) and `seconds` (of training).
+
+    A run that goes on from an earlier step first drops the rows after it. Columns that come or go
+    later are NaN where they have no value.
+
+    Args:
+        filename: of the CSV file.
+    """
+
+    def __init__(self, filename):
+        super().__init__(filename, append=True)
+
+    def on_train_begin(self, logs=None):
+        """Drop the rows of steps that will be done again."""
+        step = self.model.batches_done
+        rows = [row for row in read_log(self.filename) if row["step"] <= step]
+        self._before = rows[-1]["seconds"] if rows else 0.0
+        self._started = time.monotonic()
+        if Path(self.filename).exists():
+            write_atomically(Path(self.filename), lambda path: _write_rows(path, rows))
+        super().on_train_begin(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Write a row."""
+        seconds = self._before + time.monotonic() - self._started
+        row = {"step": self.model.batches_done, **(logs or {}), "seconds": round(seconds, 2)}
+        # Set, because Keras 3.15 otherwise adds an empty val_ column for each.
+        self.keys = self.keys or self._columns(list(row))
+        super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **row})
+
+    def _columns(self, new):
+        """The columns of the file without `epoch`; it is written anew if `new` has others."""
+        rows = read_log(self.filename)
+        old = list(rows[0])[1:] if rows else new
+        if set(new) <= set(old):
+            return old
+        columns = [*new, *(name for name in old if name not in new)]
+        empty = dict.fromkeys(["epoch", *columns], math.nan)
+        self.csv_file.close()
+        write_atomically(
+            Path(self.filename), lambda path: _write_rows(path, [{**empty, **row} for row in rows])
+        )
+        self.csv_file = open(self.filename, "a", newline="")
+        return columns
+
+
+def _write_rows(path, rows):
+    with open(path, "w", newline="") as file:
+        if rows:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_log(filename):
+    """The complete rows of a `Log` as dicts of numbers; none if there is no such file."""
+    if not Path(filename).exists():
+        return []
+    with open(filename, newline="") as file:
+        rows = list(csv.DictReader(file))
+    whole = (row for row in rows if None not in row and all(row.values()))
+    return [{name: _number(value) for name, value in row.items()} for row in whole]
+
+
+def _number(text):
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+class Curve(keras.callbacks.Callback):
+    """Draws the curves of a `Log` after every epoch; it comes after the `Log`.
+
+    Args:
+        log: the CSV file.
+        picture: the PNG file.
+    """
+
+    def __init__(self, log, picture):
+        super().__init__()
+        self.log, self.picture = log, Path(picture)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Draw."""
+        draw_curve(self.log, self.picture)
+
+
+def draw_curve(log, picture):
+    """The picture of a `Log`: a panel for each quantity over the step."""
+    rows = read_log(log)
+    names = [name for name in ("loss", *reversed(WATCHED[:-1])) if name in rows[0]]
+    others = set(rows[0]) - {"epoch", "step", "seconds", *names}
+    lines = {name: [row[name] for row in rows] for name in [*names, *sorted(others)]}
+    steps = np.array([row["step"] for row in rows])
+    write_atomically(picture, curves(steps, lines).save)

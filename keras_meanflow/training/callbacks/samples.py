@@ -1,0 +1,78 @@
+"""Pictures of samples as training goes."""
+
+from pathlib import Path
+
+import keras
+
+from keras_meanflow.backend import alone
+from keras_meanflow.files.atomic import write_atomically
+from keras_meanflow.pictures.samples import draw_samples
+
+
+class SampleGrid(keras.callbacks.Callback):
+    """Draws samples from the averaged weights as training goes, and at its end.
+
+    Writes `samples/step-00001000.png` and so on in a folder, the newest also as `samples.png`.
+
+    Args:
+        folder: where to.
+        labels: what `FlowMap.generate` takes: labels, or a number of samples.
+        every_steps: steps between two pictures, or None for one at the end only.
+        seed: of the noise, the same for all pictures.
+        columns: of the grid.
+        sampler: a `Sampler`; default one jump.
+        reference: data to draw behind points (n, 2).
+        decode: from samples to images in [-1, 1], for a model of latents.
+
+    Example:
+        >>> flow_map.fit(x, y, callbacks=[SampleGrid("run", np.repeat(np.arange(10), 8))])
+    """
+
+    def __init__(
+        self,
+        folder,
+        labels,
+        *,
+        every_steps=1000,
+        seed=0,
+        columns=None,
+        sampler=None,
+        reference=None,
+        decode=None,
+    ):
+        super().__init__()
+        self.folder, self.labels, self.every_steps = Path(folder), labels, every_steps
+        self.seed, self.columns, self.sampler = seed, columns, sampler
+        self.reference, self.decode = reference, decode
+
+    def on_train_begin(self, logs=None):
+        """Note the step at which this `fit` starts."""
+        self._drawn = self.model.batches_done
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Note the step at which the epoch starts."""
+        self._first = self.model.batches_done
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Draw if the picture is due."""
+        every, step = self.every_steps, self._first + batch
+        if every is not None and step // every > self._drawn // every:
+            self.draw(step)
+
+    def on_train_end(self, logs=None):
+        """Draw."""
+        step = self.model.batches_done
+        if step != self._drawn:
+            self.draw(step)
+
+    def draw(self, step):
+        """Draw now."""
+        asked = dict(sampler=self.sampler, seed=self.seed, verbose=0)
+        with alone():
+            samples = self.model.generate(self.labels, **asked)
+            samples = samples if self.decode is None else self.decode(samples)
+        picture = draw_samples(samples, self.reference, columns=self.columns)
+        (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+        for name in (f"samples/step-{step:08d}.png", "samples.png"):
+            write_atomically(self.folder / name, picture.save)
+        self._drawn = step

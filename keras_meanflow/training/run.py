@@ -1,0 +1,203 @@
+"""A run: a directory in which one training happens, stops, goes on, and leaves its results."""
+
+import json
+from pathlib import Path
+
+import keras
+
+from keras_meanflow.backend import process_index, wait_for_processes
+from keras_meanflow.codecs.base import CODEC
+from keras_meanflow.files.atomic import latest_checkpoint, write_atomically, write_text
+from keras_meanflow.files.provenance import provenance
+from keras_meanflow.flow_map.model import FlowMap
+from keras_meanflow.flow_map.presets import is_preset, load_codec
+from keras_meanflow.training.callbacks.checkpoint import Checkpoint
+from keras_meanflow.training.callbacks.evaluate import Evaluate
+from keras_meanflow.training.callbacks.log import Curve, Log
+from keras_meanflow.training.callbacks.non_finite import StopOnNonFinite
+from keras_meanflow.training.callbacks.samples import SampleGrid
+
+SETTINGS = "settings.json"
+
+
+def describe(recipe=None, knobs=None, command=None):
+    """The settings of a run, for `settings.json`: what was asked for, and of which versions."""
+    return {
+        "recipe": recipe,
+        "knobs": json.loads(json.dumps(knobs or {})),  # tuples become lists here too
+        "command": command,
+        **provenance(),
+    }
+
+
+def read_settings(run_dir):
+    """The settings of a run; None if there is no directory, or an empty one.
+
+    Raises:
+        ValueError: for a directory of anything else.
+    """
+    run_dir = Path(run_dir)
+    if (run_dir / SETTINGS).is_file():
+        return json.loads((run_dir / SETTINGS).read_text(encoding="utf-8"))
+    if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir())):
+        raise ValueError(f"{run_dir} is no run: it has no {SETTINGS}. Name another with --run DIR.")
+    return None
+
+
+def check_same(run_dir, settings):
+    """Raise a ValueError if a directory holds a run of another recipe, knobs or backend."""
+    existing = read_settings(run_dir)
+    if existing is None:
+        return
+    old = {"recipe": existing["recipe"], "backend": existing["backend"], **existing["knobs"]}
+    new = {"recipe": settings["recipe"], "backend": settings["backend"], **settings["knobs"]}
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if names:
+        changes = ", ".join(f"{n} was {old.get(n)!r}, now {new.get(n)!r}" for n in names)
+        raise ValueError(
+            f"{run_dir} holds a run with other settings: {changes}. Give the old ones to go on "
+            "with it, or name another directory with --run DIR."
+        )
+
+
+def _check_codec(run_dir, codec):
+    """Raise a ValueError if a run was trained on latents of another codec or normalisation."""
+    kept = load_codec(run_dir)
+    if kept is not None and (codec is None or kept.describe() != codec.describe()):
+        found = "no codec" if codec is None else codec.describe()
+        raise ValueError(f"{run_dir} is of latents by {kept.describe()}. Received {found}.")
+
+
+def train(training, run_dir, settings=None, *, verbose="auto"):
+    """Train in a directory, from its newest checkpoint on; returns the number of steps done now.
+
+    The directory gets `settings.json`, `checkpoints/`, `log.csv`, `curve.png`, `samples/` and
+    `samples.png`. Stopped at any point and started again, it ends with the same weights, bit for
+    bit, as one that was never stopped. Of several processes the first one writes.
+
+    Args:
+        training: a `Training`, as its recipe has made it.
+        run_dir: the directory; made once all checks have passed.
+        settings: from `describe`.
+        verbose: of `keras.Model.fit`.
+
+    Raises:
+        ValueError: for data or labels that do not suit the model, or a directory that holds
+            another run.
+        NonFiniteError: at the first step that is not finite.
+
+    Example:
+        >>> train(find("digits").load()(steps=200), "runs/short")
+        200
+    """
+    settings = settings or describe()
+    run_dir, flow_map = Path(run_dir), training.flow_map
+    check_same(run_dir, settings)
+    training.check()
+    _check_codec(run_dir, training.codec)
+    first = process_index() == 0
+    wait_for_processes()  # all have looked at the directory before it changes
+    if first:
+        _make(run_dir, settings, training.codec)
+    start = restore(flow_map, run_dir)
+    callbacks = _callbacks(training, run_dir) if first else [StopOnNonFinite()]
+    for epoch, epochs, steps in _fits(start, training.steps, training.log_every):
+        flow_map.fit(
+            training.batches(first_step=flow_map.batches_done),
+            initial_epoch=epoch,
+            epochs=epoch + epochs,
+            steps_per_epoch=steps,
+            shuffle=False,
+            callbacks=callbacks,
+            verbose=verbose if first else 0,
+        )
+    return max(training.steps - start, 0)
+
+
+def _make(run_dir, settings, codec):
+    """The directory, with the settings and the codec in it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if not (run_dir / SETTINGS).exists():
+        text = json.dumps(settings, indent=2) + "\n"
+        write_text(run_dir / SETTINGS, text)
+    if codec is not None and not (run_dir / CODEC).exists():
+        write_atomically(run_dir / CODEC, codec.save)
+
+
+def restore(flow_map, run_dir):
+    """Bring weights, averages, optimizer state and step from the newest checkpoint, if any.
+
+    Returns:
+        The step.
+    """
+    newest = latest_checkpoint(Path(run_dir) / "checkpoints")
+    if newest is not None:
+        flow_map.optimizer.build(flow_map.trainable_variables)
+        flow_map.load_weights(newest)
+    return flow_map.batches_done
+
+
+def _fits(step, steps, log_every):
+    """(first epoch, epochs, steps in each) of the calls of `fit` from `step` to `steps`.
+
+    Epochs end at multiples of `log_every` whatever step a run goes on from.
+    """
+    while step < steps:
+        into = step % log_every
+        whole = 0 if into else (steps - step) // log_every
+        epochs, length = (whole, log_every) if whole else (1, min(log_every - into, steps - step))
+        yield step // log_every, epochs, length
+        step += epochs * length
+
+
+def _callbacks(training, run_dir):
+    """Checkpoints come last: what is saved at the end has its pictures."""
+    checkpoints, log = run_dir / "checkpoints", run_dir / "log.csv"
+    evaluate = {"every_steps": training.evaluate_every, "last_step": training.steps}
+    return [
+        StopOnNonFinite(checkpoints),
+        *([Evaluate(run_dir, training.evaluation, **evaluate)] if training.evaluation else []),
+        Log(log),
+        Curve(log, run_dir / "curve.png"),
+        SampleGrid(
+            run_dir,
+            training.sample_labels,
+            every_steps=training.sample_every,
+            seed=training.seed,
+            columns=training.sample_columns,
+            sampler=training.sampler,
+            reference=training.reference,
+            decode=training.codec and training.codec.picture,
+        ),
+        Checkpoint(checkpoints, seconds=training.checkpoint_seconds),
+    ]
+
+
+def load(run_dir):
+    """The FlowMap of a run's newest checkpoint, ready to generate and to export.
+
+    Raises:
+        ValueError: for a directory that is no run, or has no checkpoint yet.
+
+    Example:
+        >>> load("runs/digits").generate(np.arange(10))
+    """
+    if read_settings(run_dir) is None:
+        raise ValueError(f"There is no run in {run_dir}. Train one: keras-meanflow train RECIPE.")
+    newest = latest_checkpoint(Path(run_dir) / "checkpoints")
+    if newest is None:
+        raise ValueError(f"{run_dir} has no checkpoint yet. Train it for longer.")
+    return keras.saving.load_model(newest, compile=False)
+
+
+def trained_network(run):
+    """The network of a run's newest checkpoint or of a preset, with the weights that generate.
+
+    Raises:
+        ValueError: for a directory that is neither, or has no checkpoint yet.
+
+    Example:
+        >>> teacher = trained_network("runs/digits_flow")
+    """
+    flow_map = FlowMap.from_preset(run) if is_preset(str(run)) else load(run)
+    return flow_map.copied_network(flow_map.average)

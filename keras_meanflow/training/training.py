@@ -1,0 +1,131 @@
+"""A run: a directory in which one training happens, stops, goes on, and leaves its results."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_meanflow.backend import process_count, process_index
+from keras_meanflow.codecs import Codec
+from keras_meanflow.data import Batches, open_source
+from keras_meanflow.evaluation.samples import Evaluation
+from keras_meanflow.flow_map.generation import as_condition
+from keras_meanflow.flow_map.model import FlowMap
+from keras_meanflow.samplers import Sampler
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a recipe returns: a model, its data, and how long to train.
+
+    Args:
+        flow_map: a compiled `FlowMap`, with `horizon=steps` if its objective has schedules.
+        data: a data source, arrays x or (x, y), or the path of an `.npz` file.
+        batch_size: rows in a batch.
+        steps: number of batches.
+        sample_labels: what `FlowMap.generate` takes for the pictures: labels or a number.
+        seed: of the order of the data and of the noise of the pictures.
+        flip: mirror images from left to right with probability 1/2.
+        log_every: steps in a logging period, Keras' epoch.
+        sample_every: steps between two pictures of samples, or None for one at the end.
+        sample_columns: columns of these pictures.
+        sampler: draws them; default one jump, a flow model takes `Heun` or the like.
+        reference: data to draw behind samples that are points.
+        checkpoint_seconds: the most work that a crash may cost.
+        codec: makes pixels of samples that are latents; default that of the data, if it has one.
+        evaluation: what to measure as training goes, for `log.csv` and a file of reports.
+        evaluate_every: steps between two evaluations, or None for one at the end.
+
+    Raises:
+        ValueError: for numbers below their least, or a model that is not compiled.
+    """
+
+    flow_map: FlowMap
+    data: Any
+    batch_size: int
+    steps: int
+    sample_labels: Any
+    seed: int = 0
+    flip: bool = False
+    log_every: int = 100
+    sample_every: int | None = 1000
+    sample_columns: int | None = None
+    sampler: Sampler | None = None
+    reference: np.ndarray | None = None
+    checkpoint_seconds: float = 60.0
+    codec: Codec | None = None
+    evaluation: Evaluation | None = None
+    evaluate_every: int | None = 1000
+
+    def __post_init__(self):
+        for name in ("batch_size", "steps", "log_every", "sample_every", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1. Received: {value}.")
+        if self.checkpoint_seconds <= 0.0:
+            raise ValueError(
+                f"checkpoint_seconds must exceed 0. Received: {self.checkpoint_seconds}."
+            )
+        if not self.flow_map.compiled:
+            raise ValueError("A Training's flow_map must be compiled: flow_map.compile(...).")
+        object.__setattr__(self, "data", open_source(self.data))
+        if self.codec is None:
+            object.__setattr__(self, "codec", getattr(self.data, "codec", None))
+        if self.codec and self.evaluation and self.evaluation.decode is None:
+            decoded = dataclasses.replace(self.evaluation, decode=self.codec.decode)
+            object.__setattr__(self, "evaluation", decoded)
+
+    def with_objective(self, objective, *, network=None, **changes):
+        """The same training with another kind of objective, in a new FlowMap.
+
+        Args:
+            objective: an `Objective`.
+            network: another network; default the same.
+            changes: other fields of the Training to change, such as `sampler`.
+
+        Example:
+            >>> training = digits(**knobs).with_objective(FlowMatching(), sampler=Heun(steps=25))
+        """
+        old = self.flow_map
+        flow_map = FlowMap(
+            network or old.network,
+            objective,
+            averages=old.averages,
+            horizon=old.fixed_horizon,
+            seed=old.seed,
+        )
+        flow_map.compile_from_config(old.get_compile_config())
+        return dataclasses.replace(self, flow_map=flow_map, **changes)
+
+    def batches(self, first_step=0):
+        """The stream of batches from a step on: this process' part of each."""
+        return Batches(
+            self.data,
+            self.batch_size,
+            self.seed,
+            first_step=first_step,
+            flip=self.flip,
+            part=(process_index(), process_count()),
+        )
+
+    def check(self):
+        """Raise a ValueError now for what would fail during training."""
+        network = self.flow_map.network
+        self.flow_map.objective.check_batch(self.batch_size // process_count())
+        self.flow_map.check_data(*self.batches()[0])
+        if self.codec is not None:
+            self.codec.check_latents(network.data_shape)
+            if hasattr(self.data, "check_codec"):
+                self.data.check_codec(self.codec)
+        if self.evaluation is not None:
+            self.evaluation.check(self.flow_map)
+        if not network.conditional:
+            return
+        network.check_condition(as_condition(self.sample_labels))
+        if network.num_classes is None:
+            return
+        classes = getattr(self.data, "num_classes", None)
+        if classes and classes > network.num_classes:
+            raise ValueError(
+                f"Labels must lie in 0..{network.num_classes - 1}. The data has {classes - 1}."
+            )
