@@ -40,4 +40,4 @@ def test_the_compiled_step_has_the_losses_of_the_eager_one(objective):
     pairs = zip(flow_map.network.get_weights(), same.network.get_weights(), strict=True)
     for a, b in pairs:
         np.testing.assert_allclose(a, b, atol=1e-4)
-    assert len(flow_map._untracked.compiled._products) == 1
+    assert len(flow_map.field._compiled._products) == 1

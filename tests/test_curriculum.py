@@ -154,7 +154,7 @@ def test_every_scheduled_value_is_in_the_log_as_the_next_step_uses_it(tmp_path):
         assert float(row["beta.s"]) == pytest.approx(1.0 - p, abs=1e-6)
         assert float(row["alpha.scale"]) == pytest.approx(2.0 - p, abs=1e-6)
         assert float(row["times.fraction_r_equals_t"]) == pytest.approx(0.75 - p / 2, abs=1e-6)
-    assert int(rows[-1]["stage"]) == int(flow_map.stage.value) > 0
+    assert int(rows[-1]["stage"]) == int(flow_map.state["stage"].value) > 0
 
 
 def test_progress_counts_optimizer_steps_under_accumulation():
@@ -190,7 +190,7 @@ def test_a_saved_model_keeps_its_curriculum(tmp_path):
     flow_map.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.objective.times == EVERYTHING.times and again.objective.beta == EVERYTHING.beta
-    assert int(again.stage.value) == int(flow_map.stage.value)
+    assert int(again.state["stage"].value) == int(flow_map.state["stage"].value)
     assert float(again.progress) == 1.0
 
 
@@ -233,7 +233,7 @@ def test_the_stage_follows_the_unnormalised_error_on_the_diagonal():
     state = (0, 0, -1.0, 0.0)
     for step in range(12):
         flow_map.step.assign(step)
-        flow_map.stage.assign(int(state[0]))
+        flow_map.state["stage"].assign(int(state[0]))
         rows = ops.convert_to_tensor(X[8 * (step % 6) :][:8])
         problem = flow_map.build_problem((rows,), training=True)
         r, t, u, target = _numbers(
@@ -252,17 +252,17 @@ def test_the_stage_follows_the_unnormalised_error_on_the_diagonal():
             state = (stage, count + 1, error, best)
         expected.append(state[0])
     flow_map.step.assign(0)
-    flow_map.stage.assign(0)
+    flow_map.state["stage"].assign(0)
     _fit(flow_map)
-    assert int(flow_map.stage.value) == expected[-1] > 0
-    np.testing.assert_allclose(*_numbers(flow_map.stage_error.value, state[2]), rtol=1e-4)
+    assert int(flow_map.state["stage"].value) == expected[-1] > 0
+    np.testing.assert_allclose(*_numbers(flow_map.state["stage_error"].value, state[2]), rtol=1e-4)
 
 
 def test_evaluation_is_over_all_times_whatever_the_stage():
     flow_map = _model(EVERYTHING)
-    assert int(ops.convert_to_numpy(flow_map.keys(8, training=False).stage)) == 3
+    assert int(ops.convert_to_numpy(flow_map.keys(8, training=False).state["stage"])) == 3
     flow_map.evaluate(X, batch_size=8, verbose=0)
-    assert int(flow_map.stage.value) == 0
+    assert int(flow_map.state["stage"].value) == 0
 
 
 # The paper's scheme, and what is refused
@@ -272,7 +272,7 @@ def test_the_papers_two_variants():
     objective = MeanFlow(times=LogitNormal(mean=-1.0, fraction_r_equals_t=0.6))
     weighted, staged = _model(objective), _model(objective)
     improved_training(objective).apply(weighted)
-    assert weighted.objective.alpha == MinSNRVelocity() and weighted.pacing is None
+    assert weighted.objective.alpha == MinSNRVelocity() and weighted.state == {}
     improved_training(objective, gamma=None, exponent=2.0, stages=5, patience=7).apply(staged)
     expected = EasyFirst(mean=-1.0, fraction_r_equals_t=0.6, pacing=Plateau(stages=5, patience=7))
     assert staged.objective.times == expected and staged.objective.alpha is None

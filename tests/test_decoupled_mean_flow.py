@@ -15,9 +15,9 @@ from keras_meanflow.backend import BACKEND, compiled
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.formats.conversion import FORMATS
 from keras_meanflow.networks import MLP
-from keras_meanflow.objectives import DecoupledMeanFlow, Draws
+from keras_meanflow.objectives import Cauchy, DecoupledMeanFlow, Draws, ReleasedLogMSE
 from keras_meanflow.objectives.decoupled_mean_flow import BranchDraws
-from keras_meanflow.parts import Cauchy, LogMSE, ReleasedLogMSE, SquaredError
+from keras_meanflow.parts import LogMSE, SquaredError
 
 STORED = np.load(golden.PATH)
 SHAPES = {
@@ -122,7 +122,7 @@ def test_the_problem_is_that_of_flow_matching_and_that_of_mean_flow():
     objective = DecoupledMeanFlow(guidance=guidance, label_dropout=0.3)
     flow_map, x, y = _toy(objective), ops.convert_to_tensor(X), ops.convert_to_tensor(Y)
     keys = Keys(seed=0, step=0)
-    draws = objective.draw(keys, x, y)
+    draws = BranchDraws(*(d._replace(rows=None) for d in objective.draw(keys, x, y)))
     flow, mean_flow = draws.flow, draws.mean_flow
     numbers = [ops.convert_to_numpy(a) for a in (flow.t, flow.r, mean_flow.r, mean_flow.t)]
     np.testing.assert_array_equal(numbers[0], numbers[1])

@@ -17,7 +17,7 @@ from keras_meanflow.data import ArraySource
 from keras_meanflow.networks import MLP, Network
 from keras_meanflow.objectives import NoisyVelocity
 from keras_meanflow.parts import MaskedThenClamped, ShapedGap, SquaredError, Uniform
-from keras_meanflow.parts.time_laws import GapBin
+from keras_meanflow.parts.gap_laws import GapBin
 from keras_meanflow.studies.affinity import cosine, task_affinities
 from keras_meanflow.studies.du_dt import du_dt_norms
 from keras_meanflow.studies.fields import LearnedField, average_velocity
@@ -198,8 +198,8 @@ def test_noise_has_the_standard_deviation_k_times_the_norm_of_v_on_the_rows_of_v
     np.testing.assert_array_equal(
         *(ops.convert_to_numpy(one.inputs["z"]) for one in (problem, plain))
     )
-    _, later = noisy.draw(Keys(seed=0, step=1), x).own
-    assert np.abs(ops.convert_to_numpy(later - draws.own[1])).mean() > 1.0  # 2 / sqrt(pi)
+    _, later = noisy.draw(Keys(seed=0, step=1), x).extra
+    assert np.abs(ops.convert_to_numpy(later - draws.extra[1])).mean() > 1.0  # 2 / sqrt(pi)
 
 
 def test_negative_noise_is_refused():

@@ -23,6 +23,7 @@ from keras_meanflow.studies import studies as study
 from keras_meanflow.studies.quality import EnergyDistance, FrechetDistance
 from keras_meanflow.studies.tables import series_by, write_table
 from keras_meanflow.studies.training import Subject, train_cases
+from keras_meanflow.training import Training
 from keras_meanflow.training import run as runs
 
 cli_study = importlib.import_module("keras_meanflow.cli.study")
@@ -62,7 +63,7 @@ def recipe(*, steps=10, seed=0, horizon=True):
     )
     flow_map.compile()
     data = ArraySource(POINTS)
-    return runs.Training(flow_map=flow_map, data=data, batch_size=8, steps=steps, sample_labels=4)
+    return Training(flow_map=flow_map, data=data, batch_size=8, steps=steps, sample_labels=4)
 
 
 @pytest.fixture

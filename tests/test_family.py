@@ -39,7 +39,7 @@ def with_stored_draws(cls, shape, own, **fields):
             arrays = stored["r"], stored["t"], stored["e"], drop
             arrays = [ops.convert_to_tensor(array) for array in arrays]
             drawn = keras.tree.map_structure(ops.convert_to_tensor, stored[own])
-            return Draws(*arrays, **{"scale" if own == "told" else "own": drawn})
+            return Draws(*arrays, **{"scale" if own == "told" else "extra": drawn})
 
     return Stored(times=TIMES, **fields)
 

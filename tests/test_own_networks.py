@@ -82,8 +82,8 @@ class Headed(MeanFlow):
         _, v = self.path(data_of(x), draws.e, draws.t)
         return dataclasses.replace(problem, second=Problem(inputs=problem.inputs, target=v))
 
-    def predict_both(self, network, inputs, second):
-        return ops.concatenate(network.u_and_v(*arguments_of(inputs)))
+    def predict_both(self, u, inputs, second):
+        return ops.concatenate(u.u_and_v(*arguments_of(inputs)))
 
 
 def _mlp(seed, cls=MLP):
@@ -130,8 +130,9 @@ def test_the_loss_is_the_sum_of_two_means_and_gradients_stay_apart():
     """A second problem changes neither the first network's steps, nor what its loss adds."""
     both = _flow_map()
     problem = both.build_problem((X, Y, np.arange(16.0, dtype="float32")), training=True)
-    prediction = both.call(problem.as_data()[0])
-    loss = both.compute_loss(None, problem.as_data()[1], prediction, problem.as_data()[2])
+    x, y, weight = problem.as_data()
+    prediction = both.call(x)
+    loss = both.compute_loss(x, y, prediction, weight)
     first, second = (ops.convert_to_numpy(prediction)[rows] for rows in (slice(16), slice(16, 32)))
     t, target = (ops.convert_to_numpy(a) for a in (problem.inputs["t"], problem.target))
     e = ops.convert_to_numpy(both.objective.draw(both.keys(16), X, Y).e)
@@ -196,7 +197,7 @@ def test_a_wrapped_objective_keeps_its_networks():
 
 def test_a_network_cannot_be_its_own_teacher_nor_one_of_another_shape():
     network = _mlp(1)
-    with pytest.raises(ValueError, match="another one than that which is trained"):
+    with pytest.raises(ValueError, match="another one than the network that is trained"):
         FlowMap(network, Taught(teacher=network))
     other = MLP(data_size=4, width=8, depth=1)
     with pytest.raises(ValueError, match=r"of its shape, \(3,\). Received: MLP"):

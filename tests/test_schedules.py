@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_meanflow.parts.gap_laws import ShapedGap
 from keras_meanflow.parts.schedules import (
     Cosine,
     Line,
@@ -16,7 +17,7 @@ from keras_meanflow.parts.schedules import (
     scheduled_values,
     value_at,
 )
-from keras_meanflow.parts.time_laws import LogitNormal, ShapedGap
+from keras_meanflow.parts.time_laws import LogitNormal
 
 CASES = [
     (Line(start=2.0, end=-2.0), {0.0: 2.0, 0.25: 1.0, 1.0: -2.0}),

@@ -22,10 +22,10 @@ from keras_meanflow.objectives import Draws, FlowMatching, MeanFlowSE, ReleasedM
 from keras_meanflow.parts import Line
 from keras_meanflow.parts.couplings import FromCondition
 from keras_meanflow.parts.derivatives import ClippedDerivative, ForwardMode
+from keras_meanflow.parts.gap_laws import PowerGap
 from keras_meanflow.parts.part import register
 from keras_meanflow.parts.paths import Linear, NoisyToClean
 from keras_meanflow.parts.rows import mask_r_below_t
-from keras_meanflow.parts.time_laws import PowerGap
 from keras_meanflow.samplers import Euler
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "mean_flow_se.npz"))

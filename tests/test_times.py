@@ -7,6 +7,7 @@ from scipy import stats
 
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.parts.easy_first import EasyFirst, Plateau
+from keras_meanflow.parts.gap_laws import ShapedGap
 from keras_meanflow.parts.lattice import Lattice
 from keras_meanflow.parts.rows import count_r_below_t, indices_r_below_t, mask_r_below_t
 from keras_meanflow.parts.schedules import Line, Steps
@@ -14,7 +15,6 @@ from keras_meanflow.parts.time_laws import (
     DiagonalLogitNormal,
     LogitNormal,
     MaskedThenClamped,
-    ShapedGap,
     TwoLogitNormals,
     Uniform,
 )
@@ -173,28 +173,17 @@ def test_the_mean_gap_of_a_logit_normal_is_its_integral():
     assert LogitNormal().mean_gaps()[0] == pytest.approx(exact, abs=2e-4)
 
 
-def test_the_share_in_an_interval_is_the_largest_over_training():
-    exact = 0.5**2 - stats.norm.cdf(np.log(0.2 / 0.8)) ** 2  # of the larger of two draws
-    law = LogitNormal(mean=0.0)
-    assert law.share_between(0.2, 0.5) == pytest.approx(exact, abs=2e-4)
-    assert law.share_between(0.0, 1.0) == 1.0
-    away = LogitNormal(mean=Line(start=0.0, end=5.0))
-    assert away.share_between(0.2, 0.5) == pytest.approx(exact, abs=2e-4)
-    stages = [np.mean(EASY.even_pairs(stage=k)[1] >= 0.5) for k in range(EASY.pacing.stages)]
-    assert EASY.share_between(0.5, 1.0) >= max(stages) > min(stages) + 0.1
-
-
 def test_the_mean_gap_of_a_scheduled_law_is_tabulated_over_progress():
     moving = LogitNormal(mean=Line(start=-2.0, end=-0.4))
     table = moving.mean_gaps()
     for progress in (0.0, 0.3, 0.505, 1.0):
         (now,) = LogitNormal(mean=-2.0 + 1.6 * progress).mean_gaps()
-        assert float(moving.look_up(table, progress, 0)) == pytest.approx(now, abs=1e-4)
+        assert float(moving.look_up(table, progress, {})) == pytest.approx(now, abs=1e-4)
 
 
 def _points(sampler, stage=0, progress=1.0):
     """r and t on an even lattice, with r < t on all rows."""
-    lattice = Lattice(progress, stage)
+    lattice = Lattice(progress, {"stage": stage})
     r, t = sampler.pair(lattice, lattice.rows, ops.ones(lattice.rows, "bool"))
     return ops.convert_to_numpy(r), ops.convert_to_numpy(t)
 

@@ -90,7 +90,7 @@ class Keys:
         step: the batch's number, an int32 scalar tensor or an integer.
         first_row: global index of the first row on this replica.
         progress: how far training is, a float32 scalar in [0, 1]; schedules read it.
-        stage: the stage that training is in, an int32 scalar, for samplers that move by stages.
+        state: scalars by name that training carries from step to step, for laws that read them.
         branch: a name that sets these draws apart from others of the same step.
 
     Example:
@@ -102,7 +102,7 @@ class Keys:
     step: Any
     first_row: Any = 0
     progress: Any = 1.0
-    stage: Any = 0
+    state: dict = dataclasses.field(default_factory=dict)
     branch: str = ""
 
     def of_branch(self, name):

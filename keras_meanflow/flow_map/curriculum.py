@@ -15,13 +15,14 @@ from keras_meanflow.parts.weightings import MinSNRVelocity, ProgressiveGap
 class Curriculum(keras.callbacks.Callback):
     """Reshapes how (t, r) are drawn and how rows are weighted as training goes.
 
-    It puts schedules over progress p in [0, 1] into the objective, works out the horizon from
-    this `fit` (a model with a `horizon` of its own keeps it), and adds to the logs, hence to
-    `log.csv` and TensorBoard, `progress`, every scheduled value and, for a sampler that moves by
-    stages, the `stage`: the values that the next step will use. The schedules themselves are read
-    inside the compiled step, from the saved step counter: exact on every step, without a retrace,
-    and going on where a saved run stopped. Place it before callbacks that write logs. Every `fit`
-    has one; name it only to set schedules.
+    It puts schedules over progress p in [0, 1] into the objective and takes the horizon from this
+    `fit`; a model with a fixed `horizon` keeps it. Schedules are read inside the compiled step,
+    from the saved step counter: they are exact on every step, need no retrace, and go on where a
+    saved run stopped.
+
+    It adds to the logs, and so to `log.csv` and TensorBoard, `progress`, every scheduled value,
+    and what the objective logs of its state, such as `stage`: the values of the next step. Place
+    it before callbacks that write logs. Every `fit` has one; pass it only to set schedules.
 
     Args:
         schedules: `{"times.mean": Line(start=-2.0, end=-0.4), ...}`: values of the objective by
@@ -74,8 +75,9 @@ class Curriculum(keras.callbacks.Callback):
         """The present progress, scheduled values and stage by name; nothing if nothing moves."""
         model, progress = self.model, self.model.progress
         now = {path: s(progress) for path, s in scheduled_values(model.objective).items()}
-        if model.pacing is not None:
-            now["stage"] = model.stage.value
+        for name, variable in model.objective.state.items():
+            if variable.logged:
+                now[name] = model.state[name].value
         if now:
             now = {"progress": progress, **now}
         return {name: ops.convert_to_numpy(local(value)).item() for name, value in now.items()}

@@ -36,30 +36,6 @@ class TokenDense(layers.Dense):
 
 
 @register
-class LogVariance(layers.Layer):
-    """A learned log variance of the error at (r, t): linear in 128 sinusoids of each; 0 at first.
-
-    References:
-        Decoupled MeanFlow (arXiv 2510.24474); kyungmnlee/dmf `DMFT(use_logvar=True)`.
-    """
-
-    frequencies = 128
-
-    def __init__(self, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs}, autocast=False)
-        self.out = layers.Dense(1, kernel_initializer="zeros", dtype="float32")
-
-    def build(self, input_shape):
-        """Build the linear map."""
-        self.out.build((None, 2 * self.frequencies))
-
-    def call(self, r, t):
-        """(B,) of times (B,)."""
-        waves = [sinusoids(time, self.frequencies) for time in (t, r)]
-        return self.out(ops.concatenate(waves, axis=1))[:, 0]
-
-
-@register
 class TimeEmbedding(layers.Layer):
     """Sinusoids of a time in [0, 1], then a two-layer MLP, all in float32.
 

@@ -13,6 +13,7 @@ from keras_meanflow.objectives.guidance import (
     TeacherGuidance,
 )
 from keras_meanflow.objectives.improved_mean_flow import BoundaryMeanFlow, ImprovedMeanFlow
+from keras_meanflow.objectives.learned_variance import Cauchy, LearnedVarianceLoss, ReleasedLogMSE
 from keras_meanflow.objectives.mean_flow import MeanFlow
 from keras_meanflow.objectives.mean_flow_se import MeanFlowSE, ReleasedMeanFlowSE
 from keras_meanflow.objectives.noisy_velocity import NoisyVelocity
@@ -23,6 +24,7 @@ from keras_meanflow.objectives.trajectory_regression import EvenlyLabelled, Traj
 __all__ = [
     "AlphaFlow",
     "BoundaryMeanFlow",
+    "Cauchy",
     "DecoupledMeanFlow",
     "Draws",
     "EvenlyLabelled",
@@ -31,6 +33,7 @@ __all__ = [
     "Guidance",
     "GuidanceInput",
     "ImprovedMeanFlow",
+    "LearnedVarianceLoss",
     "MeanFlow",
     "MeanFlowSE",
     "NoisyVelocity",
@@ -38,6 +41,7 @@ __all__ = [
     "Problem",
     "OwnGuidance",
     "RandomGuidance",
+    "ReleasedLogMSE",
     "ReleasedMeanFlowSE",
     "SplitMeanFlow",
     "TeacherGuidance",

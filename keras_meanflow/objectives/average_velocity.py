@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_meanflow.objectives.base import Objective
 from keras_meanflow.objectives.problem import Problem, arguments_of, data_of, inputs_of
-from keras_meanflow.parts.rows import Rows, per_row
+from keras_meanflow.parts.rows import per_row
 
 
 class Velocity(NamedTuple):
@@ -79,13 +79,12 @@ class AverageVelocity(Objective):
 
     def below_the_diagonal(self, u, problem, velocity, draws):
         """The problem with the target of `average` on the rows with r < t."""
-        count = self.times.count_derived(ops.shape(problem.target)[0])
-        if isinstance(count, int) and count == 0:
+        rows = draws.rows or self.times.rows(ops.shape(problem.target)[0])
+        if isinstance(rows.count, int) and rows.count == 0:
             none = (ops.zeros_like(draws.t), ops.zeros_like(draws.t))
             logged = set(self.logs) - {"v_error", "u_error", "second_error"}
             return dataclasses.replace(problem, logs={name: none for name in sorted(logged)})
-        rows, below = self.rows_below(problem, velocity, draws)
-        target, logs = self.average(u, below)
+        target, logs = self.average(u, self.rows_below(rows, problem, velocity, draws))
         counted = ops.cast(ops.logical_and(rows.mask, draws.r < draws.t), "float32")
         zeros = ops.zeros_like(draws.t)
         return dataclasses.replace(
@@ -94,15 +93,11 @@ class AverageVelocity(Objective):
             logs={name: (rows.replace(zeros, value), counted) for name, value in logs.items()},
         )
 
-    def rows_below(self, problem, velocity, draws):
-        """Which rows may have r < t, and what is known of them."""
-        rows = ops.shape(problem.target)[0]
-        rows = Rows(rows, self.times.count_derived(rows))
+    def rows_below(self, rows, problem, velocity, draws):
+        """The rows that may have r < t, with their velocity and draws."""
         z, r, t, condition = arguments_of(problem.inputs)
         taken = rows.below((z, r, t, condition, velocity))
-        by_row = draws._replace(progress=None, stage=None, guided=None)._asdict()
-        below = {name: d for name, d in rows.below(by_row).items() if d is not None}
-        return rows, Below(*taken, draws=draws._replace(**{**below, "guided": None}))
+        return Below(*taken, draws=draws.below(rows))
 
     @abc.abstractmethod
     def velocity(self, u, z, v, condition, draws):

@@ -42,26 +42,47 @@ class Objective(Configurable, abc.ABC):
         """The networks in the fields of the objective and its parts, but for `companion`."""
         return [network for network in _networks_in(self) if network is not self.companion]
 
-    def predict_both(self, network, inputs, second):
+    def predict_both(self, u, inputs, second):
         """The rows of a problem with a second output: u(inputs), then `companion` at `second`."""
-        return ops.concatenate(
-            [network(*arguments_of(inputs)), self.companion(*arguments_of(second))]
-        )
+        return ops.concatenate([u(*arguments_of(inputs)), self.companion(*arguments_of(second))])
 
     def check_network(self, network):
         """Raise a ValueError if `network` lacks what the objective trains."""
 
+    @property
+    def loss_layer(self):
+        """The class of a layer that the loss trains along with the network, or None."""
+        return getattr(self.loss, "layer", None)
+
+    def loss_of(self, problem, y_pred, *, layer=None, sample_weight=None):
+        """The loss of a prediction, a scalar; `layer` is an instance of `loss_layer`."""
+        u, target = problem.compare(y_pred)
+        if layer is not None:
+            u = {"u": u, "log_variance": layer(*problem.times())}
+        return self.loss(target, u, sample_weight=sample_weight)
+
+    @property
+    def state(self):
+        """What training carries from step to step: name -> `StateVariable`; see `TimeSampler`."""
+        return self.times.state
+
+    @property
+    def final_state(self):
+        """The state in which training ends, by name."""
+        return self.times.final_state
+
+    def update_state(self, state, errors):
+        """The state after a step; see `TimeSampler.update_state`."""
+        return self.times.update_state(state, errors)
+
     def draw(self, keys, x, condition=None):
         """The `Draws` of one step, a pure function of `keys`."""
         x, e = self.coupling(keys, x, condition)
-        rows = ops.shape(x)[0]
+        rows = self.times.rows(ops.shape(x)[0])
         r, t = self.times.draw(keys, rows)
-        drop = keys.uniform("drop", (rows, 1))[:, 0] < self.dropout(condition)
-        if self.guidance is None:
-            return Draws(r, t, e, drop, keys.progress, keys.stage)
-        scale = self.guidance.draw(keys, r, t)
-        guided = self.guidance.rows(self.times, t, drop, self.dropout(condition))
-        return Draws(r, t, e, drop, keys.progress, keys.stage, scale, guided=guided)
+        drop = keys.uniform("drop", (rows.total, 1))[:, 0] < self.dropout(condition)
+        scale = None if self.guidance is None else self.guidance.draw(keys, r, t)
+        return Draws(r, t, e, drop, keys.progress, keys.state, scale, rows=rows)
 
     def start(self, noise, condition):
         """Where sampling starts, `z_1`, by standard normal noise of the data's shape."""

@@ -6,11 +6,11 @@ import keras
 
 from keras_meanflow.objectives.base import Objective
 from keras_meanflow.objectives.guidance import Guidance
+from keras_meanflow.objectives.learned_variance import Cauchy
 from keras_meanflow.objectives.mean_flow import MeanFlow
 from keras_meanflow.objectives.problem import Draws, joined
 from keras_meanflow.parts.couplings import Independent
 from keras_meanflow.parts.derivatives import Derivative, ForwardMode
-from keras_meanflow.parts.losses import Cauchy
 from keras_meanflow.parts.part import fields_of, part
 from keras_meanflow.parts.paths import Linear
 from keras_meanflow.parts.time_laws import DiagonalLogitNormal, TwoLogitNormals

@@ -85,7 +85,7 @@ class FlowConsist(MeanFlow):
         draws, again = super().draw(keys, x, condition), keys.of_branch("fake")
         s, _ = self.fake_times.draw(again, ops.shape(draws.e)[0])
         e = again.normal("e", ops.shape(draws.e))
-        return ConsistDraws(draws, draws._replace(r=s, t=s, e=e, guided=None))
+        return ConsistDraws(draws, draws._replace(r=s, t=s, e=e, rows=None))
 
     def __call__(self, u, x, condition, draws):
         """See `Objective.__call__`."""

@@ -1,17 +1,13 @@
 """Guidance in training: the velocity that the network is to learn is already the guided one."""
 
 import abc
-import functools
-import math
 
 from keras import ops
 
 from keras_meanflow.networks.base import Network
 from keras_meanflow.parts.part import Configurable, part
-from keras_meanflow.parts.rows import Chosen, batch_shards, per_row
+from keras_meanflow.parts.rows import per_row
 from keras_meanflow.parts.schedules import Schedule, bounds_of, value_at
-
-_SAFE = 5.0  # standard deviations
 
 
 class TrainingGuidance(Configurable, abc.ABC):
@@ -21,24 +17,9 @@ class TrainingGuidance(Configurable, abc.ABC):
         """What a step's guidance draws, arrays (B,); nothing by default."""
         del keys, r, t
 
-    def rows(self, times, t, drop, dropout):
-        """The `Chosen` rows that guidance may act on, or None for all.
-
-        Args:
-            times: the law of t.
-            t, drop: (B,) times, and booleans of the rows without label.
-            dropout: the share of the latter.
-        """
-        del times, t, drop, dropout
-
 
 class Interval(TrainingGuidance):
-    """Guidance that acts on rows with a label and with t in [start, end]; fields of these names.
-
-    The null velocity of the others is not computed: of a batch of known size as many rows are
-    taken as the interval has but once in three million steps (five standard deviations above the
-    mean). Rows beyond that number are not guided in that step.
-    """
+    """Guidance that acts on rows with a label and with t in [start, end]; fields of these names."""
 
     start: float
     end: float
@@ -47,37 +28,16 @@ class Interval(TrainingGuidance):
         if not self.start <= self.end:
             raise ValueError(f"start must not exceed end. Received: {self.start}, {self.end}.")
 
-    def rows(self, times, t, drop, dropout):
-        """See `TrainingGuidance.rows`."""
-        rows, blocks = t.shape[0], batch_shards()
-        if rows is None or rows % blocks or (self.start <= 0.0 and self.end >= 1.0):
-            return None
-        size, share = rows // blocks, _share(times, self.start, self.end) * (1.0 - dropout)
-        most = math.ceil(size * share + _SAFE * math.sqrt(size * share * (1.0 - share)))
-        return Chosen(self._within(t, drop), max(most, 1), blocks) if most < size else None
-
     def active(self, draws):
         """(B,) booleans: the rows that are guided."""
-        return self._within(draws.t, draws.drop) if draws.guided is None else draws.guided.mask
-
-    def _within(self, t, drop):
-        within = ops.logical_and(t >= self.start, t <= self.end)
-        return ops.logical_and(within, ops.logical_not(drop))
-
-
-@functools.lru_cache
-def _share(times, start, end):
-    return times.share_between(start, end)
+        within = ops.logical_and(draws.t >= self.start, draws.t <= self.end)
+        return ops.logical_and(within, ops.logical_not(draws.drop))
 
 
 def _null_velocity(network, drop, z, condition, draws):
-    """`network(z, t, t | null)` of the rows that guidance may act on, and 0 on the others."""
-
-    def velocity(z, t, condition):
-        return network(z, t, t, drop(condition, ops.ones_like(t, "bool")))
-
-    rows, arguments = draws.guided, (z, draws.t, condition)
-    return velocity(*arguments) if rows is None else rows.spread(velocity(*rows.take(arguments)))
+    """`network(z, t, t | null)`."""
+    null = drop(condition, ops.ones_like(draws.t, "bool"))
+    return network(z, draws.t, draws.t, null)
 
 
 class OwnGuidance(TrainingGuidance):

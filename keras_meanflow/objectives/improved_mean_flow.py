@@ -163,10 +163,10 @@ class ImprovedMeanFlow(OwnTangent):
         problem = self.below_the_diagonal(u, problem, velocity, draws)
         return dataclasses.replace(problem, second=second)
 
-    def predict_both(self, network, inputs, second):
+    def predict_both(self, u, inputs, second):
         """See `Objective.predict_both`: both heads of one pass of the trunk."""
         del second
-        return ops.concatenate(network.u_and_v(*arguments_of(inputs)))
+        return ops.concatenate(u.u_and_v(*arguments_of(inputs)))
 
     def own(self, u, z, t, condition):
         """The head's v(z, t, t)."""

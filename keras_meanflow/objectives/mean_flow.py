@@ -75,8 +75,8 @@ class MeanFlow(Guided):
         if below <= 0.5 or self.derivative != ForwardMode() or type(self) is not MeanFlow:
             return self(u, x, condition, draws)
         problem, velocity = self.on_the_diagonal(u, x, condition, draws)
-        rows, below = self.rows_below(problem, velocity, draws)
-        v = below.v(u)
+        rows = draws.rows or self.times.rows(ops.shape(problem.target)[0])
+        v = self.rows_below(rows, problem, velocity, draws).v(u)
         return dataclasses.replace(
             without_share(problem, rows), target=rows.replace(problem.target, v), tangent=v
         )
@@ -96,6 +96,6 @@ class MeanFlow(Guided):
         if self.alpha is not None:
             alpha = self.alpha(t, progress)
         if self.beta is not None:
-            mean_gap = self.times.look_up(self._mean_gaps, progress, draws.stage)
+            mean_gap = self.times.look_up(self._mean_gaps, progress, draws.state)
             beta = self.beta(t - r, mean_gap, progress)
         return ops.where(r < t, beta, alpha)

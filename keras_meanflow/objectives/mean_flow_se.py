@@ -17,11 +17,11 @@ from keras_meanflow.parts.derivatives import (
     ForwardMode,
     ScaledCentralDifference,
 )
+from keras_meanflow.parts.gap_laws import PowerGap
 from keras_meanflow.parts.losses import SquaredError
 from keras_meanflow.parts.part import part
 from keras_meanflow.parts.paths import NoisyToClean, Path
 from keras_meanflow.parts.schedules import Line, Schedule, bounds_of, value_at
-from keras_meanflow.parts.time_laws import PowerGap
 from keras_meanflow.parts.times import TimeSampler
 
 

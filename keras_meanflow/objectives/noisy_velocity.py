@@ -51,6 +51,9 @@ class NoisyVelocity(Objective):
     guidance = _of_the_objective("guidance")
     logs = _of_the_objective("logs")
     companion = _of_the_objective("companion")
+    state = _of_the_objective("state")
+    final_state = _of_the_objective("final_state")
+    update_state = _of_the_objective("update_state")
     predict_both = _of_the_objective("predict_both")
     check_network = _of_the_objective("check_network")
 
@@ -61,7 +64,8 @@ class NoisyVelocity(Objective):
     def draw(self, keys, x, condition=None):
         """See `Objective.draw`."""
         draws = self.objective.draw(keys, x, condition)
-        return draws._replace(own=(draws.own, keys.normal("target_noise", ops.shape(data_of(x)))))
+        noise = keys.normal("target_noise", ops.shape(data_of(x)))
+        return draws._replace(extra=(draws.extra, noise))
 
     def __call__(self, u, x, condition, draws):
         """See `Objective.__call__`."""
@@ -72,8 +76,8 @@ class NoisyVelocity(Objective):
         return self._with_noise(self.objective.training_problem, u, x, condition, draws)
 
     def _with_noise(self, make, u, x, condition, draws):
-        own, noise = draws.own
-        problem = make(u, x, condition, draws._replace(own=own))
+        extra, noise = draws.extra
+        problem = make(u, x, condition, draws._replace(extra=extra))
         _, v = self.path(data_of(x), draws.e, draws.t)
         std = ops.where(draws.r < draws.t, 0.0, self.k * ops.sqrt(squared_norm(v)))
         return dataclasses.replace(problem, target=problem.target + per_row(std, v) * noise)

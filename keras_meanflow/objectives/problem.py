@@ -1,10 +1,19 @@
 """A step's draws, and the regression problem that an objective makes of a batch."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
+
+from keras_meanflow.backend import jvp_with_gradient
+from keras_meanflow.parts.losses import squared_norm
+from keras_meanflow.parts.rows import Rows, per_row
+
+_INPUTS = ("z", "r", "t", "condition")
 
 
 class Draws(NamedTuple):
@@ -12,9 +21,9 @@ class Draws(NamedTuple):
 
     `r`, `t`: (B,) times; `e`: what the coupling gives, mostly noise of the data's shape;
     `drop`: (B,) booleans, rows whose condition is replaced by the null condition; `progress`,
-    `stage`: scalars, where in training they were drawn, for weights that change with it; `scale`,
-    `own`: what the guidance and the objective itself draw besides, arrays (B, ...), or None;
-    `guided`: the `Chosen` rows that guidance may act on, by their t, or None for all.
+    `state`: how far training is when they are drawn, for weights that depend on it; `scale`: what
+    the guidance draws; `extra`: what the objective draws; both arrays (B, ...) or None; `rows`: the
+    `Rows` of the batch, or None to make them of the time law.
     """
 
     r: Any
@@ -22,10 +31,19 @@ class Draws(NamedTuple):
     e: Any
     drop: Any
     progress: Any = 1.0
-    stage: Any = 0
+    state: dict[str, Any] | None = None
     scale: Any = None
-    own: Any = None
-    guided: Any = None
+    extra: Any = None
+    rows: Rows | None = None
+
+    def below(self, rows: Rows) -> Draws:
+        """The draws of the rows that may have r < t."""
+        by_row = {name: getattr(self, name) for name in _BY_ROW}
+        taken = rows.below({name: a for name, a in by_row.items() if a is not None})
+        return self._replace(**taken, rows=None)
+
+
+_BY_ROW = ("r", "t", "e", "drop", "scale", "extra")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +60,7 @@ class Problem:
             pass that makes the prediction.
         logs: name -> (values, weights), each (rows,): what to average into the logs.
         second: the `Problem` of a second output (`Objective.predict_both`), or None. Its loss, the
-            mean over its own rows, is added.
+            mean over its rows, is added.
         copies: how many rows there are for each row of the batch, all first ones first.
     """
 
@@ -52,18 +70,18 @@ class Problem:
     self_share: Any = None
     tangent: Any = None
     logs: dict = dataclasses.field(default_factory=dict)
-    second: "Problem | None" = None
+    second: Problem | None = None
     copies: int = 1
 
-    def as_data(self):
-        """The problem in the form of a batch that Keras' own steps take."""
+    # The form in which Keras' own steps take a problem: a batch (x, y, sample_weight).
+
+    def as_data(self) -> tuple:
+        """The problem as a batch `(x, y, sample_weight)`; `of_data` is the inverse."""
         if self.second is not None:
             return self._with_second()
-        target = {"target": self.target}
-        if self.self_share is not None:
-            target["self_share"] = self.self_share
-        tangent = {} if self.tangent is None else {"tangent": self.tangent}
-        return ({**self.inputs, **tangent}, target, self.weight)
+        y = {"target": self.target, "self_share": self.self_share}
+        x = {**self.inputs, "tangent": self.tangent}
+        return _given(x), _given(y), self.weight
 
     def _with_second(self):
         """Both problems' rows, weighted so that the mean over all is the sum of two means."""
@@ -73,14 +91,106 @@ class Problem:
             problem.filled(weight=sum(rows) / count)
             for problem, count in zip(both, rows, strict=True)
         ]
-        target = {
+        y = {
             name: ops.concatenate([getattr(problem, name) for problem in filled])
             for name in ("target", "self_share")
         }
         weight = ops.concatenate([problem.weight for problem in filled])
-        return ({**self.inputs, "second": self.second.inputs}, target, weight)
+        return {**self.inputs, "second": self.second.inputs}, y, weight
 
-    def filled(self, weight=1.0):
+    @classmethod
+    def of_data(cls, x: dict, y: dict | None = None) -> Problem:
+        """The problem of a batch from `as_data`, without its weights; without y, its inputs only.
+
+        The rows of a second problem are in `target` and `self_share`, after the first one's.
+        """
+        y = y or {}
+        return cls(
+            inputs=_given({name: x.get(name) for name in _INPUTS}),
+            target=y.get("target"),
+            self_share=y.get("self_share"),
+            tangent=x.get("tangent"),
+            second=cls(inputs=x["second"], target=None) if "second" in x else None,
+        )
+
+    def predict(self, u: Callable, predict_both: Callable) -> Any:
+        """What the network predicts of the inputs.
+
+        Args:
+            u: the network.
+            predict_both: from u, the inputs and the second problem's to the rows of both.
+
+        Returns:
+            The prediction (rows, ...). For a problem with a `tangent` a dict of `u` and `du_dt`,
+            which is zero on the rows with r = t.
+        """
+        if self.second is not None:
+            return predict_both(u, self.inputs, self.second.inputs)
+        if self.tangent is not None:
+            return self._in_one_pass(u)
+        return u(*arguments_of(self.inputs))
+
+    def _in_one_pass(self, u):
+        rows = Rows(ops.shape(self.inputs["z"])[0], ops.shape(self.tangent)[0])
+        z, r, t, condition = arguments_of(rows.below(self.inputs))
+        predicted, du_dt = jvp_with_gradient(
+            lambda z, r, t: u(z, r, t, condition),
+            (z, r, t),
+            (self.tangent, ops.zeros_like(r), ops.ones_like(t)),
+        )
+        du_dt = rows.replace(ops.zeros_like(self.inputs["z"]), du_dt)
+        if not rows.all_below:
+            predicted = rows.join(predicted, u(*arguments_of(rows.equal(self.inputs))))
+        return {"u": predicted, "du_dt": du_dt}
+
+    def compare(self, y_pred: Any) -> tuple:
+        """The prediction u and its target, with the part that only the prediction tells.
+
+        No gradient flows through the target.
+        """
+        u, target = y_pred, self.target
+        if self.tangent is not None:
+            u = y_pred["u"]
+            gap = per_row(self.inputs["t"] - self.inputs["r"], u)
+            target = target - gap * y_pred["du_dt"]  # MeanFlow, Eq. 10
+        if self.self_share is not None:
+            share = per_row(self.self_share, u)
+            target = target + share * ops.stop_gradient(ops.cast(u, "float32"))
+        return u, target
+
+    def times(self) -> tuple:
+        """`r` and `t` of all rows, a second problem's after the first one's."""
+        if self.second is None:
+            return self.inputs["r"], self.inputs["t"]
+        both = (self.inputs, self.second.inputs)
+        return tuple(ops.concatenate([inputs[name] for inputs in both]) for name in "rt")
+
+    def errors(self, y_pred: Any) -> dict[str, tuple]:
+        """What to log of a prediction: name -> (values, weights), each (rows,).
+
+        `v_error` and `u_error` are the unnormalised squared errors of rows with r = t and of rows
+        with r < t, `second_error` that of the second problem. Where the target is the prediction
+        plus a correction, the squared error is only the correction's size: such rows are left out.
+        """
+        r, t = self.inputs["r"], self.inputs["t"]
+        u, target = self.compare(y_pred)
+        error = squared_norm(ops.cast(u, "float32") - target)
+        rows = ops.shape(t)[0]
+        below = ops.cast(r < t, "float32")
+        counted = ops.ones_like(t)
+        if self.self_share is not None:
+            counted = ops.cast(self.self_share[:rows] != 1.0, "float32")
+        found = {
+            "v_error": (error[:rows], (1.0 - below) * counted),
+            "u_error": (error[:rows], below * counted),
+        }
+        if self.second is not None:
+            found["second_error"] = (error[rows:], None)
+        if self.tangent is not None:
+            found["du_dt_norm"] = (ops.sqrt(squared_norm(y_pred["du_dt"])), below)
+        return found
+
+    def filled(self, weight: Any = 1.0) -> Problem:
         """The problem with `weight` and `self_share` for every row, the former times `weight`."""
         ones = ops.ones_like(self.inputs["t"])
         return dataclasses.replace(
@@ -89,7 +199,7 @@ class Problem:
             self_share=0.0 * ones if self.self_share is None else self.self_share,
         )
 
-    def weighted(self, sample_weight):
+    def weighted(self, sample_weight: Any) -> Problem:
         """The problem with the user's (B,) weights multiplied in; None leaves it."""
         if sample_weight is None:
             return self
@@ -99,7 +209,7 @@ class Problem:
         return dataclasses.replace(self, weight=weight, second=second)
 
 
-def joined(*problems):
+def joined(*problems: Problem) -> Problem:
     """One problem with the rows of several of the same batch, one problem after the other."""
     filled = [problem.filled() for problem in problems]
     names = sorted({name for problem in problems for name in problem.logs})
@@ -117,17 +227,21 @@ def _rows_of(trees):
     return keras.tree.map_structure(lambda *arrays: ops.concatenate(arrays, axis=0), *trees)
 
 
-def data_of(x):
+def _given(entries):
+    """The entries that are not None."""
+    return {name: value for name, value in entries.items() if value is not None}
+
+
+def data_of(x: Any) -> Any:
     """The data array of `x`, which may be stored with its noise as {'x', 'e'}."""
     return x["x"] if isinstance(x, dict) else x
 
 
-def inputs_of(z, r, t, condition):
+def inputs_of(z: Any, r: Any, t: Any, condition: Any) -> dict:
     """The network's inputs as a dict; a condition of None is left out."""
-    inputs = {"z": z, "r": r, "t": t}
-    return inputs if condition is None else {**inputs, "condition": condition}
+    return _given({"z": z, "r": r, "t": t, "condition": condition})
 
 
-def arguments_of(inputs):
+def arguments_of(inputs: dict) -> tuple:
     """`z, r, t, condition` from such a dict."""
-    return inputs["z"], inputs["r"], inputs["t"], inputs.get("condition")
+    return tuple(inputs.get(name) for name in _INPUTS)

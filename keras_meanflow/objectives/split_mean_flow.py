@@ -69,12 +69,12 @@ class SplitMeanFlow(Guided):
         draws = super().draw(keys, x, condition)
         low, high = self.splits
         uniform = keys.uniform("split", (ops.shape(draws.t)[0], 1))[:, 0]
-        return draws._replace(own=low + (high - low) * uniform)
+        return draws._replace(extra=low + (high - low) * uniform)
 
     def average(self, u, below):
         """The average over both parts (Alg. 1); nothing is logged."""
         z, r, t, condition = below.z, below.r, below.t, below.condition
-        split = below.draws.own  # lambda
+        split = below.draws.extra  # lambda
         s = (1.0 - split) * t + split * r
         u2 = u(z, s, t, condition)
         z_s = z - per_row(t - s, z) * u2

@@ -22,14 +22,12 @@ from keras_meanflow.parts.easy_first import (
     EasyFirst,
     Plateau,
 )
+from keras_meanflow.parts.gap_laws import GapBin, PowerGap, ShapedGap
 from keras_meanflow.parts.losses import (
     AdaptiveLoss,
     AdaptiveQuartic,
-    Cauchy,
-    LearnedVarianceLoss,
     LogMSE,
     MeanAdaptiveLoss,
-    ReleasedLogMSE,
     SquaredError,
     mean_square,
     squared_norm,
@@ -63,11 +61,8 @@ from keras_meanflow.parts.schedules import (
 )
 from keras_meanflow.parts.time_laws import (
     DiagonalLogitNormal,
-    GapBin,
     LogitNormal,
     MaskedThenClamped,
-    PowerGap,
-    ShapedGap,
     ShiftedUniform,
     TwoLogitNormals,
     Uniform,
@@ -88,7 +83,6 @@ from keras_meanflow.parts.weightings import (
 __all__ = [
     "AdaptiveLoss",
     "AdaptiveQuartic",
-    "Cauchy",
     "CentralDifference",
     "ClippedDerivative",
     "Configurable",
@@ -101,7 +95,6 @@ __all__ = [
     "FromCondition",
     "GapBin",
     "Independent",
-    "LearnedVarianceLoss",
     "Line",
     "Linear",
     "LogMSE",
@@ -117,7 +110,6 @@ __all__ = [
     "Power",
     "PowerGap",
     "ProgressiveGap",
-    "ReleasedLogMSE",
     "Rows",
     "ScaledCentralDifference",
     "Schedule",
@@ -125,6 +117,7 @@ __all__ = [
     "ShiftedUniform",
     "Sigmoid",
     "SquaredError",
+    "StateVariable",
     "Steps",
     "StoredPairs",
     "TimeSampler",

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_meanflow.parts.part import Configurable, part
 from keras_meanflow.parts.schedules import Schedule
-from keras_meanflow.parts.times import TimeSampler
+from keras_meanflow.parts.times import StateVariable, TimeSampler
 
 _ROOT_2 = 2.0**0.5
 
@@ -88,12 +88,37 @@ class EasyFirst(TimeSampler):
     fraction_r_equals_t: float | Schedule = 0.75
     pacing: Plateau = Plateau(stages=20)
 
+    @property
+    def stages(self):
+        """See `TimeSampler`."""
+        return self.pacing.stages
+
+    @property
+    def state(self):
+        """See `TimeSampler`: the arguments of `Plateau.__call__`."""
+        return {
+            "stage": StateVariable(0, logged=True),
+            "stage_count": StateVariable(0),
+            "stage_error": StateVariable(-1.0),
+            "stage_best": StateVariable(0.0),
+        }
+
+    def update_state(self, state, errors):
+        """See `TimeSampler.update_state`; a batch without rows r = t changes nothing."""
+        total, count = errors["v_error"]
+        now = [state[name] for name in self.state]
+        after = self.pacing(total / ops.maximum(count, 1.0), now)
+        pairs = zip(now, after, strict=True)
+        return dict(
+            zip(self.state, (ops.where(count > 0.0, new, old) for old, new in pairs), strict=True)
+        )
+
     def pair(self, keys, rows, below):
         """See `TimeSampler.pair`."""
         draws = keys.uniform("times", (rows, 2))
         # t is the larger of two draws of the law F, so P(t <= x) = F(x)^2; given t, F(r) / F(t)
         # is uniform.
-        outside = ops.take(ops.convert_to_tensor(self._outside()), keys.stage)
+        outside = ops.take(ops.convert_to_tensor(self._outside()), keys.state["stage"])
         f_t = ops.sqrt(outside + (1.0 - outside) * draws[:, 0])
         t = self._quantile(f_t)
         r = ops.minimum(self._quantile(f_t * draws[:, 1]), t)

@@ -15,7 +15,7 @@ class Lattice:
 
     Args:
         progress: the training progress that schedules see.
-        stage: the stage that samplers with stages see.
+        state: the state of training that laws with a state see.
 
     References:
         Roberts, The unreasonable effectiveness of quasirandom sequences:
@@ -24,8 +24,8 @@ class Lattice:
 
     rows = _ROWS
 
-    def __init__(self, progress=1.0, stage=0):
-        self.progress, self.stage = progress, stage
+    def __init__(self, progress=1.0, state=None):
+        self.progress, self.state = progress, state or {}
 
     def uniform(self, name, shape):
         """(rows, width) points, float32."""

@@ -60,6 +60,7 @@ class Rows:
     """
 
     def __init__(self, rows, count):
+        self.total, self.count = rows, count
         self.mask = mask_r_below_t(rows, count)  # (rows,)
         static = isinstance(rows, int) and isinstance(count, int)
         self.all_below = static and rows == count
@@ -106,62 +107,3 @@ class Rows:
             return ops.reshape(ops.take(blocks, indices, axis=1), (-1, *shape))
 
         return keras.tree.map_structure(take, tree)
-
-
-def batch_shards():
-    """Into how many parts `keras.distribution` divides a batch; 1 without it."""
-    distribution = keras.distribution.distribution()
-    if distribution is None:
-        return 1
-    mesh = distribution.device_mesh
-    return dict(zip(mesh.axis_names, mesh.shape, strict=True))[distribution.batch_dim_name]
-
-
-class Chosen:
-    """The rows of a mask as a batch of a fixed size: the first `most` of each block of rows.
-
-    A block is a device's part of the batch, whose rows stay there. Where a mask has more rows than
-    `most` in a block, `mask` says which of them are left out.
-
-    Args:
-        mask: (B,) booleans.
-        most: number of rows taken of each block; rows outside the mask fill it up.
-        blocks: number of blocks, which divides B.
-
-    Example:
-        >>> rows = Chosen(t < 0.5, most=8)
-        >>> rows.spread(network(*rows.take((z, r, t))))  # 0 on the rows that were not taken
-    """
-
-    def __init__(self, mask, most, blocks=1):
-        self.most, self.blocks = most, blocks
-        mask = ops.reshape(mask, (blocks, -1))
-        size = mask.shape[1]
-        places = ops.arange(size, dtype="int32")[None]
-        order = ops.argsort(ops.where(mask, places, places + size), axis=1)
-        self._place = ops.cast(ops.argsort(order, axis=1), "int32")
-        self._taken = ops.cast(order[:, :most], "int32")
-        self.mask = ops.reshape(ops.logical_and(mask, self._place < most), (-1,))
-
-    def take(self, tree):
-        """The chosen rows of every array in a structure, (blocks most, ...); None stays None."""
-        return self._pick(tree, self._taken)
-
-    def spread(self, tree):
-        """Arrays of chosen rows in their places, with 0 on all rows outside `mask`."""
-
-        def place(a):
-            rows = self._pick(a, ops.minimum(self._place, self.most - 1))
-            return ops.where(per_row(self.mask, rows), rows, ops.zeros_like(rows))
-
-        return keras.tree.map_structure(place, tree)
-
-    def _pick(self, tree, places):
-        def pick(a):
-            if a is None:
-                return None
-            shape = tuple(a.shape[1:])
-            blocks = ops.reshape(a, (self.blocks, -1, math.prod(shape)))
-            return ops.reshape(ops.take_along_axis(blocks, places[..., None], 1), (-1, *shape))
-
-        return keras.tree.map_structure(pick, tree)

@@ -1,7 +1,7 @@
-"""Joint samplers of (r, t), and which rows of a batch have r < t."""
+"""What every law of (r, t) shares: the share of rows with r = t, means of the law, its state."""
 
 import abc
-import itertools
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -9,10 +9,21 @@ from keras import ops
 from keras_meanflow.backend import untraced
 from keras_meanflow.parts.lattice import Lattice
 from keras_meanflow.parts.part import Configurable
-from keras_meanflow.parts.rows import count_r_below_t, mask_of_share, mask_r_below_t
+from keras_meanflow.parts.rows import Rows, count_r_below_t, mask_of_share
 from keras_meanflow.parts.schedules import Schedule, bounds_of, scheduled_values
 
 _TABLE = 65  # values of progress at which a scheduled law's mean gap is tabulated
+
+
+class StateVariable(NamedTuple):
+    """A scalar that training carries from step to step.
+
+    `first`: its first value, an int (kept as int32) or a float (kept as float32); `logged`: whether
+    it is a column of the logs.
+    """
+
+    first: int | float
+    logged: bool = False
 
 
 class TimeSampler(Configurable, abc.ABC):
@@ -20,10 +31,15 @@ class TimeSampler(Configurable, abc.ABC):
 
     A subclass draws one time from two standard normals a row and says how the pair is ordered.
     The share may be a schedule: it is then a mask over the rows of its least value.
+
+    A law that depends on how training went declares scalars in `state`, by name, and writes
+    `update_state`. A `FlowMap` keeps and saves them; `keys.state` has their present values. A law
+    with several `stages` has a scalar `stage`, the number of the law in use.
     """
 
     fraction_r_equals_t: float | Schedule
-    pacing = None  # of samplers that move by stages: when to
+    state: dict[str, StateVariable] = {}
+    stages = 1
 
     def __post_init__(self):
         if not all(0.0 <= share <= 1.0 for share in bounds_of(self.fraction_r_equals_t)):
@@ -32,79 +48,78 @@ class TimeSampler(Configurable, abc.ABC):
                 f"Received: {self.fraction_r_equals_t}."
             )
 
-    def draw(self, keys, rows):
-        """`r` and `t`, float32 of shape (rows,)."""
-        count = self.count_derived(rows)
-        below = mask_r_below_t(rows, count)
-        if isinstance(self.fraction_r_equals_t, Schedule):
-            below = mask_of_share(below, count, self.fraction_r_equals_t(keys.progress))
-        return self.pair(keys, rows, below)
+    def rows(self, rows: int) -> Rows:
+        """A batch of `rows`, divided into those that may have r < t and those with r = t."""
+        return Rows(rows, self.count_derived(rows))
 
-    def count_derived(self, rows):
+    def draw(self, keys, rows: int | Rows):
+        """`r` and `t`, float32 of shape (rows,), for a number of rows or what `rows` made of it."""
+        rows = rows if isinstance(rows, Rows) else self.rows(rows)
+        below = rows.mask
+        if isinstance(self.fraction_r_equals_t, Schedule):
+            below = mask_of_share(below, rows.count, self.fraction_r_equals_t(keys.progress))
+        return self.pair(keys, rows.total, below)
+
+    def count_derived(self, rows: int) -> int:
         """The number of rows for which a derivative is computed: the most that may have r < t."""
         return count_r_below_t(rows, bounds_of(self.fraction_r_equals_t)[0])
 
-    def mean_gaps(self):
+    def update_state(self, state: dict[str, Any], errors: dict[str, tuple]) -> dict[str, Any]:
+        """The state after a step.
+
+        Args:
+            state: the present values by name.
+            errors: name of a squared error, such as `v_error` -> its sum over the rows of the whole
+                batch that have it, and their number.
+        """
+        del errors
+        return state
+
+    @property
+    def final_state(self) -> dict[str, Any]:
+        """The state in which training ends; evaluation draws by it."""
+        return {"stage": self.stages - 1} if "stage" in self.state else {}
+
+    def mean_gaps(self) -> np.ndarray:
         """`E[t - r]` over the rows with r < t, float32: of each stage, or over progress, or one.
 
-        Shape (stages,) for a sampler with `pacing`, (65,) over equally spaced progress for one
-        with schedules, (1,) otherwise. `look_up` reads it.
+        Shape (stages,) for a law with stages, (65,) over equally spaced progress for one with
+        schedules, (1,) otherwise. `look_up` reads it.
         """
         moving = set(scheduled_values(self)) - {"fraction_r_equals_t"}
-        if self.pacing is not None and moving:
+        if self.stages > 1 and moving:
             raise ValueError(
                 "The mean gap of a law that moves both by stages and by schedules is not "
-                f"tabulated. Received: pacing and schedules of {sorted(moving)}."
+                f"tabulated. Received: {self.stages} stages and schedules of {sorted(moving)}."
             )
-        if self.pacing is not None:
-            states = [(1.0, stage) for stage in range(self.pacing.stages)]
+        if self.stages > 1:
+            states = [(1.0, {"stage": stage}) for stage in range(self.stages)]
         elif moving:
-            states = [(float(p), 0) for p in np.linspace(0.0, 1.0, _TABLE)]
+            states = [(float(p), self.final_state) for p in np.linspace(0.0, 1.0, _TABLE)]
         else:
-            states = [(1.0, 0)]
+            states = [(1.0, self.final_state)]
         return np.array([self._mean_gap(*state) for state in states], "float32")
 
-    def _mean_gap(self, progress, stage):
-        r, t = self.even_pairs(progress, stage)
+    def _mean_gap(self, progress, state):
+        r, t = self.even_pairs(progress, state)
         gap = (t - r).astype("float64")
         return gap[gap > 0.0].mean()
 
-    def even_pairs(self, progress=1.0, stage=0, equal=False):
-        """r and t, NumPy, that fill this law evenly: their means are expectations.
+    def even_pairs(self, progress: float = 1.0, state: dict | None = None):
+        """r < t, NumPy arrays, that fill this law evenly: their means are expectations.
 
-        With r < t, or those of the rows with r = t. Inside a traced step too.
+        Inside a traced step too. Without `state` they are of the final one.
         """
-        lattice = Lattice(progress, stage)
+        lattice = Lattice(progress, self.final_state if state is None else state)
         with untraced():
-            below = ops.full((lattice.rows,), not equal)
-            pairs = self.pair(lattice, lattice.rows, below)
+            pairs = self.pair(lattice, lattice.rows, ops.ones((lattice.rows,), "bool"))
             return tuple(ops.convert_to_numpy(times) for times in pairs)
 
-    def share_between(self, start, end):
-        """The largest share of the rows whose t lies in [start, end], over all of training.
-
-        Of the rows with r < t, or of those with r = t, whichever have more.
-        """
-        moving = set(scheduled_values(self)) - {"fraction_r_equals_t"}
-        progress = np.linspace(0.0, 1.0, _TABLE) if moving else (1.0,)
-        stages = range(self.last_stage + 1)
-        shares = (
-            np.mean((t >= start) & (t <= end))
-            for state in itertools.product(map(float, progress), stages, (False, True))
-            for _, t in [self.even_pairs(*state)]
-        )
-        return float(max(shares))
-
-    @property
-    def last_stage(self):
-        """The stage in which training ends; 0 without `pacing`."""
-        return self.pacing.stages - 1 if self.pacing else 0
-
-    def look_up(self, table, progress, stage):
+    def look_up(self, table, progress, state: dict[str, Any]):
         """The entry of a table from `mean_gaps`, between two entries on a straight line."""
         table = ops.convert_to_tensor(table)
-        if self.pacing is not None:
-            return ops.take(table, stage)
+        if self.stages > 1:
+            return ops.take(table, state["stage"])
         place = ops.cast(progress, "float32") * (table.shape[0] - 1)
         low = ops.minimum(ops.cast(place, "int32"), max(table.shape[0] - 2, 0))
         high = ops.minimum(low + 1, table.shape[0] - 1)
@@ -112,5 +127,5 @@ class TimeSampler(Configurable, abc.ABC):
         return start + (end - start) * (place - ops.cast(low, "float32"))
 
     @abc.abstractmethod
-    def pair(self, keys, rows, below):
-        """`r` and `t`, equal where `below` is False."""
+    def pair(self, keys, rows: int, below):
+        """`r` and `t`, equal where the booleans `below` (rows,) are False."""

@@ -8,7 +8,7 @@ from keras import ops
 from keras_meanflow.backend import BACKEND, compiled, gradient
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.objectives import DecoupledMeanFlow, NoisyVelocity
-from keras_meanflow.parts.time_laws import GapBin, ShapedGap
+from keras_meanflow.parts.gap_laws import GapBin, ShapedGap
 from keras_meanflow.pictures.charts import line_chart, side_by_side
 from keras_meanflow.studies.tables import series_by
 
@@ -145,7 +145,7 @@ class _Gradients:
             batch = number % len(self.batches)
             data = self.batches[batch]
             x, *condition = (ops.convert_to_tensor(array) for array in data)
-            draws = objective.draw(_keys(times, number), x, *condition)
+            draws = objective.draw(_keys(times, number), x, *condition)._replace(rows=None)
             problem = self._problem(objective)(self.values, draws, x, *condition)
             parts = self.gradient(self.values, *problem)
             flat = np.concatenate([ops.convert_to_numpy(part).ravel() for part in parts])
@@ -165,7 +165,7 @@ class _Gradients:
 
 def _keys(times, number):
     """The draws of batch `number`, the same in each task but for the times."""
-    return Keys(_SEED, number, stage=times.last_stage)
+    return Keys(_SEED, number, state=times.final_state)
 
 
 def draw_affinities(rows):

@@ -7,8 +7,8 @@ from keras import ops
 
 from keras_meanflow.flow_map.curriculum import Curriculum
 from keras_meanflow.objectives import NoisyVelocity
+from keras_meanflow.parts.gap_laws import GapBin
 from keras_meanflow.parts.schedules import Steps
-from keras_meanflow.parts.time_laws import GapBin
 from keras_meanflow.pictures.charts import line_chart, side_by_side
 from keras_meanflow.studies.affinity import BINS
 from keras_meanflow.studies.tables import series_by, write_figure
