@@ -7,7 +7,7 @@ Here are the names that one meets first; each folder is a package with the rest:
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {
     "FlowMap": "flow_map",
@@ -19,6 +19,7 @@ _NAMES = {
     "Guidance": "objectives",
     "Curriculum": "flow_map",
     "Heun": "samplers",
+    "open_model": "flow_map",
 }
 __all__ = [*_NAMES, "__version__"]
 

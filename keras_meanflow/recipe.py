@@ -1,4 +1,4 @@
-"""Recipes: Python functions whose keyword arguments are the knobs of a training run.
+"""Tasks and methods: Python functions whose keyword arguments are the knobs of a training run.
 
 Finding and showing them reads their source only: no Keras, no backend.
 """
@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
-import inspect
 import types
 import typing
 from pathlib import Path
@@ -18,51 +17,72 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True}
 _BOOLEANS |= {"false": False, "no": False, "off": False, "0": False}
 
 
-def recipe(function=None, *, extends=None):
-    """Marks a function as a recipe: all its arguments are knobs, and it returns a `Training`.
+def task(function=None, **mark):
+    """Marks a function as a task: data, a network, an optimizer and a budget.
+
+    All its arguments are knobs, and it returns a `keras_meanflow.training.Task`; or a `Training`,
+    which is whole and takes no method. The arguments of the mark are literals:
 
     Args:
         function: the function.
-        extends: another recipe of the same file, whose knobs this one has too and takes as
-            `**knobs`.
+        has: what methods may need of a task: "DiT" (its network is one), "noise" (samples start
+            from noise alone), "pairs" (it has noisy and clean data).
+        every: settings of all methods, knob -> value; a method takes those that it knows.
+        sizes: for a task with the knob `size`: size -> settings.
+        methods: method -> its settings; "METHOD SIZE" for one size. The first is the default.
 
     Example:
-        >>> @recipe
-        ... def mine(*, steps: int = 1000, learning_rate: float = 1e-3) -> Training:
+        >>> @task(has=("DiT", "noise"), methods={"mean_flow": {}, "alpha_flow": {"until": 0.8}})
+        ... def mine(*, steps: int = 1000, learning_rate: float = 1e-3) -> Task:
         ...     ...
-        >>> @recipe(extends=mine)
-        ... def mine_from_short_to_long(**knobs) -> Training:
-        ...     training = mine(**knobs)
-        ...     Curriculum({"beta": ProgressiveGap()}).apply(training.flow_map)
-        ...     return training
     """
+    return _marked("task", function, mark)
+
+
+def method(function=None, **mark):
+    """Marks a function as a method: one paper, an objective and its knobs.
+
+    Its first argument is the `Task`, all others are knobs, and it returns a
+    `keras_meanflow.training.Method`.
+
+    Args:
+        function: the function.
+        needs: what the task must have; see `task`.
+
+    Example:
+        >>> @method(needs=("noise",))
+        ... def halfway(task, *, fraction_r_equals_t: float = 0.5) -> Method:
+        ...     return Method(HalfwayMeanFlow(times=task.law(fraction_r_equals_t)))
+    """
+    return _marked("method", function, mark)
+
+
+def _marked(kind, function, mark):
     if function is None:
-        return functools.partial(recipe, extends=extends)
-    if extends is not None:
-        own, base = inspect.signature(function), inspect.signature(extends)
-        kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        kept += [p for name, p in base.parameters.items() if name not in own.parameters]
-        function.__signature__ = own.replace(parameters=kept)
-        function.__annotations__ = {**extends.__annotations__, **function.__annotations__}
-    function.is_recipe = True
+        return functools.partial(_marked, kind, mark=mark)
+    function.recipe_kind, function.recipe_mark = kind, mark
     return function
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A recipe that was found in a file, not yet imported.
+    """A task or a method that was found in a file, not yet imported.
 
     Args:
         name: of the function.
+        kind: "task" or "method".
         file: that holds it.
         doc: its docstring.
         defaults: knob -> its default, as source text.
+        mark: the arguments of the mark.
     """
 
     name: str
+    kind: str
     file: Path
     doc: str
     defaults: dict
+    mark: dict
 
     @property
     def summary(self):
@@ -71,8 +91,9 @@ class Found:
 
     @property
     def address(self):
-        """What `find` finds it by: the name of one that ships, FILE:NAME of a user's own."""
-        return self.name if self == recipes().get(self.name) else f"{self.file}:{self.name}"
+        """What finds it again: the name of one that ships, FILE:NAME of a user's own."""
+        shipped = self.file.is_relative_to(_folder())
+        return self.name if shipped else f"{self.file}:{self.name}"
 
     def load(self):
         """The function; its file is imported, and with it Keras."""
@@ -82,9 +103,18 @@ class Found:
         return getattr(module, self.name)
 
 
-def recipes():
-    """The recipes that come with the package, name -> `Found`, in alphabetical order."""
-    found = [one for file in _folder().glob("*.py") for one in recipes_in(file)]
+def tasks() -> dict[str, Found]:
+    """The tasks that come with the package, by name, in alphabetical order."""
+    return _shipped("task")
+
+
+def methods() -> dict[str, Found]:
+    """The methods that come with the package, by name, in alphabetical order."""
+    return _shipped("method")
+
+
+def _shipped(kind):
+    found = [one for file in _folder().glob(f"{kind}s/*.py") for one in found_in(file, kind)]
     return {one.name: one for one in sorted(found, key=lambda one: one.name)}
 
 
@@ -94,111 +124,95 @@ def _folder():
     return shipped if shipped.is_dir() else _PACKAGE.parent / "recipes"
 
 
-def recipes_in(file):
-    """The recipes of a Python file."""
+def found_in(file: str | Path, kind: str) -> list[Found]:
+    """The tasks, or the methods, in a Python file."""
     tree = ast.parse(Path(file).read_text(encoding="utf-8"), filename=str(file))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    return [_found(name, functions, file) for name in functions if _mark(functions[name])]
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return [_found(node, kind, Path(file).resolve()) for node in functions if _mark(node, kind)]
 
 
-def _mark(function):
-    """The decorator that makes a function a recipe, or None."""
+def _mark(function, kind):
+    """The decorator that makes a function one of this kind, or None."""
     for decorator in function.decorator_list:
         called = decorator.func if isinstance(decorator, ast.Call) else decorator
-        if recipe.__name__ in (getattr(called, "attr", None), getattr(called, "id", None)):
+        if kind in (getattr(called, "attr", None), getattr(called, "id", None)):
             return decorator
     return None
 
 
-def _found(name, functions, file):
-    doc = ast.get_docstring(functions[name]) or ""
-    return Found(name, Path(file).resolve(), doc, _defaults(functions[name], functions))
-
-
-def _defaults(function, functions):
-    """Knob -> default of a recipe and of the one that it extends."""
-    pairs = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
-    own = {a.arg: "(required)" if d is None else ast.unparse(d) for a, d in pairs}
-    mark = _mark(function)
+def _found(function, kind, file):
+    mark = _mark(function, kind)
     keywords = mark.keywords if isinstance(mark, ast.Call) else []
-    bases = [k.value.id for k in keywords if k.arg == "extends" and isinstance(k.value, ast.Name)]
-    inherited = _defaults(functions[bases[0]], functions) if bases and bases[0] in functions else {}
-    return {**own, **{knob: d for knob, d in inherited.items() if knob not in own}}
+    pairs = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    return Found(
+        name=function.name,
+        kind=kind,
+        file=file,
+        doc=ast.get_docstring(function) or "",
+        defaults={a.arg: "(required)" if d is None else ast.unparse(d) for a, d in pairs},
+        mark={keyword.arg: _literal(keyword.value) for keyword in keywords},
+    )
 
 
-def find(name):
-    """The `Found` of a recipe's name, or of a user's `path/to/file.py` or `file.py:function`.
+def _literal(node):
+    """The value of a literal, in which `dict(a=1)` may stand for `{"a": 1}`."""
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "dict":
+        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {_literal(key): _literal(value) for key, value in pairs}
+    return ast.literal_eval(node)
+
+
+def find(name: str, kind: str, beside: Path | None = None) -> Found:
+    """A task or method by its name, or by a user's `path/to/file.py` or `file.py:function`.
+
+    Args:
+        name: one of these.
+        kind: "task" or "method".
+        beside: a file whose own ones come before those of the package.
 
     Raises:
-        ValueError: for an unknown name, with the nearest ones, or a file without that recipe.
+        ValueError: for an unknown name, with the nearest ones, or a file that holds none.
 
     Example:
-        >>> find("digits").load()(steps=10)
+        >>> find("digits", "task").load()(steps=10)
     """
     path, _, function = name.partition(".py:")
     if not function and not name.endswith(".py"):
-        known = recipes()
+        near = {one.name: one for one in found_in(beside, kind)} if beside else {}
+        known = {**_shipped(kind), **near}
         if name not in known:
             raise ValueError(
-                f"There is no recipe {name!r}. {_nearest(name, known)} Your own is the path of a "
+                f"There is no {kind} {name!r}. {nearest(name, known)} Your own is the path of a "
                 "file, as in my.py or my.py:function."
             )
         return known[name]
     file = Path(f"{path}.py" if function else name)
     if not file.is_file():
         raise ValueError(f"There is no file {file}.")
-    return _choose({one.name: one for one in recipes_in(file)}, function, file)
+    return _choose({one.name: one for one in found_in(file, kind)}, function, file, kind)
 
 
-def _choose(found, function, file):
+def _choose(found, function, file, kind):
     if not found:
-        raise ValueError(f"{file} must hold a function marked with @recipe. It holds none.")
+        raise ValueError(f"{file} must hold a function marked with @{kind}. It holds none.")
     if not function and len(found) > 1:
         names = ", ".join(f"{file}:{name}" for name in found)
-        raise ValueError(f"{file} holds several recipes. Name one: {names}.")
+        raise ValueError(f"{file} holds several {kind}s. Name one: {names}.")
     if function and function not in found:
-        raise ValueError(f"{file} has no recipe {function!r}. {_nearest(function, found)}")
+        raise ValueError(f"{file} has no {kind} {function!r}. {nearest(function, found)}")
     return found[function] if function else next(iter(found.values()))
 
 
-def _nearest(name, known):
+def nearest(name, known) -> str:
     """The known names that `name` may stand for, in a sentence."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     listed = f"There are: {', '.join(known)}."
     return f"Did you mean {' or '.join(near)}?" if near else listed
 
 
-def resolve(function, settings):
-    """All knobs of a recipe by name, those of `settings` ("key=value" texts) in place.
-
-    A value is read as what the knob's annotation says, or else as its default's type.
-
-    Raises:
-        ValueError: for an unknown knob, with the nearest ones, or a value of another type.
-
-    Example:
-        >>> resolve(digits, ["steps=100"])["steps"]
-        100
-    """
-    knobs = inspect.signature(function).parameters
-    hints = typing.get_type_hints(function)
-    values = {name: knob.default for name, knob in knobs.items()}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"Settings are key=value. Received: {setting!r}.")
-        if name not in knobs:
-            raise ValueError(
-                f"{function.__name__} has no knob {name!r}. {_nearest(name, list(knobs))}"
-            )
-        values[name] = _read(text, hints.get(name, type(values[name])), name)
-    missing = [name for name, value in values.items() if value is inspect.Parameter.empty]
-    if missing:
-        raise ValueError(f"{function.__name__} needs --set {missing[0]}=...")
-    return values
-
-
-def _read(text, hint, name):
+def read_setting(text: str, hint: object, name: str) -> object:
     """`text` as the first of the types of `hint` that it fits."""
     union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     kinds = typing.get_args(hint) if union else (hint,)

@@ -13,6 +13,18 @@ from keras_meanflow.formats.conversion import save_network
 from keras_meanflow.networks import DiTDH
 from keras_meanflow.samplers import Euler
 
+RECIPES = """
+    cifar10_unet cifar10_unet_v1 digits digits_alpha digits_dmf digits_flow
+    digits_flow_consist digits_imf digits_improved digits_rae_cmt digits_rae_mfd
+    digits_rae_mft digits_rae_teacher digits_reflow digits_split eurosat eurosat_improved
+    gaussian imagenet256_alpha_b2 imagenet256_alpha_xl2 imagenet256_dit_b2
+    imagenet256_dit_b4 imagenet256_dit_b4_improved imagenet256_dit_l2
+    imagenet256_dit_l2_improved imagenet256_dit_xl2 imagenet256_dit_xl2_improved
+    imagenet256_dmf_xl2 imagenet256_imf_b2 imagenet256_reflow_xl2 imagenet_rae_cmt
+    imagenet_rae_mfd imagenet_rae_mft imagenet_rae_teacher mnist mnist_alpha mnist_dmf
+    mnist_flow mnist_flow_consist mnist_imf mnist_improved mnist_reflow mnist_split
+    speech_digits speech_digits_released speech_vbdmd speech_vbdmd_released
+""".split()
 # Settings that change what is built, beside the defaults of every recipe.
 VARIANTS = [
     ("digits", dict(omega=0.5, kappa=0.5, label_dropout=0.1, power=1.0)),
@@ -38,14 +50,22 @@ _REDUCED = {
 }
 
 
-def small_settings(name: str, knobs, folder: Path) -> dict:
-    """Data, sizes and networks to start from, for a recipe with these knobs."""
+CASES = [*((name, {}) for name in RECIPES), *VARIANTS]
+
+
+def key_of(name: str, changes: dict) -> str:
+    """The key of a case in the golden file."""
+    return " ".join([name, *(f"{k}={v}" for k, v in changes.items())])
+
+
+def small_settings(name: str, folder: Path) -> dict:
+    """Data, sizes and networks to start from, for a recipe of version 0.1.0."""
     keras.utils.set_random_seed(3)
-    settings = {knob: value for knob, value in _REDUCED.items() if knob in knobs}
+    settings = dict(_REDUCED)
     if name.startswith("speech"):
         return settings | _speech(name, folder)
     if "_rae" in name:
-        return settings | dict(width=16, head_width=8) | _tokens(name, knobs, folder)
+        return settings | dict(width=16, head_width=8) | _tokens(name, folder)
     if "_reflow" in name:
         return settings | dict(data=_pairs(name, folder / "pairs"), batch_size=4)
     kind = name.partition("_")[0]
@@ -62,16 +82,20 @@ def _speech(name, folder):
     )
 
 
-def _tokens(name, knobs, folder):
+# The networks that the trainings of MF-RAE start from.
+_STARTS = {"cmt": ("teacher",), "mfd": ("teacher", "start"), "mft": ("start",)}
+
+
+def _tokens(name, folder):
     classes = 1000 if name.startswith("imagenet") else 10
     sizes = dict(width=(16, 8), depth=(1, 1), heads=(2, 2), num_classes=classes)
     settings = dict(data=write_arrays("rae", folder), batch_size=4)
-    for knob, time_inputs in (("teacher", ("t",)), ("start", ("t", "t-r"))):
-        if knob in knobs:
-            network = DiTDH(image_size=2, channels=8, time_inputs=time_inputs, **sizes)
-            path = folder / f"{knob}.safetensors"
-            save_network(randomise(network), path)
-            settings[knob] = str(path)
+    for knob in _STARTS.get(name.rpartition("_")[2], ()):
+        time_inputs = ("t",) if knob == "teacher" else ("t", "t-r")
+        network = DiTDH(image_size=2, channels=8, time_inputs=time_inputs, **sizes)
+        path = folder / f"{knob}.safetensors"
+        save_network(randomise(network), path)
+        settings[knob] = str(path)
     return settings
 
 

@@ -98,7 +98,7 @@ def test_listing_needs_no_backend():
         (["train", "gaussian", "--set", "stebs=3"], "no knob 'stebs'. Did you mean steps"),
         (["train", "gaussian", "--set", "steps=x"], "steps must be of type int. Received: 'x'"),
         (["train", "gaussian", "--set", "batch_size=0"], "batch_size must be at least 1"),
-        (["train", "gaussian", "--set", "averages=1.5"], "averages are decays in"),
+        (["train", "gaussian", "--set", "averages=1.5"], "averages are different decays in"),
         (["train", "absent.py"], "There is no file absent.py"),
         (["sample", "runs/absent"], "There is no run in runs/absent"),
         (["export", "runs/absent", "out"], "There is no run in runs/absent"),

@@ -36,7 +36,7 @@ def test_the_derivative_may_be_float32_in_a_network_of_bfloat16():
     np.testing.assert_allclose(_du_dt_norm(mixed), exact, rtol=1e-6)
     assert relative_error(_du_dt_norm(half), exact) > 1e-4
     assert mixed.network.blocks[0].fc1.compute_dtype == "bfloat16"
-    assert FlowMap.from_config(mixed.get_config()).float32_derivative
+    assert FlowMap.from_config(mixed.get_config()).field.float32_derivative
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e15])

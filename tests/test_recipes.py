@@ -1,43 +1,39 @@
-"""Recipes: found, shown, turned by their knobs; each of ours takes two real steps."""
+"""Tasks and methods: found, shown, turned by their knobs; each suits the others."""
+
+import json
 
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from keras import ops
-from oracles import randomise
-from PIL import Image
+from lock import describe_training
+from small_data import ARRAYS, write_arrays
+from small_runs import PAIRS, small
 
-from keras_meanflow import DiT, FlowMap, FlowMatching, Guidance, Heun, LogitNormal
-from keras_meanflow.data.reflow import reflow
-from keras_meanflow.formats.conversion import save_network
-from keras_meanflow.networks import DiTDH
+from keras_meanflow import Guidance, LogitNormal, cli, open_model
 from keras_meanflow.networks.dit import SIZES
 from keras_meanflow.networks.in_context import IN_CONTEXT_SIZES
 from keras_meanflow.objectives import GuidanceInput
-from keras_meanflow.parts import DiagonalLogitNormal, MaskedThenClamped, Sigmoid, TwoLogitNormals
-from keras_meanflow.pictures.samples import draw_samples
-from keras_meanflow.recipe import Found, find, recipe, recipes, recipes_in, resolve
-from keras_meanflow.samplers import Euler
+from keras_meanflow.parts import (
+    DiagonalLogitNormal,
+    MaskedThenClamped,
+    Sigmoid,
+    TwoLogitNormals,
+)
+from keras_meanflow.recipe import find, found_in, methods, tasks
+from keras_meanflow.training.old_names import of_old_name
+from keras_meanflow.training.plan import Plan
 from keras_meanflow.training.run import train
 
 OWN = '''
-from keras_meanflow.recipe import recipe
+from keras_meanflow.recipe import method, task
 
 def helper(*, steps=3):
-    """No recipe."""
+    """Neither."""
 
-@recipe
-def mine(*, steps: int = 10, data: str | None = None):
-    """Mine.
-
-    More words.
-    """
-    return steps, data
-'''
-
-
-@recipe
-def knobs(
+@task(has=("noise",), every=dict(power=0.5))
+def mine(
     *,
     steps: int = 100,
     rate: float = 0.1,
@@ -48,7 +44,23 @@ def knobs(
     jit: bool | str = "auto",
     untyped=3,
 ):
-    """All kinds of knobs."""
+    """Mine.
+
+    More words.
+    """
+    return steps, data
+
+@method(needs=("noise",))
+def ours(task, *, power: float = 1.0):
+    """Ours."""
+'''
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A plan of a user's own file, with a task and a method."""
+    (tmp_path / "own.py").write_text(OWN)
+    return Plan.of(str(tmp_path / "own.py"))
 
 
 @pytest.mark.parametrize(
@@ -70,20 +82,22 @@ def knobs(
         ("jit=true", True),
         ("jit=auto", "auto"),
         ("untyped=4", 4),
+        ("power=2", 2.0),
     ],
 )
-def test_a_setting_is_read_as_the_type_of_its_knob(setting, value):
-    resolved = resolve(knobs, [setting])
+def test_a_setting_is_read_as_the_type_of_its_knob(setting, value, own):
+    resolved = own.resolve([setting])
     name = setting.partition("=")[0]
     assert resolved[name] == value and type(resolved[name]) is type(value)
-    others = {k: v for k, v in resolve(knobs, []).items() if k != name}
+    others = {k: v for k, v in own.resolve().items() if k != name}
     assert {k: v for k, v in resolved.items() if k != name} == others
+    assert own.resolve()["power"] == 0.5  # the task's row, in the place of the method's default
 
 
 @pytest.mark.parametrize(
     "setting, rule",
     [
-        ("step=7", "knobs has no knob 'step'. Did you mean steps"),
+        ("step=7", "mine by ours has no knob 'step'. Did you mean steps"),
         ("zzz=7", "There are: steps, rate, flip"),
         ("steps", "Settings are key=value. Received: 'steps'"),
         ("steps=many", "steps must be of type int. Received: 'many'"),
@@ -93,286 +107,337 @@ def test_a_setting_is_read_as_the_type_of_its_knob(setting, value):
         ("averages=0.9,x", "averages must be of type"),
     ],
 )
-def test_a_wrong_setting_is_refused_with_the_rule(setting, rule):
+def test_a_wrong_setting_is_refused_with_the_rule(setting, rule, own):
     with pytest.raises(ValueError, match=rule):
-        resolve(knobs, [setting])
+        own.resolve([setting])
 
 
-def test_an_unknown_recipe_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match="There is no recipe 'digit'. Did you mean digits"):
-        find("digit")
+def test_a_knob_of_another_method_is_refused():
+    with pytest.raises(ValueError, match="digits by flow_matching has no knob 'power'"):
+        Plan.of("digits", "flow_matching").resolve(["power=0.3"])
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="There is no task 'digit'. Did you mean digits"):
+        Plan.of("digit")
+    with pytest.raises(ValueError, match="There is no method 'alphaflow'. Did you mean alpha_flow"):
+        Plan.of("digits", "alphaflow")
     with pytest.raises(ValueError, match="There are: .*gaussian"):
-        find("qqqq")
+        Plan.of("qqqq")
+    with pytest.raises(ValueError, match="There is no size 'xl'. Did you mean xl2"):
+        Plan.of("imagenet256").resolve(["size=xl"])
 
 
-def test_a_users_own_file_is_a_recipe_too(tmp_path):
+def test_a_method_that_needs_what_a_task_has_not_is_refused():
+    rule = "decoupled_mean_flow needs a task with DiT, which gaussian has not. Its methods are: alp"
+    with pytest.raises(ValueError, match=rule):
+        Plan.of("gaussian", "decoupled_mean_flow")
+
+
+def test_a_users_own_file_is_found_like_a_shipped_one(own, tmp_path):
     file = tmp_path / "own.py"
-    file.write_text(OWN)
-    for name in (str(file), f"{file}:mine"):
-        found = find(name)
-        assert (found.name, found.summary) == ("mine", "Mine.")
-        assert found.defaults == {"steps": "10", "data": "None"}
-        assert found.load()(steps=4) == (4, None)
+    assert (own.task.name, own.task.summary, own.method.name) == ("mine", "Mine.", "ours")
+    assert own.task.address == f"{file}:mine" and own.method.address == f"{file}:ours"
+    assert own.task.defaults["steps"] == "100" and own.method.mark == {"needs": ("noise",)}
+    assert find(f"{file}:mine", "task") == own.task
+    assert Plan.of(str(file), "mean_flow").method == methods()["mean_flow"]
+    assert Plan.of("digits", str(file)).method == own.method
 
 
 @pytest.mark.parametrize(
     "text, function, rule",
     [
-        (OWN, ":mime", "has no recipe 'mime'. Did you mean mine"),
-        (OWN + OWN.replace("mine", "other"), "", "holds several recipes. Name one: .*:other"),
-        ("x = 1", "", "must hold a function marked with @recipe"),
+        (OWN, ":mime", "has no task 'mime'. Did you mean mine"),
+        (OWN + OWN.replace("mine", "other"), "", "holds several tasks. Name one: .*:other"),
+        ("x = 1", "", "must hold a function marked with @task"),
         (None, "", "There is no file"),
     ],
 )
-def test_a_file_without_the_recipe_is_refused(text, function, rule, tmp_path):
+def test_a_file_without_the_task_is_refused(text, function, rule, tmp_path):
     file = tmp_path / "own.py"
     if text is not None:
         file.write_text(text)
     with pytest.raises(ValueError, match=rule):
-        find(f"{file}{function}")
+        Plan.of(f"{file}{function}")
 
 
 def test_the_source_says_what_the_function_does():
-    """What is listed without importing a recipe is what importing it gives."""
-    for found in recipes().values():
+    """What is listed without importing a file is what importing it gives."""
+    for found in (*tasks().values(), *methods().values()):
         function = found.load()
-        assert isinstance(found, Found) and found.summary.endswith(".")
-        assert f"Command: keras-meanflow train {found.name}" in found.doc
-        assert {k: eval(v) for k, v in found.defaults.items()} == resolve(function, [])
-        assert found in recipes_in(found.file)
+        assert (function.recipe_kind, function.recipe_mark) == (found.kind, found.mark)
+        assert found.summary.endswith(".") and "Command: keras-meanflow train " in found.doc
+        knobs = function.__kwdefaults__
+        assert {k: eval(v) for k, v in found.defaults.items()} == knobs
+        assert found in found_in(found.file, found.kind)
 
 
-# XLA is slow to compile: on TensorFlow graphs are faster to make, on JAX single operations are not.
-JIT = keras.config.backend() == "jax"
-SMALL = dict(steps=2, batch_size=4, width=8, jit_compile=JIT, depth=0)
-DATA = {  # the data that a recipe asks for, small
-    "mnist": dict(x_train=np.zeros((6, 28, 28), "uint8"), y_train=np.arange(6)),
-    "cifar10": dict(x_train=np.zeros((6, 32, 32, 3), "uint8"), y_train=np.arange(6)),
-    "eurosat": dict(x_train=np.zeros((6, 32, 32, 3), "uint8"), y_train=np.arange(6)),
-    "imagenet256": dict(
-        x=np.random.default_rng(0).standard_normal((6, 32, 32, 4)).astype("float32"),
-        y=np.arange(6) * 199,
-    ),
+def test_tasks_and_methods_share_no_knob_and_tables_name_real_ones():
+    for task, method in PAIRS:
+        assert not set(tasks()[task].defaults) & set(methods()[method].defaults), (task, method)
+    for task in tasks().values():
+        for row, settings in task.mark.get("methods", {}).items():
+            method, _, size = row.partition(" ")
+            known = {*task.defaults, *methods()[method].defaults}
+            assert set(settings) <= known, (task.name, row)
+            assert not size or size in task.mark["sizes"]
+        rows = [str(row) for row in task.mark.get("sizes", {}).values()]
+        assert len(set(rows)) == len(rows)
+        every = set(task.mark.get("every", {}))
+        assert every <= {knob for one in methods().values() for knob in one.defaults}
+
+
+# Every task by every method
+
+# A method on the digits, or on the first task that suits it; each task by its first method.
+_FIRST = {(task, Plan.of(task).method.name) for task in tasks()}
+_ONE_TASK = {
+    next(pair for pair in sorted(PAIRS, key=lambda p: p[0] != "digits") if pair[1] == method)
+    for method in methods()
 }
-
-
-def data_for(name):
-    return DATA.get(name.partition("_")[0])
-
-
-def small_training(name, folder, **changes):
-    found, knobs = find(name), {**SMALL, **changes}
-    small = {"heads": 2, "split_depth": 0, "head_depth": 0, "multipliers": (1, 1)}
-    knobs |= {name: value for name, value in small.items() if name in found.defaults}
-    if "_rae" in name:
-        knobs |= dict(width=16, head_width=8) | small_tokens(name, found, folder)
-    elif "_reflow" in name:
-        knobs |= dict(data=str(small_pairs(name, folder / "pairs")))
-    elif data_for(name):
-        np.savez(folder / "data.npz", **data_for(name))
-        knobs |= dict(data=str(folder / "data.npz"))
-    return found.load()(**knobs)
-
-
-def small_tokens(name, found, folder):
-    """Tokens, and the files of networks that a stage of MF-RAE starts from."""
-    x = np.random.default_rng(0).standard_normal((6, 2, 2, 8)).astype("float32")
-    np.savez(folder / "data.npz", x=x, y=np.arange(6))
-    knobs = dict(data=str(folder / "data.npz"))
-    classes = 1000 if name.startswith("imagenet") else 10
-    sizes = dict(width=(16, 8), depth=(0, 1), heads=(2, 2), num_classes=classes)
-    for knob, time_inputs in (("teacher", ("t",)), ("start", ("t", "t-r"))):
-        if knob in found.defaults:
-            network = DiTDH(image_size=2, channels=8, time_inputs=time_inputs, **sizes)
-            save_network(randomise(network), folder / f"{knob}.safetensors")
-            knobs[knob] = str(folder / f"{knob}.safetensors")
-    return knobs
-
-
-def small_pairs(name, folder):
-    """Pairs by an untrained teacher of the recipe's data."""
-    x = data_for(name).get("x", data_for(name).get("x_train")) if data_for(name) else None
-    shape = (8, 8, 1) if x is None else (*x.shape[1:], 1)[:3]
-    classes = 1000 if name.startswith("imagenet") else 10
-    sizes = dict(patch_size=4, width=8, depth=0, heads=2, num_classes=classes)
-    teacher = FlowMap(DiT(image_size=shape[0], channels=shape[2], **sizes), averages=())
-    teacher.compile(jit_compile=False)
-    return reflow(teacher, folder, np.arange(6), sampler=Euler(steps=1)).path
-
-
-def assert_moves(flow_map, train_it):
-    """Two steps of training, after which weights have changed and are finite."""
-    weights = flow_map.network.trainable_variables
-    before = [ops.convert_to_numpy(weight).copy() for weight in weights]
-    train_it()
-    assert int(flow_map.step.value) == 2
-    pairs = zip(before, weights, strict=True)
-    moved = [np.abs(ops.convert_to_numpy(weight) - old).max() for old, weight in pairs]
-    assert max(moved) > 0.0 and np.isfinite(moved).all()
-
-
-# The Gaussian is trained by tests/test_runs.py, speech by tests/test_speech.py.
-ELSEWHERE = ("gaussian", "speech")
-# Other data or times than a recipe's that is trained here anyway.
-ALIKE = [name for name in recipes() if name.startswith("mnist_")] + ["cifar10_unet_v1"]
-STEPPED = [
-    pytest.param(name, marks=pytest.mark.long if name in ALIKE else ())
-    for name in recipes()
-    if not name.startswith(ELSEWHERE)
+WALK = [
+    pytest.param(
+        *pair, marks=() if pair in _FIRST | _ONE_TASK else pytest.mark.long, id="-".join(pair)
+    )
+    for pair in PAIRS
 ]
 
 
-@pytest.mark.parametrize("name", STEPPED)
-def test_every_recipe_takes_two_real_steps_at_reduced_size(name, tmp_path):
-    training = small_training(name, tmp_path, depth=int(name == "imagenet256_dit_b4"))
-    training.check()
-    fit = dict(steps_per_epoch=2, shuffle=False, verbose=0)
-    assert_moves(training.flow_map, lambda: training.flow_map.fit(training.batches(), **fit))
-
-
-def test_the_default_recipe_runs_to_its_pictures(tmp_path):
-    training = small_training("digits", tmp_path, depth=1, warmup_steps=0)
-    assert_moves(training.flow_map, lambda: train(training, tmp_path / "run", verbose=0))
+@pytest.mark.parametrize("task, method", WALK)
+def test_a_task_by_a_method_trains_saves_loads_and_samples(task, method, tmp_path):
+    training = Plan.of(task, method).training(small(task, method, tmp_path))
+    weights = training.flow_map.network.trainable_variables
+    before = [ops.convert_to_numpy(weight).copy() for weight in weights]
+    assert train(training, tmp_path / "run", verbose=0) == 2
+    moved = [
+        np.abs(ops.convert_to_numpy(weight) - old).max()
+        for old, weight in zip(before, weights, strict=True)
+    ]
+    assert max(moved) > 0.0 and np.isfinite(moved).all()
     assert (tmp_path / "run" / "samples.png").exists()
-    assert (tmp_path / "run" / "curve.png").exists()
+    loaded = open_model(tmp_path / "run").flow_map
+    assert loaded.batches_done == 2
+    for old, new in zip(training.flow_map.chosen_weights, loaded.chosen_weights, strict=True):
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (old, new)))
 
 
-def test_a_training_with_another_objective_keeps_the_rest(tmp_path):
-    training = small_training("digits", tmp_path, depth=1, warmup_steps=0, averages=(0.5,))
-    flow = training.with_objective(FlowMatching(), sampler=Heun(steps=2))
-    assert flow.flow_map.network is training.flow_map.network
-    assert flow.flow_map.get_compile_config() == training.flow_map.get_compile_config()
-    assert (flow.flow_map.averages, flow.flow_map.fixed_horizon) == ((0.5,), 2)
-    assert_moves(flow.flow_map, lambda: train(flow, tmp_path / "run", verbose=0))
-    drawn = draw_samples(
-        flow.flow_map.generate(flow.sample_labels, sampler=Heun(steps=2)), columns=10
-    )
-    with Image.open(tmp_path / "run" / "samples.png") as kept:
-        assert kept.tobytes() == drawn.tobytes()
+# Values that differ from the small ones, for knobs that are no numbers or whose range is narrow.
+OTHER = {
+    "optimizer": "splus", "derivative": "clipped", "times": "masked_then_clamped", "size": "b2",
+    "averages": (0.5,), "jit_compile": False, "sample_every": 3, "stages": 4, "largest": 3.0,
+    "multipliers": (1, 2), "snr": (-3.0, 3.0), "speeds": (0.9, 1.1), "patch_size": 8,
+    "heads": 1, "width": 32, "split_depth": 0, "head_depth": 0, "gamma": 4.0, "exponent": 2.0, "clip": 3.0, "global_clipnorm": 1.0,
+    "frames": 12, "depth": 2, "until": 0.75, "begin": 0.25, "percentile": 50.0, "dropout": 0.25,
+}  # fmt: skip
+_NOT_HERE = {
+    # Paths of files, which other tests give.
+    "data", "noise", "teacher", "start", "flow", "pair_store",
+    # These have an effect beside another knob only.
+    "patience", "teacher_scale", "beta", "guidance_end",
+    # The images here are of one colour; the row of a size is below the settings here.
+    "augmentation", "size",
+}  # fmt: skip
+_BESIDE = {"patience": {"stages": 4}, "beta": {"largest": 4.0}, "guidance_end": {"kappa": 0.5}}
+KNOBS = [
+    pytest.param(task, method, kind, id=f"{task}-{method}-{kind}")
+    for pairs, kind in ((_FIRST, "task"), (_ONE_TASK, "method"))
+    for task, method in sorted(pairs)
+]
 
 
-@pytest.mark.parametrize("name", [name for name in recipes() if data_for(name)])
-def test_a_recipe_without_its_data_says_which_file_it_needs(name):
+@pytest.mark.parametrize("task, method, kind", KNOBS)
+def test_every_knob_changes_what_is_made(task, method, kind, tmp_path):
+    plan, settings = Plan.of(task, method), small(task, method, tmp_path)
+    known = getattr(plan, kind).defaults
+    full = plan.resolve(settings)
+    described = {}
+
+    def describe(**changes):
+        key = json.dumps(changes, default=str)
+        if key not in described:
+            keras.utils.set_random_seed(0)
+            described[key] = describe_training(plan.training({**settings, **changes}))
+        return described[key]
+
+    for knob in known:
+        beside = _BESIDE.get(knob, {})
+        if knob not in _NOT_HERE or beside:
+            other = _other(task, knob, full)
+            changed = describe(**{**beside, knob: other})
+            assert changed != describe(**beside), f"{knob}={other} changes nothing"
+
+
+def _other(task, knob, knobs):
+    if task == "mnist" and knob == "patch_size":
+        return 28
+    value = OTHER.get(knob, knobs[knob])
+    if value != knobs[knob]:
+        return value
+    return value + 1 if isinstance(value, int) else 0.5 * value if value else 0.25
+
+
+# Data
+
+NEEDS_DATA = [task for task in tasks() if "data" in tasks()[task].defaults]
+
+
+@pytest.mark.parametrize("task", NEEDS_DATA)
+def test_a_task_without_its_data_says_which_file_it_needs(task):
+    sizes = {"width": 8, "depth": 1, "heads": 2, "multipliers": (1,)}
+    plan = Plan.of(task)
+    sizes = {knob: value for knob, value in sizes.items() if knob in plan.knobs()}
     with pytest.raises(ValueError, match=r"needs --set data=PATH.* Received: None"):
-        find(name).load()()
+        plan.training(sizes)
 
 
-@pytest.mark.parametrize("name", [name for name in recipes() if data_for(name)])
-def test_data_of_another_size_is_refused(name, tmp_path):
+@pytest.mark.parametrize("task", [task for task in NEEDS_DATA if task in ARRAYS])
+def test_data_of_another_size_is_refused(task, tmp_path):
     np.savez(tmp_path / "data.npz", x=np.zeros((6, 16, 16, 2), "uint8"), y=np.arange(6))
-    sizes = {"width": 8, "depth": 1, "heads": 2}
-    sizes = {knob: value for knob, value in sizes.items() if knob in find(name).defaults}
     with pytest.raises(ValueError, match="Images must be .* Received"):
-        find(name).load()(data=str(tmp_path / "data.npz"), **sizes)
+        Plan.of(task).training({"data": str(tmp_path / "data.npz")})
+
+
+@pytest.mark.parametrize(
+    "method, knob",
+    [
+        ("trajectory_regression", "teacher"),
+        ("mean_flow_distillation", "teacher"),
+        ("mean_flow_tuning", "start"),
+        ("re_mean_flow", "pair_store"),
+    ],
+)
+def test_a_method_says_which_run_it_needs(method, knob, tmp_path):
+    settings = {"width": 16, "heads": 2, "data": write_arrays("rae", tmp_path)}
+    with pytest.raises(ValueError, match=f"needs --set {knob}=PATH.*Received: None"):
+        Plan.of("digits_rae", method).training(settings)
+
+
+# Published settings
+
+
+def made(task, method=None, **settings):
+    """Objective, optimizer and knobs at the published settings, with a small network."""
+    plan = Plan.of(task, method)
+    small = dict(width=8, depth=1, heads=2, split_depth=1, head_depth=1, multipliers=(1,))
+    changes = {k: v for k, v in {**small, **settings}.items() if k in plan.knobs()}
+    flow_map = plan.training(changes).flow_map
+    return flow_map.objective, flow_map.optimizer, plan.resolve(settings)
+
+
+@pytest.fixture
+def latents(tmp_path):
+    return write_arrays("imagenet256", tmp_path)
 
 
 PUBLISHED = {  # table 4: size, epochs, omega' = omega / (1 - kappa), omega, interval
-    "imagenet256_dit_b4": ("B/4", 80, 2.0, 1.0, (0.0, 1.0)),
-    "imagenet256_dit_b2": ("B/2", 240, 2.0, 1.0, (0.0, 1.0)),
-    "imagenet256_dit_l2": ("L/2", 240, 2.5, 0.2, (0.0, 0.8)),
-    "imagenet256_dit_xl2": ("XL/2", 240, 2.5, 0.2, (0.0, 0.75)),
+    "b4": ("B/4", 80, 2.0, 1.0, (0.0, 1.0)),
+    "b2": ("B/2", 240, 2.0, 1.0, (0.0, 1.0)),
+    "l2": ("L/2", 240, 2.5, 0.2, (0.0, 0.8)),
+    "xl2": ("XL/2", 240, 2.5, 0.2, (0.0, 0.75)),
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_imagenet_recipes_have_the_settings_of_table_4(name, tmp_path):
-    size, epochs, scale, omega, interval = PUBLISHED[name]
-    knobs = resolve(find(name).load(), [])
-    name_of_size, _, patch = size.partition("/")
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_imagenet_has_the_settings_of_table_4(size, latents):
+    published, epochs, scale, omega, interval = PUBLISHED[size]
+    objective, optimizer, knobs = made("imagenet256", size=size, data=latents)
+    name_of_size, _, patch = published.partition("/")
     assert (knobs["depth"], knobs["width"], knobs["heads"]) == SIZES[name_of_size]
     assert (knobs["patch_size"], knobs["batch_size"]) == (int(patch), 256)
     assert (knobs["learning_rate"], knobs["averages"]) == (1e-4, (0.9999,))
     assert abs(knobs["steps"] * 256 / 1_281_167 - epochs) < 0.5
-    training = small_training(name, tmp_path)
-    guidance = training.flow_map.objective.guidance
+    guidance = objective.guidance
     assert isinstance(guidance, Guidance) and guidance.omega == omega
     assert guidance.omega / (1 - guidance.kappa) == pytest.approx(scale)
     assert (guidance.start, guidance.end) == interval
-    assert training.flow_map.optimizer.beta_2 == 0.95
+    assert optimizer.beta_2 == 0.95
 
 
 @pytest.mark.parametrize("size", ["b2", "xl2"])
-def test_the_alpha_imagenet_recipes_have_the_settings_of_table_3(size, tmp_path):
-    name = f"imagenet256_alpha_{size}"
+def test_alpha_flow_on_imagenet_has_the_settings_of_table_3(size, latents):
     share, begin, until = {"b2": (0.25, 0.0, 1.0), "xl2": (0.5, 0.5, 0.8333)}[size]
-    training = small_training(name, tmp_path)
-    objective, optimizer = training.flow_map.objective, training.flow_map.optimizer
+    objective, optimizer, knobs = made("imagenet256", "alpha_flow", size=size, data=latents)
     assert objective.alpha == Sigmoid(start=1.0, end=0.0, steepness=25.0, begin=begin, until=until)
-    assert resolve(find(name).load(), [])["steps"] == 1_200_000
-    assert (objective.clip, objective.eta, objective.times.fraction_r_equals_t) == (
-        4.0,
-        5e-3,
-        share,
-    )
+    assert knobs["steps"] == 1_200_000
+    assert (objective.clip, objective.eta) == (4.0, 5e-3)
+    assert objective.times.fraction_r_equals_t == share
+    assert (objective.loss.p, objective.loss.c) == (1.0, 4096 * 1e-3)
     assert (optimizer.global_clipnorm, optimizer.beta_2) == (16.0, 0.95)
-    assert (
-        objective.guidance
-        == {
-            "b2": Guidance(omega=1.0, kappa=0.5),
-            "xl2": Guidance(omega=0.2, kappa=0.92, end=0.75),
-        }[size]
-    )
+    expected = Guidance(omega=0.2, kappa=0.92, end=0.75)
+    assert objective.guidance == {"b2": Guidance(omega=1.0, kappa=0.5), "xl2": expected}[size]
 
 
-def test_the_improved_imagenet_recipe_has_the_settings_of_the_appendix(tmp_path):
-    knobs = resolve(find("imagenet256_imf_b2").load(), [])
+def test_improved_mean_flow_on_imagenet_has_the_settings_of_the_appendix(latents):
+    settings = dict(size="b2", data=latents)
+    objective, optimizer, knobs = made("imagenet256", "improved_mean_flow", **settings)
     assert abs(knobs["steps"] * knobs["batch_size"] / 1_281_167 - 640) < 0.01
     assert abs(knobs["warmup_steps"] * knobs["batch_size"] / 1_281_167 - 10) < 0.01
     assert tuple(knobs[name] for name in ("depth", "width", "heads")) == IN_CONTEXT_SIZES["B"]
     assert (knobs["head_depth"], knobs["patch_size"]) == (8, 2)
-    training = small_training("imagenet256_imf_b2", tmp_path, warmup_steps=2)
-    objective, optimizer = training.flow_map.objective, training.flow_map.optimizer
     assert objective.guidance == GuidanceInput(beta=1.0, largest=8.0)
     assert objective.times == LogitNormal(mean=-0.4, std=1.0, fraction_r_equals_t=0.5)
-    rates = [float(ops.convert_to_numpy(optimizer._learning_rate(step))) for step in (0, 2, 5)]
+    steps = (0, knobs["warmup_steps"], 100_000)
+    rates = [float(ops.convert_to_numpy(optimizer._learning_rate(step))) for step in steps]
     np.testing.assert_allclose(rates, [0.0, 1e-4, 1e-4], rtol=1e-6)
 
 
-def test_a_student_starts_from_its_teacher_and_keeps_it_apart(tmp_path):
-    flow = small_training("digits_flow", tmp_path, depth=1, warmup_steps=0, label_dropout=0.1)
-    train(flow, tmp_path / "flow", verbose=0)
-    knobs = dict(teacher=str(tmp_path / "flow"), teacher_scale=2.0, depth=1, warmup_steps=0)
-    training = small_training("digits_split", tmp_path, **knobs)
-    student, (teacher,) = training.flow_map.network, training.flow_map.teachers
-    before = [ops.convert_to_numpy(weight.value) for weight in teacher.weights]
-    for own, weight in zip(student.weights, before, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(own.value), weight)
-    assert_moves(training.flow_map, lambda: train(training, tmp_path / "student", verbose=0))
-    for own, weight in zip(teacher.weights, before, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(own.value), weight)
-    assert training.flow_map.objective.label_dropout == 0.0
-
-
-def test_the_decoupled_imagenet_recipe_has_the_settings_of_the_authors_script(tmp_path):
-    knobs = resolve(find("imagenet256_dmf_xl2").load(), [])
+def test_decoupled_mean_flow_on_imagenet_has_the_settings_of_the_authors_script(latents):
+    settings = dict(size="xl2", data=latents)
+    objective, optimizer, knobs = made("imagenet256", "decoupled_mean_flow", **settings)
     assert (knobs["steps"], knobs["split_depth"], knobs["batch_size"]) == (400_000, 20, 256)
-    training = small_training("imagenet256_dmf_xl2", tmp_path)
-    objective, optimizer = training.flow_map.objective, training.flow_map.optimizer
     assert objective.guidance == Guidance(omega=1.0, kappa=0.6, start=0.0, end=0.7)
     assert objective.times == TwoLogitNormals(t_mean=0.4, r_mean=-1.2)
     assert objective.flow_times == DiagonalLogitNormal(mean=0.0)
     assert (optimizer.global_clipnorm, optimizer.beta_2) == (1.0, 0.95)
-    assert training.flow_map.network.time_inputs == ("t",)
 
 
-def test_a_stage_of_mf_rae_says_which_network_it_needs(tmp_path):
-    data = small_tokens("digits_rae_mft", find("digits_rae_mft"), tmp_path)["data"]
-    for name, knob in (("digits_rae_cmt", "teacher"), ("digits_rae_mft", "start")):
-        with pytest.raises(ValueError, match=f"needs --set {knob}=PATH.*Received: None"):
-            find(name).load()(data=data, width=16, heads=2)
-    with pytest.raises(ValueError, match="--set data=PATH: a latent store"):
-        find("digits_rae_teacher").load()()
-
-
-def test_cifar10_recipes_have_the_settings_of_the_paper_and_of_the_authors_scripts(tmp_path):
-    knobs = resolve(find("cifar10_unet").load(), [])
+def test_cifar10_has_the_settings_of_the_paper_and_of_the_authors_scripts(tmp_path):
+    data = write_arrays("cifar10", tmp_path)
+    objective, optimizer, knobs = made("cifar10", data=data)
+    later, _, _ = made("cifar10", data=data, times="masked_then_clamped")
     assert (knobs["width"], knobs["multipliers"], knobs["depth"]) == (128, (2, 2, 2), 4)
     assert (knobs["batch_size"], knobs["steps"], knobs["warmup_steps"]) == (1024, 800_000, 10_000)
     assert (knobs["dropout"], knobs["augmentation"]) == (0.2, 0.12)
-    paper, later = (small_training(f"cifar10_unet{v}", tmp_path).flow_map for v in ("", "_v1"))
-    assert paper.objective.times == LogitNormal(mean=-2.0, std=2.0, fraction_r_equals_t=0.25)
-    assert later.objective.times == MaskedThenClamped()
-    assert later.objective.loss.p == 0.75 and paper.average == 0.99995
-    rate = paper.optimizer._learning_rate
-    rates = [float(rate(step)) for step in (0, 5_000, 10_000, 400_000, 800_000)]
+    assert objective.times == LogitNormal(mean=-2.0, std=2.0, fraction_r_equals_t=0.25)
+    assert later.times == MaskedThenClamped()
+    assert later.loss.p == 0.75 and knobs["averages"][0] == 0.99995
+    rates = [float(optimizer._learning_rate(s)) for s in (0, 5_000, 10_000, 400_000, 800_000)]
     assert rates == pytest.approx([0.0, 3e-4, 6e-4, 6e-4, 6e-4])
+
+
+# Starts and old names
+
+
+def test_a_student_starts_from_its_teacher_and_keeps_it_apart(tmp_path):
+    tiny = dict(small("digits", "flow_matching", tmp_path), label_dropout=0.1)
+    train(Plan.of("digits", "flow_matching").training(tiny), tmp_path / "flow", verbose=0)
+    settings = dict(tiny, teacher=str(tmp_path / "flow"), teacher_scale=2.0, label_dropout=0.0)
+    training = Plan.of("digits", "split_mean_flow").training(settings)
+    student, (teacher,) = training.flow_map.network, training.flow_map.teachers
+    before = [ops.convert_to_numpy(weight.value) for weight in teacher.weights]
+    for mine, weight in zip(student.weights, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(mine.value), weight)
+    train(training, tmp_path / "student", verbose=0)
+    for mine, weight in zip(teacher.weights, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(mine.value), weight)
+
+
+def test_an_old_name_answers_with_a_warning(tmp_path):
+    arguments = ["train", "imagenet256_dit_l2_improved", "--dry-run", "--set", "data=none.npz"]
+    done = CliRunner().invoke(cli.main, arguments)
+    assert "imagenet256_dit_l2_improved is now: keras-meanflow train imagenet256" in done.output
+    assert "--method progressive_mean_flow --set size=l2" in done.output
+    assert of_old_name("digits_reflow", {"data": "p", "largest_scale": 2.5})[0].method.name == (
+        "re_mean_flow_guided"
+    )
+    assert of_old_name("nothing") is None
+
+
+def test_what_a_task_and_a_method_have_is_shown():
+    shown = CliRunner().invoke(cli.main, ["tasks", "show", "imagenet256"]).output
+    assert "--size xl2: patch_size=2 depth=28" in shown and "split_depth=20" in shown
+    shown = CliRunner().invoke(cli.main, ["methods", "show", "alpha_flow"]).output
+    assert "begin=0.0" in shown and "digits: power=0.5 fraction_r_equals_t=0.5" in shown
+    assert "xl2: fraction_r_equals_t=0.5 begin=0.5" in shown
+    listed = CliRunner().invoke(cli.main, ["methods"]).output
+    assert all(name in listed for name in methods())

@@ -15,7 +15,7 @@ from keras_meanflow.cli.reflow import reflow
 from keras_meanflow.cli.sample import export, sample
 from keras_meanflow.cli.statistics import statistics
 from keras_meanflow.cli.study import study
-from keras_meanflow.cli.train import recipes_command, train
+from keras_meanflow.cli.train import methods_command, tasks_command, train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,7 +24,7 @@ def main():
     """Train and use MeanFlow models: one network, one step."""
 
 
-TRAINING = (recipes_command, rae, encode, train, study, bench)
+TRAINING = (tasks_command, methods_command, rae, encode, train, study, bench)
 TRAINED = (sample, enhance, evaluate, statistics, reflow, export, convert, card)
 for command in TRAINING + TRAINED:
     main.add_command(command)

@@ -135,32 +135,22 @@ def recorded_backend(run_dir):
     return json.loads(path.read_text("utf-8"))["backend"] if path.is_file() else None
 
 
-def load_run(run_dir, backend):
-    """The FlowMap of a run, on the recorded backend or, without it, on any that is installed.
-
-    What is no run may be a preset: its folder, its name, or hf://OWNER/REPOSITORY[/FILE].
-    """
-    recorded = recorded_backend(run_dir)
+def open_named(name, backend, **settings):
+    """`open_model` of a name, on its run's backend or, without one, on any that is installed."""
+    recorded = recorded_backend(name)
     start(choose_backend(backend, recorded if recorded and is_installed(recorded) else None))
-    from keras_meanflow.flow_map.model import FlowMap
-    from keras_meanflow.flow_map.presets import is_preset
-    from keras_meanflow.training import run as runs
+    from keras_meanflow.flow_map import open_model
+    from keras_meanflow.training import run
 
-    if recorded is None and is_preset(run_dir):
-        return FlowMap.from_preset(run_dir)
-    _import_recipe(runs.read_settings(run_dir))
-    return runs.load(run_dir)
+    if recorded is not None:
+        _import_own_files(run.read_settings(name))
+    return open_model(name, **settings)
 
 
-def load_codec(run_dir):
-    """What makes pixels of the samples of a run or preset; None for a model of pixels."""
-    from keras_meanflow.flow_map import presets
-
-    return presets.load_codec(run_dir)
-
-
-def _import_recipe(settings):
-    """Import a user's recipe file, which may hold the classes that its model needs."""
-    name = (settings or {}).get("recipe") or ""
-    if ".py:" in name and Path(name.partition(".py:")[0] + ".py").is_file():
-        find(name).load()
+def _import_own_files(settings):
+    """Import a user's files of a task or method, which may hold the classes that a model needs."""
+    for kind in ("task", "method", "recipe"):
+        address = settings.get(kind) or ""
+        path = Path(address.partition(".py:")[0] + ".py")
+        if ".py:" in address and path.is_file():
+            find(address, "task" if kind == "recipe" else kind).load()

@@ -18,12 +18,11 @@ from keras_meanflow.cli.backend import (
     start,
 )
 from keras_meanflow.cli.peaks import peak_of
-from keras_meanflow.recipe import find, resolve
+from keras_meanflow.cli.plans import open_plan, plan_options
 
 
 @click.command()
-@click.argument("recipe")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Turn a knob.")
+@plan_options
 @click.option("--steps", default=10, show_default=True, help="Training steps in a round.")
 @click.option("--rounds", default=5, show_default=True, help="Rounds; the first one is left out.")
 @click.option("--samples", default=256, show_default=True, help="Samples drawn in a round.")
@@ -31,20 +30,20 @@ from keras_meanflow.recipe import find, resolve
 @devices_option
 @distribution_option
 @backend_option
-def bench(recipe, settings, steps, rounds, samples, peak, devices, distribution, backend):
-    """Measure training and sampling of a RECIPE: rates and memory. Nothing is written.
+def bench(
+    task, method, size, settings, steps, rounds, samples, peak, devices, distribution, backend
+):
+    """Measure training and sampling of a TASK by a METHOD: rates and memory. Nothing is written.
 
     Medians over rounds in which training and sampling take turns, after one that compiles; and the
     operations of a training step, on JAX and PyTorch, as a share of what the device can do where
     that is known.
     """
     with one_line_errors():
-        found = find(recipe)
+        plan, settings, _ = open_plan(task, method, size, settings)
         start(choose_backend(backend))
-        function = found.load()
-        knobs = resolve(function, settings)
         with several_devices(devices, distribution):
-            _bench(function(**knobs), steps, rounds, samples, peak)
+            _bench(plan.training(settings), steps, rounds, samples, peak)
 
 
 def _bench(training, steps, rounds, samples, peak):

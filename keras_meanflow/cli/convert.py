@@ -8,8 +8,9 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    load_run,
     one_line_errors,
+    open_named,
+    recorded_backend,
     start,
 )
 
@@ -21,7 +22,7 @@ from keras_meanflow.cli.backend import (
 @click.option("--to", "target_format", help="Format of TARGET; default: the package's own.")
 @click.option("--average/--raw", default=True, help="Averaged or raw weights of SOURCE.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the network.")
-@click.option("--interval", is_flag=True, help="Tell a flow model t - r, by zeros at first.")
+@click.option("--interval", is_flag=True, help="Add an input t - r; its weights start at zero.")
 @click.option("--decouple", type=int, metavar="DEPTH", help="Let its blocks from DEPTH on see r.")
 @click.option("--codec", "codec_name", help="Of the latents: sd-vae-ft-ema, ... or FILE.keras.")
 @backend_option
@@ -45,7 +46,8 @@ def convert(
     diffusers, imf, imf-torch, ncsnpp, song, keras_meanflow.
     """
     with one_line_errors():
-        network, objective = _source(source, source_format, average, _settings(settings), backend)
+        found = _source(source, source_format, average, _settings(settings), backend)
+        network, objective, codec = found
         from keras_meanflow.formats import fine_tuning
         from keras_meanflow.objectives import MeanFlow
 
@@ -56,43 +58,39 @@ def convert(
         if Path(target).suffix:
             _write_file(network, target, target_format, codec_name)
         else:
-            _write_preset(network, objective, _codec(source, codec_name), target, target_format)
+            codec = _named_codec(codec_name) if codec_name else codec
+            _write_preset(network, objective, codec, target, target_format)
         click.echo(f"{type(network).__name__} of {network.count_params():,} parameters: {target}")
 
 
 def _source(source, source_format, average, settings, backend):
-    """The network of a run, of a preset, or of a file, and the objective that it was trained with.
+    """The network of a source, the objective that it was trained with, and its codec.
 
-    A file tells no objective: None.
+    A file of weights does not say its objective: None.
     """
-    if (Path(source) / "settings.json").is_file():
+    if recorded_backend(source) is not None:
         if source_format or settings:
-            raise ValueError(f"{source} is a run, which tells its network: no --from and no --set.")
-        flow_map = load_run(source, backend)
-        network = flow_map.network_with(flow_map.average if average else None)
-        return network, flow_map.objective
+            raise ValueError(f"{source} is a run, which has its network: no --from and no --set.")
+        opened = open_named(source, backend)
+        return opened.network(averaged=average), opened.flow_map.objective, opened.published_codec
     start(choose_backend(backend))
-    from keras_meanflow.flow_map.model import FlowMap
-    from keras_meanflow.flow_map.presets import is_preset
+    from keras_meanflow.flow_map import open_model, place_of
     from keras_meanflow.formats.conversion import load_network
 
     if source_format:
         settings["format"] = source_format
-    if is_preset(source):
-        flow_map = FlowMap.from_preset(source, **settings)
-        return flow_map.network, flow_map.objective
-    return load_network(source, averaged=average, **settings), None
+    if place_of(source).kind == "weights":
+        return load_network(source, averaged=average, **settings), None, None
+    opened = open_model(source, **settings)
+    return opened.flow_map.network, opened.flow_map.objective, opened.published_codec
 
 
-def _codec(source, name):
-    """What makes pixels of the source's latents: the one that is named, or the source's own."""
+def _named_codec(name):
+    """The codec of this name or file."""
     import keras
 
-    from keras_meanflow.flow_map.presets import codec_of
     from keras_meanflow.formats.autoencoders import AUTOENCODERS
 
-    if name is None:
-        return codec_of(source)
     if name in AUTOENCODERS:
         return AUTOENCODERS[name]
     if not Path(name).is_file():

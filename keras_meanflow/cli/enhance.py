@@ -9,9 +9,8 @@ import click
 
 from keras_meanflow.cli.backend import (
     backend_option,
-    load_codec,
-    load_run,
     one_line_errors,
+    open_named,
     verbose_option,
 )
 
@@ -58,9 +57,10 @@ def enhance(run_dir, source, target, average, backend, verbose, **settings):
 
 def _load(run_dir, backend, average):
     """The model and the codec of a run on speech."""
-    flow_map = load_run(run_dir, backend)
+    opened = open_named(run_dir, backend)
+    flow_map = opened.flow_map
     flow_map.average = flow_map.average if average else None
-    codec = load_codec(run_dir)
+    codec = opened.codec
     if not is_speech(codec):
         raise ValueError(f"{run_dir} is no model of speech: it has no STFT codec.")
     return flow_map, codec

@@ -10,9 +10,8 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    load_codec,
-    load_run,
     one_line_errors,
+    open_named,
     start,
     verbose_option,
 )
@@ -75,8 +74,8 @@ def evaluate(
     with one_line_errors():
         _check_subject(run_dir, images, self_check, reference)
         steps = _steps(steps)
-        flow_map = load_run(run_dir, backend) if run_dir else start(choose_backend(backend))
-        codec = load_codec(run_dir) if run_dir else None
+        opened = open_named(run_dir, backend) if run_dir else start(choose_backend(backend))
+        flow_map, codec = (opened.flow_map, opened.codec) if opened else (None, None)
         if flow_map is not None:
             flow_map.average = flow_map.average if average else None
             if is_speech(codec):

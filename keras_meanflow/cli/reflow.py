@@ -4,9 +4,8 @@ import click
 
 from keras_meanflow.cli.backend import (
     backend_option,
-    load_codec,
-    load_run,
     one_line_errors,
+    open_named,
     verbose_option,
 )
 from keras_meanflow.cli.options import labels_of, worker_of
@@ -53,7 +52,8 @@ def reflow(
     """
     with one_line_errors():
         worker = worker_of(worker)
-        flow_map = load_run(run_dir, backend)
+        opened = open_named(run_dir, backend)
+        flow_map = opened.flow_map
         if not average:
             flow_map.average = None
         from keras_meanflow import samplers
@@ -67,7 +67,7 @@ def reflow(
             sampler=kind[name](steps=steps),
             seed=reflow.SEED if seed is None else seed,
             guidance_scale=guidance_scale,
-            codec=load_codec(run_dir),
+            codec=opened.codec,
             shard_size=shard_size,
             batch_size=batch_size,
             worker=worker,

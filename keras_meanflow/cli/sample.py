@@ -6,9 +6,8 @@ import click
 
 from keras_meanflow.cli.backend import (
     backend_option,
-    load_codec,
-    load_run,
     one_line_errors,
+    open_named,
     verbose_option,
 )
 from keras_meanflow.cli.options import labels_of
@@ -54,7 +53,8 @@ def sample(
 ):
     """Draw samples with the model of a RUN, or of a preset: a folder, a name, hf://..."""
     with one_line_errors():
-        flow_map, codec = load_run(run_dir, backend), load_codec(run_dir)
+        opened = open_named(run_dir, backend)
+        flow_map, codec = opened.flow_map, opened.codec
         if not average:
             flow_map.average = None
         labels = labels_of(labels, count, flow_map.network.num_classes)
@@ -151,6 +151,6 @@ def _write(samples, labels, out, columns, npz):
 def export(run_dir, out, steps, format, backend, verbose):
     """Write the sampler of a RUN, noise and label to sample, for others to run."""
     with one_line_errors():
-        flow_map = load_run(run_dir, backend)
+        flow_map = open_named(run_dir, backend).flow_map
         flow_map.export(out, steps=steps, format=format, verbose=verbose)
         click.echo(f"The sampler is in {out}.")

@@ -10,21 +10,21 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    load_run,
     one_line_errors,
+    open_named,
     start,
     verbose_option,
 )
-from keras_meanflow.recipe import find, resolve
+from keras_meanflow.cli.plans import OPTIONS as PLAN
+from keras_meanflow.cli.plans import open_plan
 
 TRAINING = (
-    click.argument("recipe"),
-    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Turn a knob."),
+    *PLAN,
     click.option("--seeds", default="0", show_default=True, help="A run for each, as in 0,1,2."),
     click.option("--at", default="1", show_default=True, help="Measure after these shares of the "
                  "steps, as in 0.25,0.5,1."),
     click.option("--out", type=click.Path(), help="Folder of the runs, results.csv, results.png; "
-                 "default studies/NAME-RECIPE."),
+                 "default studies/NAME-TASK_METHOD."),
     backend_option,
     verbose_option,
 )  # fmt: skip
@@ -40,7 +40,7 @@ QUALITY = (
 TRUTH = (
     click.option("--gaps", default="0.1,0.3,0.5,0.7,0.9,1", show_default=True, help="t - r."),
     click.option("--truth", type=click.Choice(["learned", "ring"]), default="learned",
-                 show_default=True, help="The model's own v, or that of the recipe gaussian."),
+                 show_default=True, help="The model's own v, or that of the task gaussian."),
     click.option("--ode-steps", type=click.IntRange(1), default=64, show_default=True,
                  help="Runge-Kutta steps from t to r."),
 )  # fmt: skip
@@ -172,7 +172,7 @@ def u_error_training(gaps, truth, count, ode_steps, **options):
         from keras_meanflow.studies.points import Points
         from keras_meanflow.studies.u_error import UErrors, draw_u_errors, errors_in_training
 
-        points = Points.of(subject.recipe(**subject.knobs).data, count)
+        points = Points.of(subject.plan.training(subject.knobs).data, count)
         measure = UErrors(points, _true_velocity(truth), gaps=gaps, ode_steps=ode_steps)
         rows = errors_in_training(subject, folder, measure, **options)
         _write(rows, draw_u_errors(rows), folder, "results")
@@ -236,7 +236,7 @@ def pairs(text):
     return bins
 
 
-def _begin(name, recipe, settings, seeds, at, out, backend, verbose):
+def _begin(name, task, method, size, settings, seeds, at, out, backend, verbose):
     """The subject, the folder, and what all studies that train take: seeds, at, verbose."""
     options = {
         "seeds": tuple(int(seed) for seed in numbers(seeds, "--seeds")),
@@ -245,18 +245,13 @@ def _begin(name, recipe, settings, seeds, at, out, backend, verbose):
     }
     if not all(0.0 < share <= 1.0 for share in options["at"]):
         raise ValueError(f"--at are shares of the steps in (0, 1]. Received: {at!r}.")
-    found = find(recipe)
+    plan, settings, plan_name = open_plan(task, method, size, settings)
     start(choose_backend(backend))
     from keras_meanflow.studies.training import Subject
 
-    function = found.load()
-    subject = Subject(
-        recipe=function,
-        knobs=resolve(function, settings),
-        name=found.address,
-        command=shlex.join(["keras-meanflow", *sys.argv[1:]]),
-    )
-    return subject, Path(out or Path("studies") / f"{name}-{found.name}"), options
+    command = shlex.join(["keras-meanflow", *sys.argv[1:]])
+    subject = Subject(plan=plan, knobs=plan.resolve(settings), command=command)
+    return subject, Path(out or Path("studies") / f"{name}-{plan_name}"), options
 
 
 def _train(name, special, default, *, protocol, weights, reference, samples, samplers, **options):
@@ -266,7 +261,7 @@ def _train(name, special, default, *, protocol, weights, reference, samples, sam
 
     samplers = _samplers(samplers or default)
     if protocol is None:
-        data = subject.recipe(**subject.knobs).data
+        data = subject.plan.training(subject.knobs).data
         quality = diagnostics.EnergyDistance(data, samples or 2000, samplers)
     else:
         evaluation = _evaluation(protocol, weights, reference, samples)
@@ -300,23 +295,23 @@ def _evaluation(protocol, weights, reference, samples):
 
 
 def _load(run_dir, backend, data, count, average):
-    """The model of a run, and a subset of its recipe's data."""
-    flow_map = load_run(run_dir, backend)
+    """The model of a run, and a subset of its task's data."""
+    flow_map = open_named(run_dir, backend).flow_map
     flow_map.average = flow_map.average if average else None
     from keras_meanflow.studies.points import Points
     from keras_meanflow.training import run as runs
 
-    settings = runs.read_settings(run_dir)
-    if settings["recipe"] is None:
-        raise ValueError(f"{run_dir} names no recipe, whose data is needed.")
-    knobs = {name: value for name, value in settings["knobs"].items() if name != "study"}
-    knobs |= {} if data is None else {"data": data}
-    source = find(settings["recipe"]).load()(**knobs).data
+    found = runs.plan_of(runs.read_settings(run_dir))
+    if found is None:
+        raise ValueError(f"{run_dir} names no task, whose data is needed.")
+    plan, knobs = found
+    knobs = {name: value for name, value in knobs.items() if name != "study"}
+    source = plan.training(knobs | ({} if data is None else {"data": data})).data
     return flow_map, Points.of(source, min(count, len(source)))
 
 
 def _true_velocity(truth):
-    """The closed form of the `gaussian` recipe's velocity, or None for the model's own."""
+    """The closed form of the velocity of the task `gaussian`, or None for the model's own."""
     from keras_meanflow.studies.mixture import GaussianMixture
 
     return GaussianMixture.ring().velocity if truth == "ring" else None

@@ -66,7 +66,8 @@ def reflow(
 
     Example:
 
-    >>> reflow(runs.load("runs/digits_flow"), "pairs", np.arange(10_000) % 10)
+    >>> teacher = open_model("runs/digits_flow_matching").flow_map
+    >>> reflow(teacher, "pairs", np.arange(10_000) % 10)
 
     References:
         Re-MeanFlow (arXiv 2511.23342), Alg. 1; Xinxi-Zhang/Re-MeanFlow `reflow.py`, which stores

@@ -44,12 +44,15 @@ class Curriculum(keras.callbacks.Callback):
         super().__init__()
         self.schedules = dict(schedules or {})
 
-    def apply(self, flow_map):
-        """Put the schedules into a model's objective, as `fit` does first of all."""
-        objective = flow_map.objective
+    def changed(self, objective):
+        """The objective with the schedules in it."""
         for path, value in self.schedules.items():
             objective = _replaced(objective, path.split("."), value, path)
-        flow_map.set_objective(objective)
+        return objective
+
+    def apply(self, flow_map):
+        """Put the schedules into a model's objective, as `fit` does first of all."""
+        flow_map.set_objective(self.changed(flow_map.objective))
 
     def on_train_begin(self, logs=None):
         """Set `start` and `horizon`."""
@@ -113,12 +116,6 @@ def improved_training(objective, *, gamma=5.0, exponent=1.0, stages=None, patien
             pacing=Plateau(stages=stages, patience=patience),
         )
     return Curriculum(parts)
-
-
-def improve(training, **settings):
-    """A `Training` whose model learns by `improved_training` with these settings."""
-    improved_training(training.flow_map.objective, **settings).apply(training.flow_map)
-    return training
 
 
 def _replaced(part, names, value, path):

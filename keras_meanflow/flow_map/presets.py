@@ -8,14 +8,12 @@ import keras
 from keras_meanflow import __version__
 from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.files.atomic import write_atomically, write_text
-from keras_meanflow.files.fetching import HUGGING_FACE, fetch, split_address
+from keras_meanflow.files.fetching import fetch
 from keras_meanflow.files.readers import read_weights
+from keras_meanflow.flow_map.places import CARD, CONFIG, WEIGHTS, Place, place_of
 from keras_meanflow.formats.autoencoders import AUTOENCODERS, PublishedCodec
-from keras_meanflow.formats.checkpoints import CHECKPOINTS
 from keras_meanflow.formats.conversion import assign_own, load_network, save_network
 from keras_meanflow.objectives import FlowMatching, MeanFlow
-
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 class Presets:
@@ -48,13 +46,13 @@ class Presets:
             >>> flow_map = FlowMap.from_preset("imf-b-2")
             >>> latents = flow_map.generate([207, 88], steps=1)
         """
-        folder = _folder(str(preset))
-        if folder is not None:
-            return cls._from_folder(folder, objective)
-        known = known_checkpoint(str(preset))
+        place = place_of(preset)
+        if place.kind == "preset":
+            return cls._from_folder(place.folder(), objective)
+        known = place.known
         if known is not None:
             settings = {"format": known.format, **known.settings, **settings}
-        network = load_network(_file(str(preset), known, path), **settings)
+        network = load_network(place.file(path), **settings)
         flow = known is not None and known.predicts != "average velocity"
         return cls(network, objective or (FlowMatching() if flow else MeanFlow()))
 
@@ -145,45 +143,42 @@ class Presets:
         )
 
 
-def is_preset(name):
-    """Whether `from_preset` takes this name: a folder of one, a known checkpoint, an address."""
-    return name in CHECKPOINTS or name.startswith(HUGGING_FACE) or (Path(name) / CONFIG).is_file()
-
-
-def codec_of(name):
-    """What makes pixels of the samples of a run or preset: a `Codec`, `PublishedCodec` or None.
+def codec_of(place):
+    """What makes pixels of a model's samples: a `Codec`, a `PublishedCodec` or None.
 
     Args:
-        name: a run's folder, or what `from_preset` takes; None for a model of pixels, and for a
-            file of weights that the table does not know.
+        place: a `Place`, or a name; None comes of a model of pixels, and of a file of weights that
+            the table does not have.
 
     Raises:
         ValueError: for a preset whose codec is missing.
     """
-    known = known_checkpoint(str(name))
-    if known is not None:
-        return AUTOENCODERS[known.autoencoder]
-    folder = _folder(str(name))
-    if folder is None:
-        return _codec_in(Path(name))
+    place = place if isinstance(place, Place) else place_of(place)
+    if place.known is not None:
+        return AUTOENCODERS[place.known.autoencoder]
+    if place.kind in ("saved", "weights"):
+        return None
+    folder = place.folder()
+    if place.kind == "run":
+        return _codec_in(folder)
     kept = _config_in(folder).get("codec")
     if isinstance(kept, dict):
         return keras.saving.deserialize_keras_object(kept)
-    if kept is not None and str(name).startswith(HUGGING_FACE):
-        fetch(f"{name}/{kept}")
+    if kept is not None and place.remote:
+        fetch(f"{place.name}/{kept}")
     if kept is not None and not (folder / kept).is_file():
         raise ValueError(f"{folder} must hold {kept}, the codec of its latents. It is missing.")
     return kept and _codec_in(folder)
 
 
-def load_codec(name):
-    """The `Codec` of a run or preset, fetched if need be; None for a model of pixels.
+def load_codec(place):
+    """The `Codec` of a model by its `Place` or name, fetched if need be; None if it has pixels.
 
     Example:
         >>> flow_map, codec = FlowMap.from_preset("sit-xl-2"), load_codec("sit-xl-2")
         >>> pixels = codec.decode(flow_map.generate([207], sampler=Euler(steps=50)))
     """
-    codec = codec_of(name)
+    codec = codec_of(place)
     return codec.load() if isinstance(codec, PublishedCodec) else codec
 
 
@@ -227,48 +222,7 @@ def model_card(name):
     Example:
         >>> print(model_card("imf-b-2"))
     """
-    known = known_checkpoint(name)
+    known = place_of(name).known
     if known is None:
-        raise ValueError(_unknown(name))
+        raise ValueError(f"{name} is no known checkpoint: it has no card here.")
     return known.card(name)
-
-
-def known_checkpoint(name):
-    """The table's entry of this name or address, or None."""
-    by_address = {checkpoint.address: checkpoint for checkpoint in CHECKPOINTS.values()}
-    return CHECKPOINTS.get(name) or by_address.get(name)
-
-
-def _folder(preset):
-    """The folder of a preset of ours, fetched if need be; None if it is something else."""
-    if (Path(preset) / CONFIG).is_file():
-        return Path(preset)
-    if not preset.startswith(HUGGING_FACE) or split_address(preset)[2]:
-        return None
-    fetch(f"{preset}/{WEIGHTS}")
-    return fetch(f"{preset}/{CONFIG}").parent
-
-
-def _file(preset, known, path):
-    """The file of a preset in a published format."""
-    if path is not None:
-        return path
-    if known is not None and known.by_hand:
-        raise ValueError(
-            f"A browser has to fetch {preset} from {known.address}. Unpack it if it is a zip, "
-            "and give its path: from_preset(..., path=FILE)."
-        )
-    if known is not None:
-        return fetch(known.address, known.sha256)
-    if preset.startswith(HUGGING_FACE):
-        return fetch(preset)
-    if not Path(preset).exists():
-        raise ValueError(_unknown(preset))
-    return preset
-
-
-def _unknown(name):
-    return (
-        f"A preset is a folder or file, hf://OWNER/REPOSITORY, or one of {', '.join(CHECKPOINTS)}. "
-        f"Received: {name!r}."
-    )

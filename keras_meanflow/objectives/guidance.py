@@ -171,7 +171,7 @@ class TeacherGuidance(Interval):
             [0, 1].
 
     Example:
-        >>> teacher = runs.load("runs/digits_flow").copied_network(0.999)
+        >>> teacher = open_model("runs/digits_flow_matching").network()
         >>> SplitMeanFlow(guidance=TeacherGuidance(teacher=teacher, scale=2.0), label_dropout=0.0)
 
     References:

@@ -38,6 +38,7 @@ def compile_with(
     warmup_steps=0,
     last_rate=0.0,
     beta_2=0.999,
+    global_clipnorm=None,
     jit_compile="auto",
 ):
     """The arguments of `FlowMap.compile` for the knob `optimizer`: one of `OPTIMIZERS`.
@@ -55,6 +56,7 @@ def compile_with(
         warmup_steps: over which the rate rises from 0.
         last_rate: share of the rate that is left at the end of its cosine decay; 1 for none.
         beta_2: Adam's.
+        global_clipnorm: largest norm of the gradient, or None.
         jit_compile: as for `keras.Model.compile`.
 
     Raises:
@@ -76,4 +78,5 @@ def compile_with(
         chosen = SPlus(rate, use_ema=False)
         if keras.config.backend() == "tensorflow" and jit_compile == "auto":
             jit_compile = False
+    chosen.global_clipnorm = global_clipnorm
     return {"optimizer": chosen, "jit_compile": jit_compile}

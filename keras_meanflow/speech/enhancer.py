@@ -40,7 +40,8 @@ class Enhancer:
             spectrograms.
 
     Example:
-        >>> enhancer = Enhancer(runs.load("runs/speech_digits"), load_codec("runs/speech_digits"))
+        >>> opened = open_model("runs/speech_digits")
+        >>> enhancer = Enhancer(opened.flow_map, opened.codec)
         >>> clean = enhancer(noisy)  # (n,) at enhancer.codec.sample_rate
     """
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from keras import ops
 
 from keras_meanflow.flow_map.curriculum import Curriculum
+from keras_meanflow.flow_map.opening import open_model
 from keras_meanflow.objectives import NoisyVelocity
 from keras_meanflow.parts.gap_laws import GapBin
 from keras_meanflow.parts.schedules import Steps
@@ -13,7 +14,6 @@ from keras_meanflow.pictures.charts import line_chart, side_by_side
 from keras_meanflow.studies.affinity import BINS
 from keras_meanflow.studies.tables import series_by, write_figure
 from keras_meanflow.studies.training import train_cases
-from keras_meanflow.training import run as runs
 
 SHARES = (0.0, 0.0625, 0.125, 0.1875, 0.25)
 NOISES = (0.0, 0.01, 0.03, 0.1)
@@ -174,7 +174,7 @@ def restrict_gap(training, *, low, high, start=None):
     times = GapBin(times=flow_map.objective.times, low=low, high=high)
     Curriculum({"times": times}).apply(flow_map)
     if start is not None:
-        start_from(flow_map, runs.load(start))
+        start_from(flow_map, open_model(start).flow_map)
 
 
 def start_from(flow_map, other):

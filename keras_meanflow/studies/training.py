@@ -9,28 +9,28 @@ from typing import Any
 from keras_meanflow.files.atomic import write_text
 from keras_meanflow.studies.tables import write_table
 from keras_meanflow.training import run as runs
+from keras_meanflow.training.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a study trains again and again: a recipe with its knobs.
+    """What a study trains again and again: a plan with its knobs.
 
     Args:
-        recipe: the function, from keyword arguments to a `Training`.
-        knobs: its keyword arguments.
-        name, command: for `settings.json`.
+        plan: a `Plan`, or what has its `training(knobs)`.
+        knobs: its settings by name.
+        command: for `settings.json`.
 
     Example:
-        >>> Subject(recipe=find("gaussian").load(), knobs={"width": 64}, name="gaussian")
+        >>> Subject(plan=Plan.of("gaussian"), knobs={"width": 64})
     """
 
-    recipe: Callable
+    plan: Plan
     knobs: dict = dataclasses.field(default_factory=dict)
-    name: str | None = None
     command: str | None = None
 
     def case(self, values, change=None, **knobs):
-        """A `Case` of this recipe with some knobs changed.
+        """A `Case` of this plan with some knobs changed.
 
         Args:
             values: what distinguishes the case, columns of the table.
@@ -40,12 +40,12 @@ class Subject:
         knobs = {**self.knobs, **knobs}
 
         def training():
-            made = self.recipe(**knobs)
+            made = self.plan.training(knobs)
             if change is not None:
                 change(made)
             return made
 
-        settings = runs.describe(self.name, {**knobs, "study": dict(values)}, self.command)
+        settings = runs.describe(self.plan, {**knobs, "study": dict(values)}, self.command)
         return Case(values=dict(values), training=training, settings=settings)
 
 

@@ -3,27 +3,32 @@
 import json
 from pathlib import Path
 
-import keras
-
 from keras_meanflow.backend import process_index, wait_for_processes
 from keras_meanflow.codecs.base import CODEC
 from keras_meanflow.files.atomic import latest_checkpoint, write_atomically, write_text
 from keras_meanflow.files.provenance import provenance
-from keras_meanflow.flow_map.model import FlowMap
-from keras_meanflow.flow_map.presets import is_preset, load_codec
+from keras_meanflow.flow_map.places import SETTINGS
+from keras_meanflow.flow_map.presets import load_codec
 from keras_meanflow.training.callbacks.checkpoint import Checkpoint
 from keras_meanflow.training.callbacks.evaluate import Evaluate
 from keras_meanflow.training.callbacks.log import Curve, Log
 from keras_meanflow.training.callbacks.non_finite import StopOnNonFinite
 from keras_meanflow.training.callbacks.samples import SampleGrid
+from keras_meanflow.training.old_names import of_old_name
+from keras_meanflow.training.plan import Plan
 
-SETTINGS = "settings.json"
 
+def describe(plan=None, knobs=None, command=None):
+    """The settings of a run, for `settings.json`: what was asked for, and of which versions.
 
-def describe(recipe=None, knobs=None, command=None):
-    """The settings of a run, for `settings.json`: what was asked for, and of which versions."""
+    Args:
+        plan: the `Plan`, or None for a training without a name.
+        knobs: all of its knobs by name.
+        command: the command line.
+    """
     return {
-        "recipe": recipe,
+        "task": plan and plan.task.address,
+        "method": plan and plan.method and plan.method.address,
         "knobs": json.loads(json.dumps(knobs or {})),  # tuples become lists here too
         "command": command,
         **provenance(),
@@ -44,13 +49,24 @@ def read_settings(run_dir):
     return None
 
 
+def plan_of(settings):
+    """The `Plan` and the knobs of a run's settings; None for a training without a name.
+
+    Runs of version 0.1.0 name a recipe; see `of_old_name`.
+    """
+    knobs = settings["knobs"]
+    if settings.get("task"):
+        return Plan.of(settings["task"], settings["method"]), knobs
+    name = settings.get("recipe")
+    return (of_old_name(name, knobs) or (Plan.of(name), knobs)) if name else None
+
+
 def check_same(run_dir, settings):
-    """Raise a ValueError if a directory holds a run of another recipe, knobs or backend."""
+    """Raise a ValueError if a directory holds a run of another plan, knobs or backend."""
     existing = read_settings(run_dir)
     if existing is None:
         return
-    old = {"recipe": existing["recipe"], "backend": existing["backend"], **existing["knobs"]}
-    new = {"recipe": settings["recipe"], "backend": settings["backend"], **settings["knobs"]}
+    old, new = _compared(existing, settings), _compared(settings, settings)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if names:
         changes = ", ".join(f"{n} was {old.get(n)!r}, now {new.get(n)!r}" for n in names)
@@ -60,9 +76,20 @@ def check_same(run_dir, settings):
         )
 
 
+def _compared(settings, new):
+    """What must be equal to go on with a run; knobs that it did not have are as they are now."""
+    names = {name: settings.get(name) for name in ("task", "method")}
+    knobs = settings["knobs"]
+    if settings.get("recipe") and (found := plan_of(settings)):
+        plan, knobs = found
+        names = {"task": plan.task.address, "method": plan.method and plan.method.address}
+        knobs = {**new["knobs"], **json.loads(json.dumps(knobs))}
+    return {**names, "backend": settings["backend"], **knobs}
+
+
 def _check_codec(run_dir, codec):
     """Raise a ValueError if a run was trained on latents of another codec or normalisation."""
-    kept = load_codec(run_dir)
+    kept = load_codec(run_dir) if read_settings(run_dir) else None
     if kept is not None and (codec is None or kept.describe() != codec.describe()):
         found = "no codec" if codec is None else codec.describe()
         raise ValueError(f"{run_dir} is of latents by {kept.describe()}. Received {found}.")
@@ -76,7 +103,7 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
     bit, as one that was never stopped. Of several processes the first one writes.
 
     Args:
-        training: a `Training`, as its recipe has made it.
+        training: a `Training`, newly made.
         run_dir: the directory; made once all checks have passed.
         settings: from `describe`.
         verbose: of `keras.Model.fit`.
@@ -87,7 +114,7 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
         NonFiniteError: at the first step that is not finite.
 
     Example:
-        >>> train(find("digits").load()(steps=200), "runs/short")
+        >>> train(Plan.of("digits").training({"steps": 200}), "runs/short")
         200
     """
     settings = settings or describe()
@@ -171,33 +198,3 @@ def _callbacks(training, run_dir):
         ),
         Checkpoint(checkpoints, seconds=training.checkpoint_seconds),
     ]
-
-
-def load(run_dir):
-    """The FlowMap of a run's newest checkpoint, ready to generate and to export.
-
-    Raises:
-        ValueError: for a directory that is no run, or has no checkpoint yet.
-
-    Example:
-        >>> load("runs/digits").generate(np.arange(10))
-    """
-    if read_settings(run_dir) is None:
-        raise ValueError(f"There is no run in {run_dir}. Train one: keras-meanflow train RECIPE.")
-    newest = latest_checkpoint(Path(run_dir) / "checkpoints")
-    if newest is None:
-        raise ValueError(f"{run_dir} has no checkpoint yet. Train it for longer.")
-    return keras.saving.load_model(newest, compile=False)
-
-
-def trained_network(run):
-    """The network of a run's newest checkpoint or of a preset, with the weights that generate.
-
-    Raises:
-        ValueError: for a directory that is neither, or has no checkpoint yet.
-
-    Example:
-        >>> teacher = trained_network("runs/digits_flow")
-    """
-    flow_map = FlowMap.from_preset(run) if is_preset(str(run)) else load(run)
-    return flow_map.copied_network(flow_map.average)

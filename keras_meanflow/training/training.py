@@ -16,7 +16,7 @@ from keras_meanflow.samplers import Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """What a recipe returns: a model, its data, and how long to train.
+    """What a task by a method makes: a model, its data, and how long to train.
 
     Args:
         flow_map: a compiled `FlowMap`, with `horizon=steps` if its objective has schedules.
@@ -74,28 +74,6 @@ class Training:
         if self.codec and self.evaluation and self.evaluation.decode is None:
             decoded = dataclasses.replace(self.evaluation, decode=self.codec.decode)
             object.__setattr__(self, "evaluation", decoded)
-
-    def with_objective(self, objective, *, network=None, **changes):
-        """The same training with another kind of objective, in a new FlowMap.
-
-        Args:
-            objective: an `Objective`.
-            network: another network; default the same.
-            changes: other fields of the Training to change, such as `sampler`.
-
-        Example:
-            >>> training = digits(**knobs).with_objective(FlowMatching(), sampler=Heun(steps=25))
-        """
-        old = self.flow_map
-        flow_map = FlowMap(
-            network or old.network,
-            objective,
-            averages=old.averages,
-            horizon=old.fixed_horizon,
-            seed=old.seed,
-        )
-        flow_map.compile_from_config(old.get_compile_config())
-        return dataclasses.replace(self, flow_map=flow_map, **changes)
 
     def batches(self, first_step=0):
         """The stream of batches from a step on: this process' part of each."""

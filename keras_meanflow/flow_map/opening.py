@@ -1,0 +1,86 @@
+"""`open_model`: the FlowMap of any name, with the codec of its latents."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_meanflow.codecs import Codec
+from keras_meanflow.files.atomic import latest_checkpoint
+from keras_meanflow.flow_map.model import FlowMap
+from keras_meanflow.flow_map.places import Place, place_of
+from keras_meanflow.flow_map.presets import codec_of, load_codec
+from keras_meanflow.formats.autoencoders import PublishedCodec
+from keras_meanflow.networks import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A model by its name.
+
+    Args:
+        flow_map: the model.
+        place: what its name stands for.
+    """
+
+    flow_map: FlowMap
+    place: Place
+
+    @property
+    def name(self) -> str:
+        """The name that was opened."""
+        return self.place.name
+
+    @functools.cached_property
+    def codec(self) -> Codec | None:
+        """What makes pixels of its samples, fetched if need be; None for a model of pixels."""
+        return load_codec(self.place)
+
+    @property
+    def published_codec(self) -> Codec | PublishedCodec | None:
+        """The same without fetching: a published codec is its address."""
+        return codec_of(self.place)
+
+    def network(self, *, averaged: bool = True) -> Network:
+        """A copy of its network, with the average that generates or with the raw weights."""
+        return self.flow_map.copied_network(self.flow_map.average if averaged else None)
+
+
+def open_model(name: str | Path, **settings: Any) -> Opened:
+    """The model of a name, ready to generate, to export and to train on.
+
+    Args:
+        name: the directory of a run, whose newest checkpoint is loaded; a preset's folder or
+            `hf://OWNER/REPOSITORY`; a `.keras` file; a known checkpoint such as "imf-b-2"; or a
+            file of weights in a published format.
+        **settings: of `FlowMap.from_preset`, for a preset, a checkpoint or a file of weights.
+
+    Raises:
+        ValueError: for a name of nothing, a run without a checkpoint, or settings that a run or a
+            saved model does not take.
+
+    Example:
+        >>> opened = open_model("runs/digits")
+        >>> samples = opened.flow_map.generate(np.arange(10))
+        >>> pixels = samples if opened.codec is None else opened.codec.decode(samples)
+    """
+    place = place_of(name)
+    if place.kind not in ("run", "saved"):
+        return Opened(FlowMap.from_preset(place.name, **settings), place)
+    if settings:
+        raise ValueError(
+            f"{name} is a {place.kind} model, which has all its settings. Received: {settings}."
+        )
+    file = _newest(place) if place.kind == "run" else place.name
+    return Opened(keras.saving.load_model(file, compile=False), place)
+
+
+def _newest(place):
+    newest = latest_checkpoint(place.folder() / "checkpoints")
+    if newest is None:
+        raise ValueError(f"{place.name} has no checkpoint yet. Train it for longer.")
+    return newest
