@@ -260,16 +260,36 @@ def test_conditions_of_the_in_context_transformer_are_checked():
     network = InContextDiT(**IN_CONTEXT, num_classes=3)
     labels = np.array([0, 3])
     network.check_condition({"labels": labels, "omega": np.array([1.0, 8.0])})
-    with pytest.raises(ValueError, match="keys are labels, omega, t_min, t_max.*'scale'"):
+    with pytest.raises(ValueError, match=r"a dict of labels, omega \(optional\).*'scale'"):
         network.check_condition({"labels": labels, "scale": 2.0})
     with pytest.raises(ValueError, match=r"omega must lie in \[1.0, inf\]. Received: 0.5"):
         network.check_condition({"labels": labels, "omega": 0.5})
-    with pytest.raises(ValueError, match="needs labels"):
+    with pytest.raises(ValueError, match=r"a dict of labels.*Received: \['omega'\]"):
         network.check_condition({"omega": np.array([1.0, 8.0])})
     with pytest.raises(ValueError, match="head_depth lies in 0..depth"):
         InContextDiT(**{**IN_CONTEXT, "head_depth": 3})
     with pytest.raises(ValueError, match="size is one of B/2, M/2, L/2, XL/2"):
         InContextDiT.from_size("B/4", image_size=32, channels=4)
+
+
+@pytest.mark.parametrize("index", [4, 10, 11])  # labels, labels, a context
+def test_a_single_required_part_comes_with_or_without_its_name_and_optional_ones_stay(index):
+    network = randomise(NETWORKS[index]())
+    z, r, t, alone = _inputs(network)
+    part = network.by_name(alone)
+    assert list(part) == ["context" if index == 11 else "labels"]
+    network.check_condition(alone)
+    network.check_condition(part)
+    u, named = (ops.convert_to_numpy(network(z, r, t, c)) for c in (alone, part))
+    np.testing.assert_array_equal(u, named)
+    drop = np.array([True, False, True])
+    null = network.drop_condition(ops.convert_to_tensor(alone), drop)
+    whole = {k: ops.convert_to_tensor(a) for k, a in {**part, "omega": t, "dropout": r}.items()}
+    dropped = network.drop_condition(whole, drop)
+    for name, expected in {**network.by_name(null), "omega": t, "dropout": r}.items():
+        found, expected = (ops.convert_to_numpy(a) for a in (dropped[name], expected))
+        np.testing.assert_array_equal(found, expected)
+    assert network.condition_inputs().shape == (None, *alone.shape[1:])
 
 
 def test_unknown_labels_are_named():

@@ -105,19 +105,19 @@ def test_labels_context_and_augmentation_are_told_together():
 def test_a_condition_that_the_network_does_not_take_is_refused():
     network = _speech()
     network.check_condition(_normal(2, 4, 8, 2))
-    with pytest.raises(ValueError, match=r"needs a context \(4, 8, 2\)"):
+    with pytest.raises(ValueError, match=r"context is an array \(n, 4, 8, 2\). Received: None"):
         network.check_condition(None)
-    with pytest.raises(ValueError, match=r"context must be finite, of shape \(n, 4, 8, 2\)"):
+    with pytest.raises(ValueError, match=r"context must hold floats of shape \(n, 4, 8, 2\)"):
         network.check_condition(_normal(2, 4, 6, 2))
     with pytest.raises(ValueError, match="1 values not finite"):
         network.check_condition(
             {"context": np.where(np.arange(64) == 5, np.nan, 0.0).reshape(1, 4, 8, 2)}
         )
-    with pytest.raises(ValueError, match=r"keys are context. Received: \['noisy'\]"):
+    with pytest.raises(ValueError, match=r"a dict of context. Received: \['noisy'\]"):
         network.check_condition({"noisy": _normal(2, 4, 8, 2)})
     image = UNet.song(image_size=4, **SMALL)
     image.check_condition(None)
-    with pytest.raises(ValueError, match=r"augmentation must be finite, of shape \(n, 6\)"):
+    with pytest.raises(ValueError, match=r"augmentation must hold floats of shape \(n, 6\)"):
         image.check_condition({"augmentation": _normal(2, 9)})
     with pytest.raises(ValueError, match="2 levels need sides that are multiples of 2"):
         UNet.song(image_size=5, **SMALL)

@@ -20,34 +20,44 @@ class Network(keras.Model, abc.ABC):
     layers take a fused kernel on a GPU with bfloat16, which on JAX has no forward mode, unless they
     are built after `keras.config.disable_flash_attention()`.
 
-    A subclass that takes other conditions than these overrides what `__init__` says of them:
-    `conditional`, `drop_condition`, `check_condition` and `condition_inputs`.
+    The condition is labels or an array, or a dict of them by name. It is always a dict where the
+    shapes have names. A subclass whose `call` reads it through `by_name` sets `reads_by_name`:
+    then a single required part may also come alone, without its name.
 
     Args:
         data_shape: shape of one sample without the batch axis.
         num_classes: number of classes, or None for a network without labels. Label `num_classes`
-            is the null label.
+            is the null label. In a dict the labels are named `labels`.
         condition_shape: shape of the array of floats that conditions one sample, or a dict of such
-            shapes by name, or None. Zeros are the null condition. With `num_classes` as well the
-            condition is a dict that has `labels` too.
+            shapes by name, or None. Zeros are the null condition.
+        optional_shape: a dict of the shapes of arrays that a condition may leave out, or None.
+            They have no null value: dropping the condition of a row keeps them.
 
     Raises:
         ValueError: for both labels and an array without a name.
     """
 
-    def __init__(self, *, data_shape, num_classes=None, condition_shape=None, **kwargs):
+    reads_by_name = False
+
+    def __init__(
+        self, *, data_shape, num_classes=None, condition_shape=None, optional_shape=None, **kwargs
+    ):
         super().__init__(autocast=False, **kwargs)
         self.data_shape = tuple(data_shape)
         self.num_classes = num_classes
-        named = isinstance(condition_shape, dict)
-        if num_classes is not None and condition_shape is not None and not named:
+        self._named = isinstance(condition_shape, dict)
+        if num_classes is not None and condition_shape is not None and not self._named:
             raise ValueError(
                 "With labels, the shapes of arrays have names, as in {'noisy': (8, 8, 1)}. "
                 f"Received: condition_shape={condition_shape}."
             )
-        shapes = condition_shape if named else {"": condition_shape}
+        shapes = condition_shape if self._named else {"": condition_shape}
         self._shapes = {k: tuple(shape) for k, shape in shapes.items() if shape is not None}
-        self._named = named
+        self._optional = {k: tuple(shape) for k, shape in (optional_shape or {}).items()}
+        self._required = (*(() if num_classes is None else ("labels",)), *self._shapes)
+        self._takes_dict = self._named or bool(self._optional)
+        one = len(self._required) == 1
+        self._takes_array = one and (self.reads_by_name or not self._takes_dict)
 
     @abc.abstractmethod
     def call(self, z, r, t, condition=None):
@@ -60,8 +70,8 @@ class Network(keras.Model, abc.ABC):
 
     @property
     def conditional(self):
-        """Whether the network takes a condition."""
-        return self.num_classes is not None or bool(self._shapes)
+        """Whether the network needs a condition."""
+        return bool(self._required)
 
     @contextlib.contextmanager
     def computing_in_float32(self):
@@ -76,6 +86,20 @@ class Network(keras.Model, abc.ABC):
             for layer, policy in lower:
                 layer.dtype_policy = policy
 
+    def by_name(self, condition):
+        """The condition as a dict: labels or an array alone under its name, {} for None.
+
+        Raises:
+            ValueError: for a condition that this network does not take.
+        """
+        if self._takes_dict and isinstance(condition, dict):
+            return condition
+        if condition is None and not self._required:
+            return {}
+        if not self._takes_array:
+            raise self._refusal(condition)
+        return {self._required[0]: condition}
+
     def drop_condition(self, condition, drop):
         """The condition with null labels and arrays on the rows where `drop` (B,) is True."""
 
@@ -84,7 +108,9 @@ class Network(keras.Model, abc.ABC):
             null = ops.cast(self.num_classes if labels else 0, array.dtype)
             return ops.where(per_row(drop, array), null, array)
 
-        return keras.tree.map_structure(dropped, condition)
+        if not (self._takes_dict and isinstance(condition, dict)):
+            return keras.tree.map_structure(dropped, condition)
+        return {k: dropped(a) if k in self._required else a for k, a in condition.items()}
 
     def training_condition(self, condition, keys, rows):
         """The condition with what the network draws while it trains, such as dropout's keys."""
@@ -92,29 +118,26 @@ class Network(keras.Model, abc.ABC):
         return condition
 
     def check_condition(self, condition):
-        """Raise a ValueError if labels or arrays are not what this network knows."""
-        if not self.conditional:
-            if condition is None:
-                return
-            raise ValueError("This network is unconditional: it takes no labels.")
-        if self._named:
-            self._check_named(condition)
-        elif self._shapes:
-            _check_array("The condition", condition, self._shapes[""])
-        else:
-            self._check_labels(condition)
+        """Raise a ValueError if the condition is not one that this network takes."""
+        parts = self.by_name(condition)
+        if not {*self._required} <= {*parts} <= {*self._required, *self._optional}:
+            raise self._refusal(condition)
+        for name, part in parts.items():
+            self._check_part(name, part)
 
-    def _check_named(self, condition):
-        names = [*self._shapes, *(["labels"] if self.num_classes is not None else [])]
-        if not isinstance(condition, dict) or set(condition) != set(names):
-            received = sorted(condition) if isinstance(condition, dict) else type(condition)
-            raise ValueError(
-                f"The condition is a dict of {', '.join(names)}. Received: {received}."
-            )
-        if self.num_classes is not None:
-            self._check_labels(condition["labels"])
-        for name, shape in self._shapes.items():
-            _check_array(name, condition[name], shape)
+    def _refusal(self, condition):
+        names = [*self._required, *(f"{name} (optional)" for name in self._optional)]
+        if not names:
+            return ValueError("This network is unconditional: it takes no condition.")
+        received = sorted(condition) if isinstance(condition, dict) else type(condition)
+        return ValueError(f"The condition is a dict of {', '.join(names)}. Received: {received}.")
+
+    def _check_part(self, name, part):
+        if name == "labels" and self.num_classes is not None:
+            self._check_labels(part)
+        else:
+            shape = {**self._shapes, **self._optional}[name]
+            _check_array(name or "The condition", part, shape)
 
     def _check_labels(self, labels):
         if labels is None:
@@ -132,17 +155,14 @@ class Network(keras.Model, abc.ABC):
             )
 
     def condition_inputs(self):
-        """The condition in the form of `keras.Input`s, for export; None without one."""
+        """The required condition in the form of `keras.Input`s, for export; None without one."""
         if not self.conditional:
             return None
-        if not self._shapes:
-            return keras.Input((), dtype="int32", name="condition")
         inputs = {k: keras.Input(s, name=k or "condition") for k, s in self._shapes.items()}
-        if not self._named:
-            return inputs[""]
         if self.num_classes is not None:
-            inputs["labels"] = keras.Input((), dtype="int32", name="labels")
-        return inputs
+            name = "labels" if self._named else "condition"
+            inputs["labels"] = keras.Input((), dtype="int32", name=name)
+        return next(iter(inputs.values())) if self._takes_array else inputs
 
     def get_build_config(self):
         """Nothing: the constructor builds."""
@@ -161,5 +181,6 @@ def _check_array(name, array, shape):
             f"{name} must hold floats of shape (n, {', '.join(map(str, shape))}). "
             f"Received: {array.dtype} of {array.shape}."
         )
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite. Received NaN or infinity.")
+    wrong = np.sum(~np.isfinite(array))
+    if wrong:
+        raise ValueError(f"{name} must be finite. Received: {wrong} values not finite.")

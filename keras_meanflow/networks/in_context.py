@@ -17,6 +17,7 @@ IN_CONTEXT_SIZES = {  # depth, width, heads
     "XL": (48, 1024, 16),
 }
 GUIDANCE = {"omega": 1.0, "t_min": 0.0, "t_max": 1.0}  # without guidance
+_LIMITS = {"omega": (1.0, np.inf), "t_min": (0.0, 1.0), "t_max": (0.0, 1.0)}
 
 
 @register
@@ -61,6 +62,8 @@ class InContextDiT(Network):
         Improved Mean Flows (arXiv 2512.02012), section 4 and table 4 of the appendix.
     """
 
+    reads_by_name = True
+
     def __init__(
         self,
         *,
@@ -83,7 +86,12 @@ class InContextDiT(Network):
         **kwargs,
     ):
         height_width, grid = patch_grid(image_size, patch_size)
-        super().__init__(data_shape=(*height_width, channels), num_classes=num_classes, **kwargs)
+        super().__init__(
+            data_shape=(*height_width, channels),
+            num_classes=num_classes,
+            optional_shape=dict.fromkeys(GUIDANCE, ()),
+            **kwargs,
+        )
         if not 0 <= head_depth <= depth:
             raise ValueError(f"head_depth lies in 0..depth. Received: {head_depth}, {depth}.")
         self.image_size, self.channels, self.patch_size = height_width, channels, patch_size
@@ -196,7 +204,7 @@ class InContextDiT(Network):
         return x
 
     def _told_tokens(self, r, t, condition):
-        told = dict(condition) if isinstance(condition, dict) else {"labels": condition}
+        told = dict(self.by_name(condition))
         for name, value in self.guidance.items():
             told[name] = ops.cast(told[name], "float32") if name in told else 0.0 * t + value
         tokens = []
@@ -215,27 +223,12 @@ class InContextDiT(Network):
         patches = out(norm(x[:, self._prefix_length() :]))
         return unpatchify(patches, self.grid, self.patch_size)
 
-    def drop_condition(self, condition, drop):
-        """The condition with the null label on the rows where `drop` (B,) is True."""
-        if not isinstance(condition, dict):
-            return super().drop_condition(condition, drop)
-        return {**condition, "labels": super().drop_condition(condition["labels"], drop)}
-
-    def check_condition(self, condition):
-        """Raise a ValueError if labels, scale or interval are not what this network knows."""
-        if not isinstance(condition, dict):
-            return super().check_condition(condition)
-        unknown = sorted(set(condition) - {"labels", *GUIDANCE})
-        if unknown:
-            raise ValueError(
-                f"The condition's keys are labels, {', '.join(GUIDANCE)}. Received: {unknown}."
-            )
-        super().check_condition(condition.get("labels"))
-        limits = {"omega": (1.0, np.inf), "t_min": (0.0, 1.0), "t_max": (0.0, 1.0)}
-        for name, (low, high) in limits.items():
-            values = np.asarray(condition.get(name, low))
-            if not ((values >= low) & (values <= high)).all():
-                raise ValueError(f"{name} must lie in [{low}, {high}]. Received: {values}.")
+    def _check_part(self, name, part):
+        if name not in _LIMITS:
+            return super()._check_part(name, part)
+        (low, high), values = _LIMITS[name], np.asarray(part)
+        if not ((values >= low) & (values <= high)).all():
+            raise ValueError(f"{name} must lie in [{low}, {high}]. Received: {values}.")
 
     def get_config(self):
         """The arguments."""

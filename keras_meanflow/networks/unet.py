@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from keras_meanflow.networks.dict_condition import DictCondition
+from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.resampling import fir_down, fir_up
 from keras_meanflow.networks.unet_layers import (
     LogFourierPair,
@@ -17,7 +17,7 @@ from keras_meanflow.parts.part import register
 
 
 @register
-class UNet(DictCondition):
+class UNet(Network):
     """Residual blocks on the way down and up, each level half the size of the one above.
 
     One class is the NCSN++ of speech enhancement (`UNet.ncsnpp`) and the SongUNet of CIFAR-10
@@ -47,7 +47,7 @@ class UNet(DictCondition):
             input with its context; a 1x1 convolution makes the last one of their sum.
 
     Raises:
-        ValueError: for a size that does not halve at each level.
+        ValueError: for a size that does not halve at each level, or a dropout out of range.
 
     Example:
         >>> network = UNet.song(image_size=32, channels=3)
@@ -57,6 +57,8 @@ class UNet(DictCondition):
         Song et al., Score-Based Generative Modeling through SDEs (arXiv 2011.13456); Karras et
         al., EDM (arXiv 2206.00364); MeanFlowSE (arXiv 2509.14858); Gsunshine/py-meanflow.
     """
+
+    reads_by_name = True
 
     def __init__(
         self,
@@ -77,14 +79,17 @@ class UNet(DictCondition):
         **kwargs,
     ):
         height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        context = {"context": (*height_width, context_channels)} if context_channels else {}
+        augmentation = {"augmentation": (augmentation_size,)} if augmentation_size else {}
         super().__init__(
             data_shape=(*height_width, channels),
             num_classes=num_classes,
-            context_channels=context_channels,
-            augmentation_size=augmentation_size,
-            dropout=dropout,
+            condition_shape=context,
+            optional_shape=augmentation,
             **kwargs,
         )
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout is a share in [0, 1). Received: {dropout}.")
         step = 2 ** (len(multipliers) - 1)
         if any(side % step for side in height_width):
             raise ValueError(
@@ -96,6 +101,8 @@ class UNet(DictCondition):
         self.attention_sizes = tuple(attention_sizes)
         self.times = SinusoidPair(width) if times is None else times
         self.input_skips, self.output_skips = input_skips, output_skips
+        self.context_channels, self.augmentation_size = context_channels, augmentation_size
+        self.dropout = dropout
         self._make_layers()
 
     @classmethod
@@ -226,13 +233,19 @@ class UNet(DictCondition):
     def _attends(self, level):
         return self.image_size[0] >> level in self.attention_sizes
 
+    def training_condition(self, condition, keys, rows):
+        """The condition with a key of dropout's masks for each row, `dropout` (B, 2)."""
+        if not self.dropout:
+            return condition
+        return {**self.by_name(condition), "dropout": keys.row_keys("dropout", rows)}
+
     def call(self, z, r, t, condition=None):
         """The average velocity, float32 of the shape of `z`."""
-        told = self._told(condition)
-        x = ops.concatenate([z, told["context"]], axis=3) if self.context_channels else z
+        given = self.by_name(condition)
+        x = ops.concatenate([z, given["context"]], axis=3) if self.context_channels else z
         x = ops.cast(x, self.compute_dtype)
-        embedding = ops.cast(ops.silu(self.times(r, t, self._known(told))), self.compute_dtype)
-        hints = embedding, told.get("dropout")
+        embedding = ops.cast(ops.silu(self.times(r, t, self._known(given))), self.compute_dtype)
+        hints = embedding, given.get("dropout")
         h, kept = self._down(x, hints)
         for block in self.middle:
             h = block(h, *hints)
@@ -272,13 +285,13 @@ class UNet(DictCondition):
         norm, tap = next(taps)
         return tap(ops.silu(norm(h)))
 
-    def _known(self, told):
-        """What is known beside the times, (B, units), or None."""
+    def _known(self, given):
+        """The sum of the embeddings of labels and augmentation, (B, units), or None."""
         known = []
         if self.num_classes is not None:
-            known.append(self.labels(told["labels"]))
-        if self.augmentation_size and "augmentation" in told:
-            known.append(self.augmentation(told["augmentation"]))
+            known.append(self.labels(given["labels"]))
+        if self.augmentation_size and "augmentation" in given:
+            known.append(self.augmentation(given["augmentation"]))
         return sum(known[1:], known[0]) if known else None
 
     def get_config(self):
