@@ -10,6 +10,14 @@ from jax.experimental import multihost_utils
 from keras_meanflow.backend.recording import recorded_gradients
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 
+__all__ = [
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
+    "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
+    "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
+    "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
+    "step_operations", "uncompiled", "untraced", "wait_for_processes",
+]  # fmt: skip
+
 
 def jvp(fn, primals, tangents):
     """`fn(*primals)` and its directional derivative along `tangents`."""

@@ -10,6 +10,14 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 from keras_meanflow.backend.recording import recorded_gradients
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 
+__all__ = [
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
+    "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
+    "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
+    "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
+    "step_operations", "uncompiled", "untraced", "wait_for_processes",
+]  # fmt: skip
+
 _LARGE_FOR_XLA = 128  # the side of a matrix
 
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 from keras_meanflow.backend.torch_compiled import CompiledNetwork
-from keras_meanflow.backend.torch_processes import (  # noqa: F401
+from keras_meanflow.backend.torch_processes import (
     alone,
     distributed,
     first_row,
@@ -26,6 +26,14 @@ from keras_meanflow.backend.torch_processes import (  # noqa: F401
     synchronised,
     wait_for_processes,
 )
+
+__all__ = [
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
+    "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
+    "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
+    "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
+    "step_operations", "uncompiled", "untraced", "wait_for_processes",
+]  # fmt: skip
 
 _BILINEAR = {
     torch.matmul,
