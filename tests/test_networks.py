@@ -226,7 +226,7 @@ def test_a_split_network_with_r_at_t_is_the_flow_model_and_only_late_blocks_see_
     np.testing.assert_array_equal(
         ops.convert_to_numpy(only_r(z, r, t, labels)), ops.convert_to_numpy(flow(z, r, r, labels))
     )
-    with pytest.raises(ValueError, match="split_depth lies in 0..depth, with one time input"):
+    with pytest.raises(ValueError, match="split_depth must be in 0..depth, with one time input"):
         DiT(**sizes, split_depth=4)
     with pytest.raises(ValueError, match="with one time input"):
         DiT(**SMALL, split_depth=1)
@@ -266,7 +266,7 @@ def test_conditions_of_the_in_context_transformer_are_checked():
         network.check_condition({"labels": labels, "omega": 0.5})
     with pytest.raises(ValueError, match=r"a dict of labels.*Received: \['omega'\]"):
         network.check_condition({"omega": np.array([1.0, 8.0])})
-    with pytest.raises(ValueError, match="head_depth lies in 0..depth"):
+    with pytest.raises(ValueError, match="head_depth must be in 0..depth"):
         InContextDiT(**{**IN_CONTEXT, "head_depth": 3})
     with pytest.raises(ValueError, match="size is one of B/2, M/2, L/2, XL/2"):
         InContextDiT.from_size("B/4", image_size=32, channels=4)

@@ -264,8 +264,8 @@ def test_mixed_float16_trains_through_the_scaled_loss():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"beta_1": 1.0}, "beta_1 lies in"),
-        ({"ema_momentum": 0.0}, "ema_momentum lies in"),
+        ({"beta_1": 1.0}, "beta_1 must be in"),
+        ({"ema_momentum": 0.0}, "ema_momentum must be in"),
         ({"nonstandard": "embed"}, "nonstandard is a tuple"),
         ({"refresh_every": 0}, "refresh_every is a whole number"),
         ({"order": "paper"}, "order is one of"),
