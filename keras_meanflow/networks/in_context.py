@@ -33,8 +33,8 @@ class InContextDiT(Network):
     `depth - head_depth` blocks has two heads: u, the output, and v, an estimate of the velocity
     for training.
 
-    The condition is labels (B,), or a dict of "labels" and any of "omega" (the guidance scale,
-    at least 1), "t_min" and "t_max" (the guidance interval), each (B,).
+    The condition is labels (B,), or a dict of "labels" and some of "omega", "t_min" and "t_max",
+    each (B,). omega is the guidance scale, at least 1. t_min and t_max are the guidance interval.
 
     Args:
         image_size: height and width in pixels or latents, an integer or a pair.

@@ -121,8 +121,7 @@ class GroupNorm(layers.Layer):
     If this number does not divide the channels, the next smaller number that does.
 
     It first averages each channel, then the channels of a group. On a CPU under XLA this is six
-    times as fast as `keras.layers.GroupNormalization`, whose inner axis is the 4 channels of a
-    group.
+    times as fast as `keras.layers.GroupNormalization`: there the inner axis has only 4 channels.
     """
 
     def __init__(self, **kwargs: Any) -> None:

@@ -16,7 +16,7 @@ class SPlus(keras.optimizers.Optimizer):
     """A stable whitening optimizer: `theta <- theta - lr 2/(m+n) Q_L sign(Q_L^T M Q_R) Q_R^T`.
 
     For each matrix (m, n) with gradient G it keeps `M <- b1 M + (1-b1) G`,
-    `L <- b2 L + (1-b2) G G^T`, `R <- b2 R + (1-b2) G^T G`, and every `refresh_every` steps sets
+    `L <- b2 L + (1-b2) G G^T` and `R <- b2 R + (1-b2) G^T G`. Every `refresh_every` steps it sets
     Q_L and Q_R to the eigenvectors of L and R. Vectors, and tensors of more than two axes, step by
     `lr nonstandard_scale sign(M)`. Learning rates differ in size from Adam's, and one rate is good
     for all widths: 0.2, or `splus_rate(adam_rate, width)`.
@@ -26,8 +26,8 @@ class SPlus(keras.optimizers.Optimizer):
     A `FlowMap` keeps raw and averaged weights separately, so use `use_ema=False` there, and
     `FlowMap(averages=(0.999,))`.
 
-    A variable whose gradient is not finite, or whose squared gradient overflows, does not change
-    in that step, nor do its M, L, R and Q.
+    If the gradient of a variable is not finite, or its square overflows, the variable does not
+    change in that step. Its M, L, R and Q do not change either.
 
     Args:
         learning_rate: a float, a schedule or a callable.
@@ -39,8 +39,8 @@ class SPlus(keras.optimizers.Optimizer):
         refresh_every: steps between two eigendecompositions; the first step has one too.
         epsilon: added to the diagonals of L and R before an eigendecomposition.
         max_dim: a side of this size or more gets no factor: it is not rotated.
-        nonstandard: words; a matrix with one of them in its path, in upper or lower case, has the
-            `nonstandard_scale`, and so has a matrix with a side of `max_dim` or more.
+        nonstandard: words; a matrix with one of them in its path, in any letter case, has the
+            `nonstandard_scale`. So has a matrix with a side of `max_dim` or more.
         nonstandard_scale: scale in the place of `2 / (m+n)` for these matrices, and for all
             variables that are not matrices.
         nonstandard_update: "rotate", as in the released code: these matrices are whitened like the
