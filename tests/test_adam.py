@@ -1,4 +1,4 @@
-"""Adam with its momentum in bfloat16, against Keras' own."""
+"""Adam with its momentum in bfloat16, against Adam of Keras."""
 
 import json
 import os
@@ -109,7 +109,7 @@ def test_a_second_moment_moves_where_bfloat16_would_freeze_it():
     assert ops.convert_to_numpy(velocity)[0] == pytest.approx(v, rel=1e-5)
 
 
-def test_clipping_is_keras_own():
+def test_clipping_is_that_of_keras():
     weight, gradient = keras.Variable(np.ones((8, 4), "float32")), 100.0 * np.ones((8, 4))
     optimizer = Adam(0.1, global_clipnorm=1.0)
     optimizer.apply([ops.convert_to_tensor(gradient.astype("float32"))], [weight])

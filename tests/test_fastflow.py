@@ -1,4 +1,4 @@
-"""FastFlow: what is skipped, what stands in for it, what the bandits learn, and what is kept."""
+"""FastFlow: skipped calls and their extrapolation, what the bandits learn, and what is saved."""
 
 import importlib.util
 import json
@@ -44,7 +44,7 @@ def sample(sampler, u, z):
 
 
 class Recorder:
-    """A velocity that notes the times at which it is called."""
+    """A velocity that records the times at which it is called."""
 
     def __init__(self, u):
         self.u, self.times = u, []
@@ -64,12 +64,12 @@ def linear_in_time(z, r, t):
 
 
 def bent(z, t):
-    """Constant in the first half of the walk, bent ever more in the second."""
+    """Constant in the first half of the walk, with growing curvature in the second."""
     return 0.0 * z + 32.0 * np.maximum(0.5 - t, 0.0)[:, None] ** 3 + 1.0
 
 
 def numpy_walk(v, z, grid, evaluated, weight):
-    """The algorithm as it is told, in float64: one Euler step at a time.
+    """The algorithm as published, in float64: one Euler step at a time.
 
     Returns the sample, and the squared error of the prediction at each call.
     """
@@ -89,7 +89,7 @@ def numpy_walk(v, z, grid, evaluated, weight):
 
 
 def numpy_step(v):
-    """What `Sampler.walk` takes in the place of a compiled step, without a backend: quick."""
+    """A step for `Sampler.walk` in NumPy, not compiled: it is faster here."""
 
     def step(z, v_k, v_p, t, weights):
         t, weights = ops.convert_to_numpy(t), ops.convert_to_numpy(weights)
@@ -122,7 +122,7 @@ def gaussian_numpy(z, t):
 
 @pytest.fixture(scope="module")
 def flow_map():
-    """Random weights, two classes, trained with label dropout as far as anyone can tell."""
+    """Random weights and two classes, with an objective that has label dropout."""
     keras.utils.set_random_seed(3)
     network = MLP(data_size=2, width=16, depth=1, num_classes=2)
     made = FlowMap(network, FlowMatching(label_dropout=0.1), averages=())
@@ -132,7 +132,7 @@ def flow_map():
     return made
 
 
-# What is skipped and what stands in for it
+# Skipped calls and their extrapolation
 
 
 def test_with_arm_0_alone_it_is_euler_bit_for_bit():
@@ -186,7 +186,7 @@ def test_one_update_for_all_skipped_steps_is_as_many_euler_steps(extrapolation, 
 
 def test_a_constant_velocity_is_called_as_rarely_as_the_arms_allow():
     called = walk_many(BanditSampler(steps=50), lambda z, t: 0.0 * z + 1.0, walks=40)[-1]
-    # Ties go to the longest skip: 1, then every 7th, then what leaves the last step a call.
+    # Ties go to the longest skip: 1, then every 7th; but the last step is always called.
     assert called == (0, 1, 8, 15, 22, 29, 36, 43, 48, 49)
 
 
@@ -300,7 +300,7 @@ def test_the_papers_constant_explores_where_the_scaled_one_has_settled():
     assert schedules(ConstantExploration()) > 2 * schedules(ScaledExploration(gamma=0.01))
 
 
-# What is kept
+# What is saved
 
 
 def test_a_frozen_sampler_takes_the_best_arms_and_learns_no_more():

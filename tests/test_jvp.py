@@ -1,4 +1,4 @@
-"""Forward-mode products on every backend, against central differences in float64 NumPy."""
+"""Forward-mode derivatives on every backend, against central differences in float64 NumPy."""
 
 import keras
 import numpy as np
@@ -97,7 +97,7 @@ def test_the_same_tensor_twice_and_an_unused_input_are_allowed():
     np.testing.assert_array_equal(ops.convert_to_numpy(tangent), [0.0, 0.0])
 
 
-def test_keras_own_attention_layer_passes_the_jvp():
+def test_the_attention_layer_of_keras_passes_the_jvp():
     layer = keras.layers.MultiHeadAttention(2, 4)
     x = ops.convert_to_tensor(RNG.standard_normal((2, 5, 8)).astype("float32"))
     layer(x, x)
@@ -121,6 +121,6 @@ def test_the_jvp_costs_two_forwards():
             network(*primals)
         with FlopCounterMode(display=False) as forward_mode:
             jvp(network, primals, tangents)
-        # Attention's products have two moving factors: three products there, of 2 % of the whole.
+        # Both factors of attention's products have tangents: three products, for 2 % of the whole.
         share = forward_mode.get_total_flops() / forward.get_total_flops()
         assert 1.99 < share < 2.03

@@ -95,7 +95,7 @@ def test_parameter_counts_of_the_in_context_transformer_are_the_published_ones()
         return base + (depth - 1 + v_depth) * block
 
     counted = {}
-    # Counted by instantiating the official code; the paper's table rounds to millions.
+    # Counted by building the official network; the paper's table rounds to millions.
     assert count("B") == 88_948_256 and count("B", v_depth=8) == 145_596_960
     for size, published in (("B", 89e6), ("M", 174e6), ("L", 409e6), ("XL", 610e6)):
         assert count(size) == pytest.approx(published, abs=0.7e6)
@@ -165,7 +165,7 @@ def test_the_convolution_along_time_is_the_depthwise_one_with_gaps(spacing):
         TCN(bins=4, frames=8, taps=4)
 
 
-def test_a_tcn_hears_as_far_as_its_convolutions_reach():
+def test_a_tcn_sees_as_far_as_its_convolutions_reach():
     network = randomise(TCN(bins=4, frames=40, width=8, depth=3, taps=3))
     z, r, t, y = _inputs(network)
     other = y.copy()
@@ -202,7 +202,7 @@ def test_bfloat16_rounds_products_and_not_times(make):
 
 @pytest.mark.parametrize(
     ("make", "parameters"),
-    [  # counted by instantiating the authors' models
+    [  # counted by building the authors' models
         (UNet.ncsnpp, 65_985_190),
         (UNet.song, 55_932_419),
     ],
@@ -226,13 +226,13 @@ def test_a_split_network_with_r_at_t_is_the_flow_model_and_only_late_blocks_see_
     np.testing.assert_array_equal(
         ops.convert_to_numpy(only_r(z, r, t, labels)), ops.convert_to_numpy(flow(z, r, r, labels))
     )
-    with pytest.raises(ValueError, match="split_depth lies in 0..depth, with one time input"):
+    with pytest.raises(ValueError, match="split_depth must be in 0..depth, with one time input"):
         DiT(**sizes, split_depth=4)
     with pytest.raises(ValueError, match="with one time input"):
         DiT(**SMALL, split_depth=1)
 
 
-def test_the_in_context_transformer_takes_guidance_and_knows_no_t_but_t_minus_r():
+def test_the_in_context_transformer_takes_guidance_and_depends_on_t_only_through_t_minus_r():
     network = randomise(InContextDiT(**IN_CONTEXT, num_classes=3))
     z, r, t, labels = _inputs(network)
 
@@ -240,36 +240,56 @@ def test_the_in_context_transformer_takes_guidance_and_knows_no_t_but_t_minus_r(
         return ops.convert_to_numpy(network(z, r, t, condition))
 
     ones, zeros = np.ones_like(t), np.zeros_like(t)
-    told = {"labels": labels, "omega": ones, "t_min": zeros, "t_max": ones}
-    np.testing.assert_array_equal(u(labels), u(told))
+    whole = {"labels": labels, "omega": ones, "t_min": zeros, "t_max": ones}
+    np.testing.assert_array_equal(u(labels), u(whole))
     np.testing.assert_allclose(u(labels, r - 0.125, t - 0.125), u(labels), atol=1e-5)
     for name, value in (("omega", 3 * ones), ("t_min", 0.3 * ones), ("t_max", 0.6 * ones)):
-        assert np.abs(u({**told, name: value}) - u(told)).max() > 1e-5
+        assert np.abs(u({**whole, name: value}) - u(whole)).max() > 1e-5
     strong = randomise(InContextDiT(**IN_CONTEXT, num_classes=3, guidance={"omega": 3.0}))
     np.testing.assert_array_equal(
-        ops.convert_to_numpy(strong(z, r, t, labels)), u({**told, "omega": 3 * ones})
+        ops.convert_to_numpy(strong(z, r, t, labels)), u({**whole, "omega": 3 * ones})
     )
-    null = network.drop_condition(told, np.array([True, False, True]))
+    null = network.drop_condition(whole, np.array([True, False, True]))
     np.testing.assert_array_equal(ops.convert_to_numpy(null["labels"]), [3, 1, 3])
-    both = network.u_and_v(z, r, t, told)
-    np.testing.assert_array_equal(ops.convert_to_numpy(both[0]), u(told))
-    assert np.abs(ops.convert_to_numpy(both[1]) - u(told)).max() > 1e-3
+    both = network.u_and_v(z, r, t, whole)
+    np.testing.assert_array_equal(ops.convert_to_numpy(both[0]), u(whole))
+    assert np.abs(ops.convert_to_numpy(both[1]) - u(whole)).max() > 1e-3
 
 
 def test_conditions_of_the_in_context_transformer_are_checked():
     network = InContextDiT(**IN_CONTEXT, num_classes=3)
     labels = np.array([0, 3])
     network.check_condition({"labels": labels, "omega": np.array([1.0, 8.0])})
-    with pytest.raises(ValueError, match="keys are labels, omega, t_min, t_max.*'scale'"):
+    with pytest.raises(ValueError, match=r"a dict of labels, omega \(optional\).*'scale'"):
         network.check_condition({"labels": labels, "scale": 2.0})
     with pytest.raises(ValueError, match=r"omega must lie in \[1.0, inf\]. Received: 0.5"):
         network.check_condition({"labels": labels, "omega": 0.5})
-    with pytest.raises(ValueError, match="needs labels"):
+    with pytest.raises(ValueError, match=r"a dict of labels.*Received: \['omega'\]"):
         network.check_condition({"omega": np.array([1.0, 8.0])})
-    with pytest.raises(ValueError, match="head_depth lies in 0..depth"):
+    with pytest.raises(ValueError, match="head_depth must be in 0..depth"):
         InContextDiT(**{**IN_CONTEXT, "head_depth": 3})
     with pytest.raises(ValueError, match="size is one of B/2, M/2, L/2, XL/2"):
         InContextDiT.from_size("B/4", image_size=32, channels=4)
+
+
+@pytest.mark.parametrize("index", [4, 10, 11])  # labels, labels, a context
+def test_a_single_required_part_comes_with_or_without_its_name_and_optional_ones_stay(index):
+    network = randomise(NETWORKS[index]())
+    z, r, t, alone = _inputs(network)
+    part = network.by_name(alone)
+    assert list(part) == ["context" if index == 11 else "labels"]
+    network.check_condition(alone)
+    network.check_condition(part)
+    u, named = (ops.convert_to_numpy(network(z, r, t, c)) for c in (alone, part))
+    np.testing.assert_array_equal(u, named)
+    drop = np.array([True, False, True])
+    null = network.drop_condition(ops.convert_to_tensor(alone), drop)
+    whole = {k: ops.convert_to_tensor(a) for k, a in {**part, "omega": t, "dropout": r}.items()}
+    dropped = network.drop_condition(whole, drop)
+    for name, expected in {**network.by_name(null), "omega": t, "dropout": r}.items():
+        found, expected = (ops.convert_to_numpy(a) for a in (dropped[name], expected))
+        np.testing.assert_array_equal(found, expected)
+    assert network.condition_inputs().shape == (None, *alone.shape[1:])
 
 
 def test_unknown_labels_are_named():
@@ -295,11 +315,11 @@ def test_dit_dh_has_the_published_numbers_of_parameters(size, time_inputs, milli
             size, image_size=16, channels=768, num_classes=1000, time_inputs=time_inputs
         )
         count = sum(math.prod(v.shape) for v in network.weights)
-    tables = 256 * 1152  # theirs is in the file
+    tables = 256 * 1152  # the published file also holds the position table
     assert (count + tables) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
-def test_dit_dh_starts_at_zero_and_refuses_heads_that_cannot_turn():
+def test_dit_dh_starts_at_zero_and_refuses_heads_that_cannot_rotate():
     small = {"image_size": (4, 2), "channels": 3, "width": (8, 16), "depth": (1, 1)}
     network = DiTDH(**small, heads=(2, 2), num_classes=3)
     z, t = np.ones((2, 4, 2, 3), "float32"), np.full(2, 0.5, "float32")
@@ -314,7 +334,7 @@ def test_dit_dh_starts_at_zero_and_refuses_heads_that_cannot_turn():
 
 
 def test_no_module_holds_an_initializer():
-    """It would draw its seed on import, before a run has set its own: weights not of the run's."""
+    """It would draw its seed on import, before a run sets the seed of its weights."""
     held = [
         f"{name}.{key}"
         for name, module in sys.modules.items()

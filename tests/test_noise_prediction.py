@@ -1,4 +1,4 @@
-"""A DDPM's noise predictor as a velocity: against closed forms and the DDPM's own relation."""
+"""A DDPM's noise predictor as a velocity: against closed forms and the DDPM's formulas."""
 
 import keras
 import numpy as np
@@ -52,7 +52,7 @@ def test_on_exact_noise_of_a_gaussian_it_is_the_exact_velocity():
     assert np.abs(found - exact).max() < 5e-5
 
 
-def test_beyond_the_steps_of_the_ddpm_it_is_as_near_as_the_last_step_can_tell():
+def test_beyond_the_steps_of_the_ddpm_it_is_as_accurate_as_the_last_step_allows():
     found, exact, _ = both([0.0])
     np.testing.assert_allclose(found, exact, atol=1e-5)
     found, exact, _ = both(np.linspace(0.0, 0.0099, 20))
@@ -78,7 +78,7 @@ def test_its_clock_is_the_step_of_equal_signal_to_noise_ratio():
     np.testing.assert_allclose(ends, [0.0, 0.999], rtol=1e-6)
 
 
-def test_at_the_steps_of_the_ddpm_it_is_the_ddpms_own_data_and_noise():
+def test_at_the_steps_of_the_ddpm_it_is_the_ddpms_data_and_noise():
     """`x = (x_s - b e) / a` and `v = e - x` in float64, with DiT called at whole steps."""
     dit = randomise(DiT(**DIT))
     steps = np.array([0, 3, 100, 500, 900])

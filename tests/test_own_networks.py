@@ -1,4 +1,4 @@
-"""Networks that an objective brings along: teachers stay, companions train, both are saved."""
+"""Networks of an objective: teachers are frozen, companions train, both are saved."""
 
 import dataclasses
 
@@ -90,7 +90,7 @@ def _mlp(seed, cls=MLP):
     return randomise(cls(data_size=3, width=8, depth=1, num_classes=3), seed=seed)
 
 
-JIT = BACKEND == "jax"  # TensorFlow's graphs are made faster without XLA, JAX is not
+JIT = BACKEND == "jax"  # TensorFlow builds its graphs faster without XLA, JAX does not
 
 
 def _flow_map(objective=None, network=None, jit=False):
@@ -127,7 +127,7 @@ def test_a_teacher_stays_and_a_companion_trains_under_one_optimizer_outside_the_
 
 
 def test_the_loss_is_the_sum_of_two_means_and_gradients_stay_apart():
-    """A second problem changes neither the first network's steps, nor what its loss adds."""
+    """A second problem changes neither the first network's steps nor its part of the loss."""
     both = _flow_map()
     problem = both.build_problem((X, Y, np.arange(16.0, dtype="float32")), training=True)
     x, y, weight = problem.as_data()
@@ -184,7 +184,7 @@ def test_a_head_is_a_second_output_of_the_same_rows():
     assert np.isfinite(logs["second_error"]).all()
     assert ops.convert_to_numpy(network.scale) != 1.0
     for a, b in zip(network.weights, plain.network.weights, strict=True):
-        if a is not network.scale:  # it sees u under a stop-gradient: u learns as without it
+        if a is not network.scale:  # it gets u under a stop-gradient: u learns as without it
             np.testing.assert_allclose(*map(ops.convert_to_numpy, (a, b)), atol=2e-6)
 
 

@@ -37,12 +37,12 @@ def test_draws_are_a_pure_function_of_seed_step_name_and_row():
     np.testing.assert_array_equal(_normal(shape=(8, 5, 3), first_row=16), _normal()[16:24])
 
 
-def test_a_branch_has_draws_of_its_own():
-    own = Keys(0, 0).of_branch("flow")
+def test_a_branch_has_other_draws():
+    branch = Keys(0, 0).of_branch("flow")
     for name in ("e", "times"):
-        one, other = (ops.convert_to_numpy(k.normal(name, (64, 15))) for k in (own, Keys(0, 0)))
+        one, other = (ops.convert_to_numpy(k.normal(name, (64, 15))) for k in (branch, Keys(0, 0)))
         assert np.abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.1
-    assert own.of_branch("again").branch == "flow/again/"
+    assert branch.of_branch("again").branch == "flow/again/"
 
 
 def test_normals_and_uniforms_follow_their_law():
@@ -70,7 +70,7 @@ def test_masks_of_dropout_follow_their_rate_and_belong_to_the_row():
     mask = ops.convert_to_numpy(keep_mask(keys, 3, (64, 6, 7, 5), 0.2))
     assert mask.shape == (64, 6, 7, 5)
     assert np.mean(~mask) == pytest.approx(0.2, abs=0.015)
-    assert np.abs(np.mean(~mask, axis=0) - 0.2).max() < 0.25  # in every place
+    assert np.abs(np.mean(~mask, axis=0) - 0.2).max() < 0.25  # at every position
     part = keep_mask(keys[5:9], 3, (4, 6, 7, 5), 0.2)
     np.testing.assert_array_equal(ops.convert_to_numpy(part), mask[5:9])
     turned = ops.flip(keys, axis=0)

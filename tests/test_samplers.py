@@ -66,7 +66,7 @@ def test_adams_bashforth_is_the_textbook_formula_on_equal_steps():
         Restart(steps=1),
     ],
 )
-def test_a_sampler_knows_how_often_it_calls_the_velocity(sampler):
+def test_a_sampler_says_how_often_it_calls_the_velocity(sampler):
     calls = []
 
     def v(z, r, t):

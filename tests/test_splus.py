@@ -1,4 +1,4 @@
-"""SPlus: the released optimizers step by step, and the laws that hold beyond them."""
+"""SPlus: against the released optimizers step by step, and further laws."""
 
 import json
 import os
@@ -189,7 +189,7 @@ def test_two_batches_accumulated_are_one_step_with_the_mean_gradient():
         np.testing.assert_allclose(one, two, atol=1e-6)
 
 
-def test_weight_decay_shrinks_by_rate_times_scale_but_what_is_excluded():
+def test_weight_decay_shrinks_all_but_the_excluded_by_rate_times_scale():
     theta = variables({"kernel": np.ones((4, 4), "float32"), "bias": np.ones(4, "float32")})
     optimizer = SPlus(0.5, weight_decay=0.1)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
@@ -264,8 +264,8 @@ def test_mixed_float16_trains_through_the_scaled_loss():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"beta_1": 1.0}, "beta_1 lies in"),
-        ({"ema_momentum": 0.0}, "ema_momentum lies in"),
+        ({"beta_1": 1.0}, "beta_1 must be in"),
+        ({"ema_momentum": 0.0}, "ema_momentum must be in"),
         ({"nonstandard": "embed"}, "nonstandard is a tuple"),
         ({"refresh_every": 0}, "refresh_every is a whole number"),
         ({"order": "paper"}, "order is one of"),

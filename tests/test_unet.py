@@ -73,7 +73,7 @@ def test_a_longer_spectrogram_needs_no_other_network():
     long = _numpy(network, z, R, T, noisy)
     assert long.shape == z.shape
     other = _numpy(network, z, R, T, np.zeros_like(noisy))
-    assert np.abs(long - other).max() > 1e-3  # it hears its context
+    assert np.abs(long - other).max() > 1e-3  # it depends on its context
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(8, 2), (64, 16), (256, 32), (144, 24), (6, 1)])
@@ -86,17 +86,17 @@ def test_groups_divide_the_channels(channels, groups):
     np.testing.assert_allclose(grouped.std(axis=(1, 3)), 1.0, atol=1e-4)
 
 
-def test_labels_context_and_augmentation_are_told_together():
+def test_labels_context_and_augmentation_condition_together():
     network = _speech(num_classes=3, augmentation_size=6)
     z, context = _normal(ROWS, 4, 8, 2), _normal(ROWS, 4, 8, 2)
-    told = {"labels": np.arange(3, dtype="int32"), "context": context}
-    u = _numpy(network, z, R, T, told)
-    unaltered = {**told, "augmentation": np.zeros((ROWS, 6), "float32")}
+    given = {"labels": np.arange(3, dtype="int32"), "context": context}
+    u = _numpy(network, z, R, T, given)
+    unaltered = {**given, "augmentation": np.zeros((ROWS, 6), "float32")}
     np.testing.assert_allclose(_numpy(network, z, R, T, unaltered), u, atol=1e-6)
-    altered = {**told, "augmentation": np.ones((ROWS, 6), "float32")}
+    altered = {**given, "augmentation": np.ones((ROWS, 6), "float32")}
     assert np.abs(_numpy(network, z, R, T, altered) - u).max() > 1e-3
     drop = ops.convert_to_tensor(np.array([True, False, False]))
-    null = network.drop_condition({k: ops.convert_to_tensor(v) for k, v in told.items()}, drop)
+    null = network.drop_condition({k: ops.convert_to_tensor(v) for k, v in given.items()}, drop)
     np.testing.assert_array_equal(ops.convert_to_numpy(null["labels"]), [3, 1, 2])
     np.testing.assert_array_equal(ops.convert_to_numpy(null["context"])[0], 0.0)
     np.testing.assert_array_equal(ops.convert_to_numpy(null["context"])[1:], context[1:])
@@ -105,19 +105,19 @@ def test_labels_context_and_augmentation_are_told_together():
 def test_a_condition_that_the_network_does_not_take_is_refused():
     network = _speech()
     network.check_condition(_normal(2, 4, 8, 2))
-    with pytest.raises(ValueError, match=r"needs a context \(4, 8, 2\)"):
+    with pytest.raises(ValueError, match=r"context is an array \(n, 4, 8, 2\). Received: None"):
         network.check_condition(None)
-    with pytest.raises(ValueError, match=r"context must be finite, of shape \(n, 4, 8, 2\)"):
+    with pytest.raises(ValueError, match=r"context must hold floats of shape \(n, 4, 8, 2\)"):
         network.check_condition(_normal(2, 4, 6, 2))
     with pytest.raises(ValueError, match="1 values not finite"):
         network.check_condition(
             {"context": np.where(np.arange(64) == 5, np.nan, 0.0).reshape(1, 4, 8, 2)}
         )
-    with pytest.raises(ValueError, match=r"keys are context. Received: \['noisy'\]"):
+    with pytest.raises(ValueError, match=r"a dict of context. Received: \['noisy'\]"):
         network.check_condition({"noisy": _normal(2, 4, 8, 2)})
     image = UNet.song(image_size=4, **SMALL)
     image.check_condition(None)
-    with pytest.raises(ValueError, match=r"augmentation must be finite, of shape \(n, 6\)"):
+    with pytest.raises(ValueError, match=r"augmentation must hold floats of shape \(n, 6\)"):
         image.check_condition({"augmentation": _normal(2, 9)})
     with pytest.raises(ValueError, match="2 levels need sides that are multiples of 2"):
         UNet.song(image_size=5, **SMALL)
@@ -130,23 +130,23 @@ def test_dropout_belongs_to_the_row_and_the_step_and_is_for_training_alone():
     z = _normal(ROWS, 4, 4, 3)
     still = _numpy(network, z, R, T)
 
-    def told(step):
+    def condition_at(step):
         return network.training_condition(None, Keys(seed=0, step=step), ROWS)
 
-    first, again, other = (_numpy(network, z, R, T, told(step)) for step in (0, 0, 1))
+    first, again, other = (_numpy(network, z, R, T, condition_at(step)) for step in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3 and np.abs(first - still).max() > 1e-3
-    one = {"dropout": told(0)["dropout"][1:2]}
+    one = {"dropout": condition_at(0)["dropout"][1:2]}
     np.testing.assert_allclose(
         _numpy(network, z[1:2], R[1:2], T[1:2], one), first[1:2], rtol=1e-4, atol=1e-5
     )
-    condition = told(0)
+    condition = condition_at(0)
     out, _ = jvp(
         lambda z, r, t: network(z, r, t, condition),
         [ops.convert_to_tensor(a) for a in (z, R, T)],
         [ops.convert_to_tensor(a) for a in (z, 0 * R, 0 * T + 1)],
     )
-    assert relative_error(ops.convert_to_numpy(out), first) < 1e-5  # the derivative's u is this u
+    assert relative_error(ops.convert_to_numpy(out), first) < 1e-5  # with the same masks
 
 
 def test_a_flow_map_drops_in_training_and_not_in_evaluation():
@@ -165,11 +165,11 @@ def test_a_wrapper_drops_what_its_network_drops():
     keys = Keys(seed=0, step=0)
     dropped = _numpy(inner, z, R, T, inner.training_condition(noisy, keys, ROWS))
     network = ConditionResidual(inner)
-    told = network.training_condition(ops.convert_to_tensor(noisy), keys, ROWS)
-    np.testing.assert_allclose(_numpy(network, z, R, T, told), z - noisy + dropped, atol=1e-6)
+    given = network.training_condition(ops.convert_to_tensor(noisy), keys, ROWS)
+    np.testing.assert_allclose(_numpy(network, z, R, T, given), z - noisy + dropped, atol=1e-6)
     everyone = ops.ones((ROWS,), dtype="bool")
     unheard = inner.training_condition(0.0 * noisy, keys, ROWS)
-    null = network.drop_condition(told, everyone)
+    null = network.drop_condition(given, everyone)
     np.testing.assert_allclose(
         _numpy(network, z, R, T, null), z + _numpy(inner, z, R, T, unheard), atol=1e-6
     )

@@ -1,76 +1,93 @@
-"""JAX: forward-mode products, the train and test steps, compiled calls."""
+"""JAX: forward-mode derivatives, the train and test steps, compiled calls."""
 
 import contextlib
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import keras
+import numpy as np
 from jax.experimental import multihost_utils
 
 from keras_meanflow.backend.recording import recorded_gradients
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 
+__all__ = [
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
+    "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
+    "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
+    "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
+    "step_operations", "uncompiled", "untraced", "wait_for_processes",
+]  # fmt: skip
 
-def jvp(fn, primals, tangents):
+
+def jvp(
+    fn: Callable, primals: Sequence[jax.Array], tangents: Sequence[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     """`fn(*primals)` and its directional derivative along `tangents`."""
     with differentiating():
         return jax.jvp(fn, tuple(primals), tuple(tangents))
 
 
-def jvp_with_gradient(fn, primals, tangents):
-    """As `jvp`; gradients flow through `fn(*primals)`, and none through the derivative."""
+def jvp_with_gradient(
+    fn: Callable, primals: Sequence[jax.Array], tangents: Sequence[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """As `jvp`; gradients flow through `fn(*primals)`, but not through the derivative."""
     out, tangent = jvp(fn, primals, tangents)
     return out, jax.lax.stop_gradient(tangent)
 
 
-def attention(q, k, v):
+def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Attention of (B, N, heads, size), through the fused kernel where a GPU has one.
 
-    That is a custom_vjp, which rejects forward mode (jax-ml/jax#32430). On a TPU Keras' kernel
-    masks the future where no mask is given.
+    The fused kernel is a custom_vjp, which rejects forward mode (jax-ml/jax#32430). On a TPU Keras'
+    kernel masks the future if no mask is given, so it is not used there.
     """
     wanted = keras.config.is_flash_attention_enabled() is not False
     may = wanted and jax.default_backend() == "gpu" and not inside_jvp()
     return keras.ops.dot_product_attention(q, k, v, flash_attention=None if may else False)
 
 
-def constant(array, like):
-    """A NumPy array as a tensor, where `like` is."""
+def constant(array: np.ndarray, like: jax.Array) -> jax.Array:
+    """A NumPy array as a tensor, on the device of `like`."""
     del like
     return jax.numpy.asarray(array)
 
 
-def rematerialised(fn, *args):
-    """`fn(*args)`, computed again in the backward pass instead of kept for it."""
+def rematerialised(fn: Callable, *args: Any) -> Any:
+    """`fn(*args)`, computed again in the backward pass instead of kept in memory."""
     return jax.checkpoint(fn)(*args)
 
 
-def first_row(rows):
+def first_row(rows: int) -> int:
     """Global index of this replica's first row: JAX programs see the global batch."""
     del rows
     return 0
 
 
-def replica_sum(value):
+def replica_sum(value: jax.Array) -> jax.Array:
     """The sum of a scalar over replicas: JAX programs see the global batch already."""
     return value
 
 
-def lerp(targets, sources, amount):
-    """Move each target variable by `amount` of the way to its source."""
+def lerp(
+    targets: Sequence[keras.Variable], sources: Sequence[keras.Variable], amount: float | jax.Array
+) -> None:
+    """Move each target variable to its source, by the share `amount` of the difference."""
     for target, source in zip(targets, sources, strict=True):
         target.assign(target.value + amount * (source.value - target.value))
 
 
-def global_norm(arrays):
+def global_norm(arrays: Iterable[jax.Array | None]) -> jax.Array:
     """Euclidean norm of all arrays together; None counts as zero."""
     return jax.numpy.sqrt(
         sum(jax.numpy.sum(a.astype("float32") ** 2) for a in arrays if a is not None)
     )
 
 
-def cond(condition, true_fn, false_fn):
-    """`true_fn()` or `false_fn()`; only the one that is taken is computed.
+def cond(condition: bool | jax.Array, true_fn: Callable, false_fn: Callable) -> Any:
+    """`true_fn()` or `false_fn()`; only the chosen one is computed.
 
     Outside `jax.jit` the choice is Python's: `jax.lax.cond` would compile both at every call.
     """
@@ -79,23 +96,23 @@ def cond(condition, true_fn, false_fn):
     return true_fn() if condition else false_fn()
 
 
-def eigenvectors(matrix):
-    """The eigenvectors of a symmetric matrix, as columns; NaN where none are found."""
+def eigenvectors(matrix: jax.Array) -> jax.Array:
+    """The eigenvectors of a symmetric matrix, as columns; NaN if the decomposition fails."""
     return jax.numpy.linalg.eigh(matrix)[1]
 
 
-def uncompiled(fn):
-    """`fn`, kept out of compiled graphs where these cannot hold it; here they can."""
+def uncompiled(fn: Callable) -> Callable:
+    """`fn`, kept out of compiled graphs that cannot contain it; here they can."""
     return fn
 
 
-def untraced():
-    """Within, operations on known values run at once, also while a step is traced."""
+def untraced() -> contextlib.AbstractContextManager:
+    """Context in which operations on known values run at once, even while a step is traced."""
     return jax.ensure_compile_time_eval()
 
 
-def compiled(fn, variables, jit=True):
-    """`call(values, *args)`: `fn(*args)` with `variables` at `values`, compiled if `jit`."""
+def compiled(fn: Callable, variables: Sequence[keras.Variable], jit: bool = True) -> Callable:
+    """`call(values, *args)`: `fn(*args)` with `values` in the `variables`, compiled if `jit`."""
 
     def call(values, *args):
         with keras.StatelessScope(list(zip(variables, values, strict=True))):
@@ -104,28 +121,28 @@ def compiled(fn, variables, jit=True):
     return jax.jit(call) if jit else call
 
 
-def compiled_network(network):
-    """The network as a compiled step calls it: as it is, since the step is compiled whole."""
+def compiled_network(network: keras.Model) -> Callable:
+    """The network for calls in a compiled step: unchanged, because the whole step is compiled."""
     return network
 
 
-def gradient(fn, variables):
+def gradient(fn: Callable, variables: Sequence[keras.Variable]) -> Callable:
     """`call(values, *args)`: the gradient of the scalar `fn(*args)` in `variables` at `values`."""
     return jax.jit(jax.grad(compiled(fn, variables, jit=False)))
 
 
-def device_count():
-    """Devices over which `spread` lays a batch: all of this process."""
+def device_count() -> int:
+    """Number of devices over which `spread` divides a batch: all devices of this process."""
     return jax.local_device_count()
 
 
-def device_name():
-    """What the device is called, and the kind of its products of float32 numbers."""
+def device_name() -> tuple[str, str]:
+    """The name of the device, and the precision of its products of float32 numbers."""
     return jax.devices()[0].device_kind, "tf32"
 
 
-def step_state(model):
-    """What the train step of a compiled model takes and returns."""
+def step_state(model: keras.Model) -> tuple[list[jax.Array], ...]:
+    """The state that the train step of a compiled model takes and returns."""
     model.optimizer.build(model.trainable_variables)
     groups = (
         model.trainable_variables,
@@ -136,66 +153,63 @@ def step_state(model):
     return tuple([variable.value for variable in group] for group in groups)
 
 
-def step_operations(model, data):
-    """Operations of a training step, by XLA's analysis of the program before it is optimised.
-
-    Of all devices together.
-    """
+def step_operations(model: keras.Model, data: Any) -> float | None:
+    """Operations of a training step on all devices, as XLA counts them before optimisation."""
     return jax.jit(model.train_step).lower(step_state(model), data).cost_analysis()["flops"]
 
 
-def spread(array):
-    """A batch laid over all devices of this process, rows in order."""
+def spread(array: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+    """A batch divided over all devices of this process, with its rows in order."""
     if jax.local_device_count() == 1:
         return array
     return jax.device_put(array, _over_local_devices("batch"))
 
 
 def _over_local_devices(*axes):
-    """The sharding whose first axis is divided among this process' devices, or none."""
+    """The sharding with the first axis divided over this process' devices, or replicated."""
     mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
-def export_arguments(format, inputs):
-    """What `keras.Model.export` needs here for any batch size: nothing."""
+def export_arguments(format: str, inputs: int) -> dict:
+    """Arguments of `keras.Model.export` for a free batch size: none are needed here."""
     del format, inputs
     return {}
 
 
-def may_compile():
+def may_compile() -> bool:
     """Whether the step may be compiled: always."""
     return True
 
 
-def join_processes():
-    """Join the processes that `KERAS_DISTRIBUTION_JOB_ADDRESSES` names, if it is set."""
+def join_processes() -> None:
+    """Join the processes in `KERAS_DISTRIBUTION_JOB_ADDRESSES`, if it is set."""
     if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
         keras.distribution.initialize()
 
 
-def process_index():
-    """The number of this process among those that train together."""
+def process_index() -> int:
+    """The index of this process among the processes that train together."""
     return jax.process_index()
 
 
-def process_count():
+def process_count() -> int:
     """How many processes train together."""
     return jax.process_count()
 
 
-def wait_for_processes():
-    """Go on when every process has come here."""
+def wait_for_processes() -> None:
+    """Wait until every process has reached this call."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("keras_meanflow")
 
 
 @contextlib.contextmanager
-def alone():
-    """Within, what is made belongs to this process and waits for no other.
+def alone() -> Iterator[None]:
+    """Context for saving from one process only: new variables are not compared across processes.
 
-    A variable that is made under a distribution is compared over all processes first, and Keras
-    makes an optimizer of its own when it saves one: a process that saves alone would wait for ever.
+    Under a distribution, a new variable is first compared across all processes. When Keras saves an
+    optimizer it creates another one: a process that saves alone would wait for ever.
     """
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
@@ -205,25 +219,29 @@ def alone():
         keras.distribution.set_distribution(distribution)
 
 
-def local(array):
-    """This process' copy of an array that all processes hold, on each of its devices."""
+def local(array: jax.Array) -> jax.Array:
+    """This process' copy of an array that all processes hold, on each device of the process."""
     if array.is_fully_addressable:
         return array
     return jax.device_put(array.addressable_data(0), _over_local_devices())
 
 
 @contextlib.contextmanager
-def distributed(devices=None, model_devices=1, layout=None):
-    """Within, models are made for several devices, and trained on them.
+def distributed(
+    devices: int | None = None,
+    model_devices: int = 1,
+    layout: dict[str, tuple[str | None, ...]] | None = None,
+) -> Iterator[None]:
+    """Context in which models are built for several devices, and trained on them.
 
     Args:
-        devices: number of devices, of all processes together; all by default.
-        model_devices: number of devices among which the weights of a model are divided.
+        devices: number of devices of all processes together; all by default.
+        model_devices: number of devices over which the weights of a model are divided.
         layout: regular expression of a variable's path -> mesh axes ("model" or None) of its axes.
 
     Raises:
-        ValueError: for more devices than there are, no multiple of `model_devices`, or weights
-            that no process would have whole, so that none could save them.
+        ValueError: for more devices than there are, a number that is not a multiple of
+            `model_devices`, or weights divided over processes: no process could save them.
     """
     if model_devices != 1 and jax.process_count() > 1:
         raise ValueError("Over several processes devices divide the batch: --distribution data.")
@@ -252,9 +270,9 @@ def distributed(devices=None, model_devices=1, layout=None):
 
 
 class Trainer:
-    """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step."""
+    """The steps of a FlowMap: build the problem without gradient, then call Keras' step on it."""
 
-    def train_step(self, state, data):
+    def train_step(self, state: tuple, data: Any) -> tuple[dict, tuple]:
         """One optimizer step; `state` holds trainable, other, optimizer and metric values."""
         trainable, other, _, _ = state
         with keras.StatelessScope(self._mapping(trainable, other)):
@@ -271,12 +289,12 @@ class Trainer:
         return logs, (trainable, other, optimizer, metrics)
 
     @property
-    def test_step(self):
-        """One evaluation step; a new function each time, since `jax.jit` knows methods again."""
+    def test_step(self) -> Callable:
+        """One evaluation step; a new function each time, or `jax.jit` would reuse the old one."""
         return lambda state, data: self._test_step(state, data)
 
     def _test_step(self, state, data):
-        """With the chosen average in the weights' place."""
+        """One evaluation step, with the chosen average in the place of the weights."""
         trainable, other, metrics = state
         scope = self._mapping(trainable, other)
         weights = dict((id(variable), value) for variable, value in scope)

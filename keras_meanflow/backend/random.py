@@ -1,8 +1,8 @@
 """Counter-based random numbers: a pure function of (seed, step, global row), on any backend.
 
-Threefry-2x32 with 20 rounds in int32 arithmetic, which wraps on JAX, TensorFlow and PyTorch
-alike, so the three draw the same bits, in eager code, compiled code and on any device count.
-`philox_noise` is NumPy's, for noise that is made outside the compiled step.
+Threefry-2x32 with 20 rounds in int32 arithmetic, which wraps in the same way on JAX, TensorFlow and
+PyTorch. So the three draw the same bits, in eager code, in compiled code and on any number of
+devices. `philox_noise` uses NumPy, for noise that is made outside the compiled step.
 
 References:
     Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
@@ -13,13 +13,16 @@ import functools
 import math
 import operator
 import zlib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import ops
 
-# Tensors' own operators cost PyTorch a tenth of keras.ops; TensorFlow has none for shifts.
+from keras_meanflow.backend import Tensor
+
+# On PyTorch Python operators cost a tenth of keras.ops; TensorFlow has no operators for shifts.
 _SHIFTS = keras.config.backend() != "tensorflow"
 _left, _right = (operator.lshift, operator.rshift) if _SHIFTS else (ops.left_shift, ops.right_shift)
 
@@ -37,7 +40,9 @@ def _rotate_left(x, bits):
     return _left(x, bits) | (_right(x, 32 - bits) & ((1 << bits) - 1))
 
 
-def threefry2x32(key, counter):
+def threefry2x32(
+    key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """The two int32 words of Threefry-2x32-20 for a key and a counter of two int32 words each."""
     k0, k1 = key
     k2 = k0 ^ k1 ^ _PARITY
@@ -58,14 +63,14 @@ def _open_unit(word):
     return (ops.cast(bits, "float32") + 0.5) * 2.0**-23
 
 
-def keep_mask(keys, stream, shape, rate):
+def keep_mask(keys: Tensor, stream: int, shape: tuple[int, ...], rate: float) -> Tensor:
     """Booleans of `shape`, each False with probability `rate`, a function of the row's key.
 
-    `rate` is met to 1 / 65536: a word serves two draws.
+    `rate` is rounded to a multiple of 1 / 65536, because each word gives two draws.
 
     Args:
-        keys: (B, 2) int32, of `Keys.row_keys`.
-        stream: number of the mask, so that one key serves many.
+        keys: (B, 2) int32, from `Keys.row_keys`.
+        stream: number of the mask, so that one key gives many masks.
         shape: of the mask, rows first.
         rate: share of False.
     """
@@ -83,15 +88,15 @@ def _stream(name):
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """The draws of one step: every row of the global batch has its own, by name.
+    """The draws of one step. They depend on their name and on the row in the global batch.
 
     Args:
         seed: the run's seed, an integer.
         step: the batch's number, an int32 scalar tensor or an integer.
         first_row: global index of the first row on this replica.
-        progress: how far training is, a float32 scalar in [0, 1]; schedules read it.
-        state: scalars by name that training carries from step to step, for laws that read them.
-        branch: a name that sets these draws apart from others of the same step.
+        progress: progress of training, a float32 scalar in [0, 1]; schedules read it.
+        state: scalars by name that training carries from step to step; time laws read them.
+        branch: a name that separates these draws from others of the same step.
 
     Example:
         >>> keys = Keys(seed=0, step=3)
@@ -105,11 +110,11 @@ class Keys:
     state: dict = dataclasses.field(default_factory=dict)
     branch: str = ""
 
-    def of_branch(self, name):
+    def of_branch(self, name: str) -> Self:
         """The draws of a second branch in the same step, independent of these."""
         return dataclasses.replace(self, branch=f"{self.branch}{name}/")
 
-    def of_first_row(self):
+    def of_first_row(self) -> Self:
         """The draws of the global batch's first row, the same on every device."""
         return dataclasses.replace(self, first_row=0)
 
@@ -125,18 +130,18 @@ class Keys:
         element = ops.reshape(ops.arange(width, dtype="int32") + stream, (1, -1))
         return threefry2x32(self._key, (row + 0 * element, element + 0 * row))
 
-    def row_keys(self, name, rows):
-        """A key for draws inside the network, (rows, 2) int32; `keep_mask` takes it."""
+    def row_keys(self, name: str, rows: int) -> Tensor:
+        """Keys for draws inside the network, (rows, 2) int32; `keep_mask` takes them."""
         return ops.concatenate(self._words(name, rows, 1), axis=1)
 
-    def uniform(self, name, shape):
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Float32 in (0, 1) of `shape`, whose first axis is the rows."""
         rows, width = shape[0], math.prod(shape[1:])
         first, second = self._words(name, rows, -(-width // 2))
         draws = ops.concatenate([_open_unit(first), _open_unit(second)], axis=1)
         return ops.reshape(draws[:, :width], shape)
 
-    def normal(self, name, shape):
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Float32 standard normal draws of `shape`, whose first axis is the rows (Box-Muller)."""
         rows, width = shape[0], math.prod(shape[1:])
         first, second = self._words(name, rows, -(-width // 2))
@@ -146,11 +151,13 @@ class Keys:
         return ops.reshape(draws[:, :width], shape)
 
 
-def philox_noise(seed, indices, shape, *, draw=0):
+def philox_noise(
+    seed: int, indices: Iterable[int], shape: tuple[int, ...], *, draw: int = 0
+) -> np.ndarray:
     """Noise of the images `indices` of `seed`, float32 (n, *shape): the same bits everywhere.
 
-    Image i starts from NumPy's Philox keyed by (seed, i), whatever the backend, batch or device.
-    Draws after the first, for samplers that add noise on the way, begin at other counters.
+    Image i starts from NumPy's Philox keyed by (seed, i), on any backend, batch size and device.
+    Later draws, for samplers that add noise between steps, start at other counters.
     """
     draws = [_philox(seed, int(i), draw).standard_normal(shape, "float32") for i in indices]
     return np.stack(draws) if draws else np.zeros((0, *shape), "float32")

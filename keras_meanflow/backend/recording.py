@@ -1,13 +1,18 @@
-"""Keras' own train step computes the gradients and keeps them to itself; this lets us see them."""
+"""Records the gradients of Keras' train step, which does not return them."""
 
 import contextlib
 import threading
+from collections.abc import Iterator
 
-_SEEN = threading.local()  # replicas of one model step in threads of their own
+import keras
+
+_SEEN = threading.local()  # each replica of a model steps in a separate thread
 
 
 @contextlib.contextmanager
-def recorded_gradients(optimizer, method, position):
+def recorded_gradients(
+    optimizer: keras.optimizers.Optimizer, method: str, position: int
+) -> Iterator[list]:
     """The list that `optimizer.method` receives at `position`, filled when it is called."""
     if method not in vars(optimizer):
         _listen(optimizer, method, position)

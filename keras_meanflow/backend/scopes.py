@@ -1,14 +1,15 @@
-"""Whether a call is made inside a forward-mode product, where some kernels have no rule."""
+"""Whether a call is inside a forward-mode derivative, where some kernels have no rule."""
 
 import contextlib
 import threading
+from collections.abc import Iterator
 
-_STATE = threading.local()  # replicas of one model step in threads of their own
+_STATE = threading.local()  # each replica of a model steps in a separate thread
 
 
 @contextlib.contextmanager
-def differentiating():
-    """Marks what is called within as part of a forward-mode product."""
+def differentiating() -> Iterator[None]:
+    """Context that marks the calls inside it as part of a forward-mode derivative."""
     before = inside_jvp()
     _STATE.inside = True
     try:
@@ -17,6 +18,6 @@ def differentiating():
         _STATE.inside = before
 
 
-def inside_jvp():
-    """Whether the calling thread is within `differentiating()`."""
+def inside_jvp() -> bool:
+    """Whether the calling thread is inside `differentiating()`."""
     return getattr(_STATE, "inside", False)

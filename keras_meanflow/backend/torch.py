@@ -1,8 +1,11 @@
-"""PyTorch: forward-mode products at the price of two forwards, the train and test steps."""
+"""PyTorch: forward-mode derivatives for two forward passes, the train and test steps."""
 
 import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
@@ -14,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 from keras_meanflow.backend.torch_compiled import CompiledNetwork
-from keras_meanflow.backend.torch_processes import (  # noqa: F401
+from keras_meanflow.backend.torch_processes import (
     alone,
     distributed,
     first_row,
@@ -26,6 +29,14 @@ from keras_meanflow.backend.torch_processes import (  # noqa: F401
     synchronised,
     wait_for_processes,
 )
+
+__all__ = [
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
+    "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
+    "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
+    "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
+    "step_operations", "uncompiled", "untraced", "wait_for_processes",
+]  # fmt: skip
 
 _BILINEAR = {
     torch.matmul,
@@ -47,7 +58,7 @@ _BILINEAR = {
 class _SkipZeroTangents(TorchFunctionMode):
     """Products of a dual tensor and a plain weight: two products, not three.
 
-    PyTorch's own rule also multiplies by the weight's tangent, which is a matrix of zeros.
+    PyTorch's rule also multiplies by the weight's tangent, which is a matrix of zeros.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -69,7 +80,7 @@ class _SkipZeroTangents(TorchFunctionMode):
 
 
 class _NoGradientOfTangents(_SkipZeroTangents):
-    """Besides, tangents leave each function without a graph: what one would keep is freed."""
+    """Also cuts the graph of each function's tangent, so that its memory is freed."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = super().__torch_function__(func, types, args, kwargs)
@@ -85,7 +96,9 @@ def _without_gradient_of_tangent(value):
     return forward_ad.make_dual(primal, tangent.detach())
 
 
-def jvp(fn, primals, tangents):
+def jvp(
+    fn: Callable, primals: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """`fn(*primals)` and its directional derivative along `tangents`, without gradient.
 
     Fused attention has no forward-mode rule (pytorch/pytorch#128971): the math kernel runs here.
@@ -94,8 +107,10 @@ def jvp(fn, primals, tangents):
         return _jvp(fn, primals, tangents, _SkipZeroTangents())
 
 
-def jvp_with_gradient(fn, primals, tangents):
-    """As `jvp`; gradients flow through `fn(*primals)`, and none through the derivative."""
+def jvp_with_gradient(
+    fn: Callable, primals: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `jvp`; gradients flow through `fn(*primals)`, but not through the derivative."""
     out, tangent = _jvp(fn, primals, tangents, _NoGradientOfTangents())
     return out, tangent.detach()
 
@@ -112,27 +127,27 @@ def _jvp(fn, primals, tangents, mode):
         return primal.clone(), torch.zeros_like(primal) if tangent is None else tangent.clone()
 
 
-def attention(q, k, v):
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Attention of (B, N, heads, size), through the fused kernel where there is one.
 
-    Keras asks beforehand whether it may take flash attention, which breaks a compiled graph.
+    Keras first asks whether flash attention is possible, which breaks a compiled graph.
     """
     q, k, v = (a.transpose(1, 2) for a in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
-def constant(array, like):
-    """A NumPy array as a tensor, where `like` is.
+def constant(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """A NumPy array as a tensor, on the device of `like`.
 
-    Keras' own conversion asks for NumPy's types, which breaks a compiled graph in two.
+    Keras' conversion inspects NumPy's types, which breaks a compiled graph in two.
     """
     return torch.from_numpy(array).to(like.device)
 
 
-def rematerialised(fn, *args):
-    """`fn(*args)`, computed again in the backward pass instead of kept for it.
+def rematerialised(fn: Callable, *args: Any) -> Any:
+    """`fn(*args)`, computed again in the backward pass instead of kept in memory.
 
-    Dual numbers do not outlive their level, so that inside a `jvp` nothing is computed again.
+    Inside a `jvp` nothing is computed again, because dual numbers exist only at their level.
     """
     if inside_jvp() or not torch.is_grad_enabled():
         return fn(*args)
@@ -140,44 +155,48 @@ def rematerialised(fn, *args):
 
 
 @torch.no_grad()
-def lerp(targets, sources, amount):
-    """Move each target variable by `amount` of the way to its source."""
+def lerp(
+    targets: Sequence[keras.Variable],
+    sources: Sequence[keras.Variable],
+    amount: float | torch.Tensor,
+) -> None:
+    """Move each target variable to its source, by the share `amount` of the difference."""
     targets = [target.value.data for target in targets]
     moves = torch._foreach_sub([source.value.data for source in sources], targets)
     torch._foreach_mul_(moves, amount)
     torch._foreach_add_(targets, moves)
 
 
-def global_norm(arrays):
+def global_norm(arrays: Iterable[torch.Tensor | None]) -> torch.Tensor:
     """Euclidean norm of all arrays together; None counts as zero."""
     return torch.nn.utils.get_total_norm([a for a in arrays if a is not None])
 
 
-def cond(condition, true_fn, false_fn):
-    """`true_fn()` or `false_fn()`; only the one that is taken is computed."""
+def cond(condition: bool | torch.Tensor, true_fn: Callable, false_fn: Callable) -> Any:
+    """`true_fn()` or `false_fn()`; only the chosen one is computed."""
     return keras.ops.cond(condition, true_fn, false_fn)
 
 
-def eigenvectors(matrix):
-    """The eigenvectors of a symmetric matrix, as columns; NaN where none are found."""
+def eigenvectors(matrix: torch.Tensor) -> torch.Tensor:
+    """The eigenvectors of a symmetric matrix, as columns; NaN if the decomposition fails."""
     try:
         return torch.linalg.eigh(matrix)[1]
     except torch.linalg.LinAlgError:
         return torch.full_like(matrix, torch.nan)
 
 
-def uncompiled(fn):
-    """`fn`, kept out of compiled graphs: its branches depend on data."""
+def uncompiled(fn: Callable) -> Callable:
+    """`fn`, kept out of compiled graphs, because its branches depend on data."""
     return torch.compiler.disable(fn)
 
 
-def untraced():
-    """Nothing to leave: operations run at once."""
+def untraced() -> contextlib.AbstractContextManager:
+    """An empty context: operations always run at once."""
     return contextlib.nullcontext()
 
 
-def compiled(fn, variables, jit=True):
-    """`call(values, *args)`: `fn(*args)` with `variables` at `values`, compiled if `jit`."""
+def compiled(fn: Callable, variables: Sequence[keras.Variable], jit: bool = True) -> Callable:
+    """`call(values, *args)`: `fn(*args)` with `values` in the `variables`, compiled if `jit`."""
     fn = torch.compile(fn) if jit else fn
 
     def call(values, *args):
@@ -190,12 +209,12 @@ def compiled(fn, variables, jit=True):
     return call
 
 
-def compiled_network(network):
-    """The network as a compiled step calls it: what is compiled of the step is these calls."""
+def compiled_network(network: keras.Model) -> Callable:
+    """The network for calls in a compiled step: on PyTorch only these calls are compiled."""
     return CompiledNetwork(network)
 
 
-def gradient(fn, variables):
+def gradient(fn: Callable, variables: Sequence[keras.Variable]) -> Callable:
     """`call(values, *args)`: the gradient of the scalar `fn(*args)` in `variables` at `values`."""
 
     def call(values, *args):
@@ -210,22 +229,22 @@ def gradient(fn, variables):
     return call
 
 
-def device_count():
-    """Devices over which `spread` lays a batch: one, this process' own."""
+def device_count() -> int:
+    """Number of devices over which `spread` divides a batch: one, the device of this process."""
     return 1
 
 
-def device_name():
-    """What the device is called, and the kind of its products of float32 numbers."""
+def device_name() -> tuple[str, str]:
+    """The name of the device, and the precision of its products of float32 numbers."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     exact = torch.get_float32_matmul_precision() == "highest"
     return name, "float32" if exact else "tf32"
 
 
-def step_operations(model, data):
-    """Operations of one training step, which is taken, by PyTorch's counter.
+def step_operations(model: keras.Model, data: Any) -> float | None:
+    """Operations of one training step of this process, as PyTorch counts them.
 
-    Matrix products, convolutions and attention; of this process.
+    They are matrix products, convolutions and attention. The step changes the model.
     """
     data = tree_map(keras.ops.convert_to_tensor, data)
     with FlopCounterMode(display=False) as counter:
@@ -233,31 +252,31 @@ def step_operations(model, data):
     return counter.get_total_flops()
 
 
-def spread(array):
-    """A batch as it is: a PyTorch process has one device."""
+def spread(array: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+    """The batch unchanged: a PyTorch process has one device."""
     return array
 
 
-def export_arguments(format, inputs):
-    """What `keras.Model.export` needs for any batch size: PyTorch fixes it unless told."""
+def export_arguments(format: str, inputs: int) -> dict:
+    """Arguments of `keras.Model.export` for a free batch size, which PyTorch fixes by default."""
     batch = {0: torch.export.Dim("batch", min=1)}
     return {"dynamic_shapes": [([batch] * inputs,)]} if format == "torch" else {}
 
 
-def may_compile():
+def may_compile() -> bool:
     """Whether the step may be compiled: always."""
     return True
 
 
 class Trainer:
-    """The steps of a FlowMap: build the problem without gradient, hand it to Keras' own step.
+    """The steps of a FlowMap: build the problem without gradient, then call Keras' step on it.
 
-    With `jit_compile` Keras would have dynamo trace the whole step, which it leaves in many pieces:
-    steps are kept from it, and the network's calls in them are compiled instead.
+    With `jit_compile` Keras lets dynamo trace the whole step, which breaks into many graphs. So the
+    steps are excluded from tracing, and the network's calls in them are compiled instead.
     """
 
     @torch.compiler.disable
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict:
         """One optimizer step; over several processes the gradient is their mean."""
         self._join()
         before = self._metric_values()
@@ -268,8 +287,8 @@ class Trainer:
         return self.get_metrics_result()
 
     @torch.compiler.disable
-    def test_step(self, data):
-        """One evaluation step, with the chosen average in the weights' place."""
+    def test_step(self, data: Any) -> dict:
+        """One evaluation step, with the chosen average in the place of the weights."""
         before = self._metric_values()
         with self.using_chosen_weights():
             problem = self._problem(data, training=False)
@@ -278,11 +297,11 @@ class Trainer:
         self._share_metrics(before)
         return self.test_logs()
 
-    # Several processes: Keras calls the model, and with gradient the call goes through DDP, whose
-    # hooks on the weights average the gradients. The problem is made with the bare network.
+    # With several processes, a call of the model with gradient goes through DDP, whose hooks on the
+    # weights average the gradients. The problem is built with the network itself, without DDP.
 
-    def __call__(self, *args, **kwargs):
-        """As any Keras model's; once several processes train, with gradient through DDP."""
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As in `keras.Model`; through DDP for calls with gradient in several processes."""
         parallel = getattr(getattr(self, "_untracked", None), "parallel", None)
         if parallel is None or not torch.is_grad_enabled():
             return super().__call__(*args, **kwargs)
@@ -293,13 +312,13 @@ class Trainer:
             self._untracked.parallel = synchronised(self)
 
     def _metric_values(self):
-        """The sums that the metrics keep, for several processes."""
+        """The sums that the metrics keep; None in a single process."""
         if process_count() > 1:
             return torch.stack([variable.value.detach() for variable in self.metrics_variables])
 
     @torch.no_grad()
     def _share_metrics(self, before):
-        """Add what the other processes' rows have added to the metrics since `before`."""
+        """Add the changes of the metrics since `before` in the other processes."""
         if before is None:
             return
         after = before + replica_sum(self._metric_values() - before)

@@ -1,6 +1,7 @@
-"""PyTorch: a network's calls through `torch.compile`, forward-mode products among them."""
+"""PyTorch: a network's calls through `torch.compile`, also in forward mode."""
 
 import operator
+from typing import Any
 
 import keras
 import torch
@@ -12,19 +13,22 @@ from keras_meanflow.backend.scopes import inside_jvp
 
 
 class CompiledNetwork:
-    """A network whose calls are compiled, once for each kind of input.
+    """A network whose calls are compiled, once for each combination of shapes and dtypes.
 
     Dynamo traces a call, but not forward mode. Inside a `jvp` the operations on primals and
-    tangents are recorded as they run (`make_fx`), and their graph is compiled: no Python is left.
+    tangents are recorded as they run (`make_fx`), and their graph is compiled: it contains no
+    Python.
     """
 
-    def __init__(self, network):
+    def __init__(self, network: keras.Model) -> None:
         self._network = network
         self._call = torch.compile(lambda *inputs: network(*inputs))
         self._products = {}
 
-    def __call__(self, z, r, t, condition=None):
-        """The network's output, of dual numbers a dual number."""
+    def __call__(
+        self, z: torch.Tensor, r: torch.Tensor, t: torch.Tensor, condition: Any = None
+    ) -> torch.Tensor:
+        """The network's output; a dual number for dual numbers."""
         call = self._call_on_duals if inside_jvp() else self._call
         return call(z, r, t, condition)
 
@@ -37,7 +41,7 @@ class CompiledNetwork:
         key = (self._network.compute_dtype, *kinds)
         if key not in self._products:
             self._products[key] = torch.compile(self._product(*arguments), dynamic=False)
-        with torch._C.DisableTorchFunction():  # the modes of a jvp are for its recording
+        with torch._C.DisableTorchFunction():  # the modes of a jvp are only for the recording
             return forward_ad.make_dual(*self._products[key](*arguments))
 
     @torch.no_grad()
@@ -57,7 +61,7 @@ class CompiledNetwork:
 
 
 def _detach_tangents(graph):
-    """Cut the gradient from the tangent to what u is made of; u keeps its own."""
+    """Cut the gradient from the tangent to the nodes of u; the gradient of u stays."""
     u, _ = graph.output_node().args[0]
     of_u = {u}
     for node in reversed(graph.nodes):
@@ -65,7 +69,7 @@ def _detach_tangents(graph):
             of_u.update(node.all_input_nodes)
     for node in list(graph.nodes):
         if node.target is operator.getitem and node.args[0] in of_u:
-            of_u.add(node)  # another output of what makes u
+            of_u.add(node)  # another output of a node of u
         if node in of_u or node.op == "output":
             continue
         for source in of_u.intersection(node.all_input_nodes):

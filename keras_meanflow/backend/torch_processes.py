@@ -1,17 +1,19 @@
-"""PyTorch: several processes that train one model, a device each, as `torchrun` starts them."""
+"""PyTorch: several processes that train one model, one device each, started by `torchrun`."""
 
 import contextlib
 import datetime
 import functools
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 
-def join_processes():
-    """Join the processes that `torchrun` has started, if it has."""
+def join_processes() -> None:
+    """Join the processes of `torchrun`, if it started this one."""
     if "RANK" not in os.environ or torch.distributed.is_initialized():
         return
     if torch.cuda.is_available():
@@ -25,40 +27,44 @@ def _joined():
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def process_index():
-    """The number of this process among those that train together."""
+def process_index() -> int:
+    """The index of this process among the processes that train together."""
     return torch.distributed.get_rank() if _joined() else 0
 
 
-def process_count():
+def process_count() -> int:
     """How many processes train together."""
     return torch.distributed.get_world_size() if _joined() else 1
 
 
-def wait_for_processes():
-    """Go on when every process has come here."""
+def wait_for_processes() -> None:
+    """Wait until every process has reached this call."""
     if _joined():
         torch.distributed.barrier()
 
 
-def alone():
-    """Within, what is made belongs to this process, as everything does here."""
+def alone() -> contextlib.AbstractContextManager:
+    """An empty context: on PyTorch new variables always belong to one process."""
     return contextlib.nullcontext()
 
 
-def local(array):
-    """An array as it is: each process has its own."""
+def local(array: Any) -> Any:
+    """The array unchanged: each process has a separate array."""
     return array
 
 
 @contextlib.contextmanager
-def distributed(devices=None, model_devices=1, layout=None):
-    """Within, processes train one model together, a device each.
+def distributed(
+    devices: int | None = None,
+    model_devices: int = 1,
+    layout: dict[str, tuple[str | None, ...]] | None = None,
+) -> Iterator[None]:
+    """Context in which processes train one model together, one device each.
 
     Args:
-        devices: number of devices, which is that of the processes of `torchrun`.
-        model_devices: 1: PyTorch divides the batch alone.
-        layout: has no use here.
+        devices: number of devices; it equals the number of processes of `torchrun`.
+        model_devices: 1: PyTorch divides only the batch.
+        layout: not used here.
 
     Raises:
         ValueError: for another number of devices, or model_devices above 1.
@@ -74,12 +80,12 @@ def distributed(devices=None, model_devices=1, layout=None):
     yield
 
 
-def first_row(rows):
+def first_row(rows: int) -> int:
     """Global index of this process' first row."""
     return process_index() * rows
 
 
-def replica_sum(value):
+def replica_sum(value: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over processes."""
     if process_count() > 1:
         value = value.clone()
@@ -88,7 +94,7 @@ def replica_sum(value):
 
 
 class _Synchronised(torch.nn.Module):
-    """A FlowMap's call as DDP takes it: trained weights are its parameters, the model none."""
+    """A FlowMap's call as a module for DDP, whose only parameters are the trained weights."""
 
     def __init__(self, model):
         super().__init__()
@@ -96,12 +102,12 @@ class _Synchronised(torch.nn.Module):
         for i, variable in enumerate(model.trainable_variables):
             self.register_parameter(str(i), variable.value)
 
-    def forward(self, inputs):
+    def forward(self, inputs: Any) -> Any:
         return self.call_model(inputs)
 
 
-def synchronised(model):
-    """A FlowMap's call through DDP, after all processes have taken the first one's state."""
+def synchronised(model: keras.Model) -> DistributedDataParallel:
+    """A FlowMap's call through DDP, after the first process has sent its state to all others."""
     for variable in model.variables + model.optimizer.variables:
         torch.distributed.broadcast(variable.value.data, 0)
     return DistributedDataParallel(_Synchronised(model), broadcast_buffers=False)

@@ -1,4 +1,4 @@
-"""Networks `u(z, r, t, condition)`: they know nothing of training."""
+"""Networks `u(z, r, t, condition)`. They do not depend on how they are trained."""
 
 from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.dit import DiT

@@ -1,71 +1,93 @@
-"""What FlowMap asks of a network."""
+"""The interface between FlowMap and a network."""
 
 import abc
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
 from keras_meanflow.parts.rows import per_row
+
+Condition = Tensor | dict[str, Tensor] | None
 
 
 class Network(keras.Model, abc.ABC):
-    """A network `u(z, r, t, condition)`; a subclass writes `call` and builds itself.
+    """A network `u(z, r, t, condition)`; a subclass writes `call` and builds its layers.
 
-    Inputs are not cast to the compute dtype on the way in: times stay float32 up to the time
-    embedding (bfloat16 has no 0.9987), and the subclass casts z itself. Outputs are float32.
+    Keras does not cast the inputs to the compute dtype. Times stay float32 up to the time
+    embedding, because bfloat16 has no 0.9987. The subclass casts z. Outputs are float32.
 
-    It is differentiated forwards: attention goes through `layers.attend`. Keras' own attention
-    layers take a fused kernel on a GPU with bfloat16, which on JAX has no forward mode, unless they
-    are built after `keras.config.disable_flash_attention()`.
+    Training takes forward-mode derivatives of the network, so attention must go through
+    `layers.attend`. With bfloat16 on a GPU, Keras' attention layers use a fused kernel, which on
+    JAX has no forward mode. Build them after `keras.config.disable_flash_attention()`.
 
-    A subclass that takes other conditions than these overrides what `__init__` says of them:
-    `conditional`, `drop_condition`, `check_condition` and `condition_inputs`.
+    The condition is labels or an array, or a dict of them by name. It is always a dict where the
+    shapes have names. A subclass whose `call` reads it through `by_name` sets `reads_by_name`:
+    then a single required part may also come alone, without its name.
 
     Args:
         data_shape: shape of one sample without the batch axis.
         num_classes: number of classes, or None for a network without labels. Label `num_classes`
-            is the null label.
+            is the null label. In a dict the labels are named `labels`.
         condition_shape: shape of the array of floats that conditions one sample, or a dict of such
-            shapes by name, or None. Zeros are the null condition. With `num_classes` as well the
-            condition is a dict that has `labels` too.
+            shapes by name, or None. Zeros are the null condition.
+        optional_shape: shapes, by name, of arrays that a condition may leave out, or None. They
+            have no null value: they stay when the condition of a row is dropped.
 
     Raises:
         ValueError: for both labels and an array without a name.
     """
 
-    def __init__(self, *, data_shape, num_classes=None, condition_shape=None, **kwargs):
+    reads_by_name = False
+
+    def __init__(
+        self,
+        *,
+        data_shape: tuple[int, ...],
+        num_classes: int | None = None,
+        condition_shape: tuple[int, ...] | dict[str, tuple[int, ...]] | None = None,
+        optional_shape: dict[str, tuple[int, ...]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.data_shape = tuple(data_shape)
         self.num_classes = num_classes
-        named = isinstance(condition_shape, dict)
-        if num_classes is not None and condition_shape is not None and not named:
+        self._named = isinstance(condition_shape, dict)
+        if num_classes is not None and condition_shape is not None and not self._named:
             raise ValueError(
                 "With labels, the shapes of arrays have names, as in {'noisy': (8, 8, 1)}. "
                 f"Received: condition_shape={condition_shape}."
             )
-        shapes = condition_shape if named else {"": condition_shape}
+        shapes = condition_shape if self._named else {"": condition_shape}
         self._shapes = {k: tuple(shape) for k, shape in shapes.items() if shape is not None}
-        self._named = named
+        self._optional = {k: tuple(shape) for k, shape in (optional_shape or {}).items()}
+        self._required = (*(() if num_classes is None else ("labels",)), *self._shapes)
+        self._takes_dict = self._named or bool(self._optional)
+        one = len(self._required) == 1
+        self._takes_array = one and (self.reads_by_name or not self._takes_dict)
 
     @abc.abstractmethod
-    def call(self, z, r, t, condition=None):
+    def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The average velocity between r and t at z: `z` (B, ...), `r, t` (B,)."""
 
     @property
-    def condition_shape(self):
+    def condition_shape(self) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
         """See `Network`."""
         return dict(self._shapes) if self._named else self._shapes.get("")
 
     @property
-    def conditional(self):
-        """Whether the network takes a condition."""
-        return self.num_classes is not None or bool(self._shapes)
+    def conditional(self) -> bool:
+        """Whether the network needs a condition."""
+        return bool(self._required)
 
     @contextlib.contextmanager
-    def computing_in_float32(self):
-        """Within, the layers compute in float32; the weights stay as they are."""
+    def computing_in_float32(self) -> Iterator[None]:
+        """Context in which the layers compute in float32; the weights do not change."""
         policies = [(layer, layer.dtype_policy) for layer in self._flatten_layers()]
         lower = [(layer, policy) for layer, policy in policies if policy.compute_dtype != "float32"]
         try:
@@ -76,7 +98,21 @@ class Network(keras.Model, abc.ABC):
             for layer, policy in lower:
                 layer.dtype_policy = policy
 
-    def drop_condition(self, condition, drop):
+    def by_name(self, condition: Condition) -> dict[str, Tensor]:
+        """The condition as a dict: labels or an array alone under its name, {} for None.
+
+        Raises:
+            ValueError: for a condition that this network does not take.
+        """
+        if self._takes_dict and isinstance(condition, dict):
+            return condition
+        if condition is None and not self._required:
+            return {}
+        if not self._takes_array:
+            raise self._refusal(condition)
+        return {self._required[0]: condition}
+
+    def drop_condition(self, condition: Condition, drop: Tensor) -> Condition:
         """The condition with null labels and arrays on the rows where `drop` (B,) is True."""
 
         def dropped(array):
@@ -84,37 +120,36 @@ class Network(keras.Model, abc.ABC):
             null = ops.cast(self.num_classes if labels else 0, array.dtype)
             return ops.where(per_row(drop, array), null, array)
 
-        return keras.tree.map_structure(dropped, condition)
+        if not (self._takes_dict and isinstance(condition, dict)):
+            return keras.tree.map_structure(dropped, condition)
+        return {k: dropped(a) if k in self._required else a for k, a in condition.items()}
 
-    def training_condition(self, condition, keys, rows):
-        """The condition with what the network draws while it trains, such as dropout's keys."""
+    def training_condition(self, condition: Condition, keys: Keys, rows: Tensor) -> Condition:
+        """The condition with the random keys that the network needs in training, for dropout."""
         del keys, rows
         return condition
 
-    def check_condition(self, condition):
-        """Raise a ValueError if labels or arrays are not what this network knows."""
-        if not self.conditional:
-            if condition is None:
-                return
-            raise ValueError("This network is unconditional: it takes no labels.")
-        if self._named:
-            self._check_named(condition)
-        elif self._shapes:
-            _check_array("The condition", condition, self._shapes[""])
-        else:
-            self._check_labels(condition)
+    def check_condition(self, condition: Condition) -> None:
+        """Raise a ValueError for a condition that this network does not take."""
+        parts = self.by_name(condition)
+        if not {*self._required} <= {*parts} <= {*self._required, *self._optional}:
+            raise self._refusal(condition)
+        for name, part in parts.items():
+            self._check_part(name, part)
 
-    def _check_named(self, condition):
-        names = [*self._shapes, *(["labels"] if self.num_classes is not None else [])]
-        if not isinstance(condition, dict) or set(condition) != set(names):
-            received = sorted(condition) if isinstance(condition, dict) else type(condition)
-            raise ValueError(
-                f"The condition is a dict of {', '.join(names)}. Received: {received}."
-            )
-        if self.num_classes is not None:
-            self._check_labels(condition["labels"])
-        for name, shape in self._shapes.items():
-            _check_array(name, condition[name], shape)
+    def _refusal(self, condition):
+        names = [*self._required, *(f"{name} (optional)" for name in self._optional)]
+        if not names:
+            return ValueError("This network is unconditional: it takes no condition.")
+        received = sorted(condition) if isinstance(condition, dict) else type(condition)
+        return ValueError(f"The condition is a dict of {', '.join(names)}. Received: {received}.")
+
+    def _check_part(self, name, part):
+        if name == "labels" and self.num_classes is not None:
+            self._check_labels(part)
+        else:
+            shape = {**self._shapes, **self._optional}[name]
+            _check_array(name or "The condition", part, shape)
 
     def _check_labels(self, labels):
         if labels is None:
@@ -131,25 +166,22 @@ class Network(keras.Model, abc.ABC):
                 f"label). Received: {sorted(set(wrong.tolist()))[:5]}."
             )
 
-    def condition_inputs(self):
-        """The condition in the form of `keras.Input`s, for export; None without one."""
+    def condition_inputs(self) -> Condition:
+        """The required condition as `keras.Input`s, for export; None if nothing is required."""
         if not self.conditional:
             return None
-        if not self._shapes:
-            return keras.Input((), dtype="int32", name="condition")
         inputs = {k: keras.Input(s, name=k or "condition") for k, s in self._shapes.items()}
-        if not self._named:
-            return inputs[""]
         if self.num_classes is not None:
-            inputs["labels"] = keras.Input((), dtype="int32", name="labels")
-        return inputs
+            name = "labels" if self._named else "condition"
+            inputs["labels"] = keras.Input((), dtype="int32", name=name)
+        return next(iter(inputs.values())) if self._takes_array else inputs
 
-    def get_build_config(self):
-        """Nothing: the constructor builds."""
+    def get_build_config(self) -> dict:
+        """Empty: the constructor builds the layers."""
         return {}
 
-    def build_from_config(self, config):
-        """Nothing: the constructor has built."""
+    def build_from_config(self, config: dict) -> None:
+        """Do nothing: the constructor has built the layers."""
 
 
 def _check_array(name, array, shape):
@@ -161,5 +193,6 @@ def _check_array(name, array, shape):
             f"{name} must hold floats of shape (n, {', '.join(map(str, shape))}). "
             f"Received: {array.dtype} of {array.shape}."
         )
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite. Received NaN or infinity.")
+    wrong = np.sum(~np.isfinite(array))
+    if wrong:
+        raise ValueError(f"{name} must be finite. Received: {wrong} values not finite.")

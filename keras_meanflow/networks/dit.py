@@ -1,11 +1,13 @@
 """DiT: the diffusion transformer with adaLN-Zero conditioning, on (t, r)."""
 
+from typing import Any, Self
+
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_meanflow.backend import constant, rematerialised
-from keras_meanflow.networks.base import Network
+from keras_meanflow.backend import Tensor, constant, rematerialised
+from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.networks.layers import (
     TIME_INPUTS,
     DiTBlock,
@@ -43,23 +45,24 @@ class DiT(Network):
         heads: attention heads; divides the width.
         mlp_ratio: hidden size of a block's MLP over the width.
         num_classes: number of classes, or None for an unconditional network.
-        time_inputs: which times are embedded, each with its own MLP: ("t", "t-r") in the official
-            code, ("t", "r"), ("t", "r", "t-r") or ("t-r",); "1-t" where weights take 1 for data.
+        time_inputs: which times are embedded, each by a separate MLP: ("t", "t-r") in the official
+            code, ("t", "r"), ("t", "r", "t-r") or ("t-r",); "1-t" for weights whose time is 1 at
+            the data.
         time_scale: factor between a time and its sinusoids (see `TimeEmbedding`), or one for each
             time input.
         qk_norm: RMS norm of queries and keys.
-        split_depth: None, or the number of first blocks that see t; the others and the last layer
-            see r, through the same embedding of one time input: Decoupled MeanFlow, which with
-            r = t is the flow model that it came from.
-        unused_channels: channels that the last layer makes beside the output and `call` leaves
-            out: the variances of published DiT and SiT, kept so that nothing of a file is lost.
+        split_depth: None, or the number of first blocks that get t. The other blocks and the last
+            layer get r, through the same embedding of one time input. This is Decoupled MeanFlow:
+            with r = t it equals the flow model whose weights it was initialised with.
+        unused_channels: additional channels of the last layer that `call` drops: the variances of
+            published DiT and SiT. They are kept so that a converted file loses nothing.
         frequency_shift: of the sinusoids (see `TimeEmbedding`); 1 in diffusers.
-        remat: compute each block again in the backward pass instead of keeping what it needs: a
+        remat: compute each block again in the backward pass instead of keeping its activations: a
             third more operations, memory for one block and `depth` inputs.
 
     Raises:
         ValueError: for a patch size that does not divide the image, an unknown time input, or a
-            split depth out of range or beside several time inputs.
+            split depth out of range or together with several time inputs.
 
     Example:
         >>> network = DiT.from_size("S/2", image_size=32, channels=4, num_classes=10)
@@ -73,23 +76,23 @@ class DiT(Network):
     def __init__(
         self,
         *,
-        image_size,
-        channels,
-        patch_size,
-        width,
-        depth,
-        heads,
-        mlp_ratio=4.0,
-        num_classes=None,
-        time_inputs=("t", "t-r"),
-        time_scale=1.0,
-        qk_norm=False,
-        split_depth=None,
-        unused_channels=0,
-        frequency_shift=0,
-        remat=False,
-        **kwargs,
-    ):
+        image_size: int | tuple[int, int],
+        channels: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        num_classes: int | None = None,
+        time_inputs: tuple[str, ...] = ("t", "t-r"),
+        time_scale: float | tuple[float, ...] = 1.0,
+        qk_norm: bool = False,
+        split_depth: int | None = None,
+        unused_channels: int = 0,
+        frequency_shift: float = 0,
+        remat: bool = False,
+        **kwargs: Any,
+    ) -> None:
         height_width, grid = patch_grid(image_size, patch_size)
         super().__init__(data_shape=(*height_width, channels), num_classes=num_classes, **kwargs)
         unknown = [name for name in time_inputs if name not in TIME_INPUTS]
@@ -99,7 +102,7 @@ class DiT(Network):
             )
         if split_depth is not None and (len(time_inputs) != 1 or not 0 <= split_depth <= depth):
             raise ValueError(
-                f"split_depth lies in 0..depth, with one time input, as in time_inputs=('t',). "
+                f"split_depth must be in 0..depth, with one time input, as in time_inputs=('t',). "
                 f"Received: {split_depth}, depth {depth}, {tuple(time_inputs)}."
             )
         self.image_size, self.channels, self.patch_size = height_width, channels, patch_size
@@ -113,7 +116,9 @@ class DiT(Network):
         self._make_layers()
 
     @classmethod
-    def from_size(cls, size, *, image_size, channels, **kwargs):
+    def from_size(
+        cls, size: str, *, image_size: int | tuple[int, int], channels: int, **kwargs: Any
+    ) -> Self:
         """A published size: S, B, M, L or XL and patch 2, 4 or 8, as in "XL/2"."""
         name, _, patch = size.partition("/")
         if name not in SIZES or patch not in map(str, PATCHES):
@@ -158,13 +163,13 @@ class DiT(Network):
         self.norm.build((None, None, width))
         self.modulation = layers.Dense(2 * width, kernel_initializer="zeros", dtype=policy)
         self.modulation.build((None, width))
-        # The last layer is float32: targets and losses are.
+        # The last layer is float32, because targets and losses are.
         made = self.patch_size**2 * (self.channels + self.unused_channels)
         self.out = TokenDense(made, kernel_initializer="zeros", dtype="float32", name="out")
         self.out.build((None, width))
         self.built = True
 
-    def call(self, z, r, t, condition=None):
+    def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The average velocity, float32 of the shape of `z`."""
         positions = sincos_positions(*self.grid, self.width)
         patches = patchify(z, self.grid, self.patch_size)
@@ -189,10 +194,10 @@ class DiT(Network):
         return c + self.labels(condition) if self.conditional else c
 
     def _late_condition(self, r, condition):
-        """What the blocks from `split_depth` on see: r in the place of t."""
+        """The condition of the blocks from `split_depth` on: with r in the place of t."""
         return ops.cast(self._condition(r, r, condition), self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         names = "image_size channels patch_size width depth heads mlp_ratio num_classes".split()
         names += "time_inputs time_scale qk_norm split_depth unused_channels".split()

@@ -1,10 +1,13 @@
-"""DiTDH: a deep narrow transformer that tells a wide shallow head what to make of each token."""
+"""DiTDH: a deep narrow transformer whose outputs modulate each token of a wide shallow head."""
+
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_meanflow.networks.base import Network
+from keras_meanflow.backend import Tensor
+from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.networks.layers import TIME_INPUTS, TokenDense, attend, sincos_positions
 from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
 from keras_meanflow.networks.rotary import fan_in_normal, rms_norm, rotate
@@ -18,8 +21,8 @@ DH_SIZES = {  # width, depth and heads, each of the body and of the head
 FREQUENCIES = 256
 
 
-def torch_linear():
-    """An initializer of the deviation of PyTorch's default; a new one, since it holds a seed."""
+def torch_linear() -> keras.initializers.Initializer:
+    """A new initializer with the standard deviation of PyTorch's default; it holds a seed."""
     return fan_in_normal(3**-0.5)
 
 
@@ -33,32 +36,32 @@ class FourierTimeEmbedding(layers.Layer):
         width: size of the output.
     """
 
-    def __init__(self, width, **kwargs):
+    def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs}, autocast=False)
         self.width = width
         init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02)}
         self.hidden = layers.Dense(width, "silu", dtype="float32", **init)
         self.out = layers.Dense(width, dtype="float32", **init)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Draw the frequencies and build the MLP."""
         normal = keras.initializers.RandomNormal(stddev=1.0)
         self.frequencies = self.add_weight((FREQUENCIES,), normal, trainable=False, name="W")
         self.hidden.build((None, 2 * FREQUENCIES))
         self.out.build((None, self.width))
 
-    def call(self, t):
+    def call(self, t: Tensor) -> Tensor:
         """(B,) to (B, width)."""
         angle = (2.0 * np.pi) * ops.expand_dims(t, 1) * self.frequencies
         return self.out(self.hidden(ops.concatenate([ops.sin(angle), ops.cos(angle)], axis=1)))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {**super().get_config(), "width": self.width}
 
 
-def rotary_grid(rows, columns, size):
-    """Cosines and sines (rows * columns, size / 2): the first half of the angles turn by rows."""
+def rotary_grid(rows: int, columns: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines (rows * columns, size / 2); the first half of the angles encodes rows."""
     half = size // 2
     w = 1.0 / 10_000.0 ** (np.arange(0, half, 2, dtype="float32") / half)
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
@@ -67,25 +70,31 @@ def rotary_grid(rows, columns, size):
     return np.cos(angle), np.sin(angle)
 
 
-def modulate_tokens(x, shift, scale):
-    """`x (1 + scale) + shift`, (B, N, D) with (B, N, D), or (B, 1, D) for all tokens alike."""
+def modulate_tokens(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """`x (1 + scale) + shift`, (B, N, D) with (B, N, D), or with (B, 1, D) for all tokens."""
     return x * (1.0 + scale) + shift
 
 
 @register
 class TokenwiseBlock(layers.Layer):
-    """Rotary attention and SwiGLU, modulated and gated token by token (adaLN-Zero).
+    """Rotary attention and SwiGLU, with a modulation and a gate for each token (adaLN-Zero).
 
     Args:
         heads: attention heads.
         mlp_ratio: the SwiGLU's hidden size is two thirds of this times the width.
     """
 
-    def __init__(self, heads, *, mlp_ratio=4.0, **kwargs):
+    def __init__(self, heads: int, *, mlp_ratio: float = 4.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads, self.mlp_ratio = heads, mlp_ratio
 
-    def build(self, x_shape, c_shape=None, cos_shape=None, sin_shape=None):
+    def build(
+        self,
+        x_shape: tuple,
+        c_shape: tuple | None = None,
+        cos_shape: tuple | None = None,
+        sin_shape: tuple | None = None,
+    ) -> None:
         """Build the sub-layers for tokens (B, N, D)."""
         width, policy = x_shape[-1], self.dtype_policy
         if width % self.heads or (width // self.heads) % 4:
@@ -103,7 +112,7 @@ class TokenwiseBlock(layers.Layer):
             layer.build((None, width))
         self.fc2.build((None, hidden))
 
-    def call(self, x, c, cos, sin):
+    def call(self, x: Tensor, c: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Tokens (B, N, D), condition (B, N or 1, D) and `rotary_grid` to tokens (B, N, D)."""
         parts = ops.split(self.modulation(ops.silu(c)), 6, axis=-1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
@@ -119,18 +128,18 @@ class TokenwiseBlock(layers.Layer):
         mixed = attend(q, k, qkv[:, :, 2])
         return self.proj(ops.reshape(mixed, (-1, tokens, width)))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {**super().get_config(), "heads": self.heads, "mlp_ratio": self.mlp_ratio}
 
 
 @register
 class DiTDH(Network):
-    """DiT^DH: a body of narrow blocks, then a head of wide ones over the same patches.
+    """DiT^DH: a body of narrow blocks, then a head of wide blocks over the same patches.
 
-    `s = body(patches, silu(embed(t) + embed(t - r) + embed(label)))`, and what modulates each
-    token of the head is `project(silu(embed(t) + embed(t - r) + s))`. A head at least as wide as a
-    token's channels is what representations need.
+    `s = body(patches, silu(embed(t) + embed(t - r) + embed(label)))`. Each token of the head is
+    modulated by `project(silu(embed(t) + embed(t - r) + s))`. For representations the head must be
+    at least as wide as a token has channels.
 
     Args:
         image_size: height and width of the latents, an integer or a pair.
@@ -143,7 +152,7 @@ class DiTDH(Network):
 
     Raises:
         ValueError: for a patch size that does not divide the image, an unknown time input, or a
-            head's size that is no multiple of 4.
+            head's size that is not a multiple of 4.
 
     Example:
         >>> network = DiTDH.from_size("XL", image_size=16, channels=768, num_classes=1000)
@@ -156,17 +165,17 @@ class DiTDH(Network):
     def __init__(
         self,
         *,
-        image_size,
-        channels,
-        patch_size=1,
-        width=(1152, 2048),
-        depth=(28, 2),
-        heads=(16, 16),
-        mlp_ratio=4.0,
-        num_classes=None,
-        time_inputs=("t", "t-r"),
-        **kwargs,
-    ):
+        image_size: int | tuple[int, int],
+        channels: int,
+        patch_size: int = 1,
+        width: tuple[int, int] = (1152, 2048),
+        depth: tuple[int, int] = (28, 2),
+        heads: tuple[int, int] = (16, 16),
+        mlp_ratio: float = 4.0,
+        num_classes: int | None = None,
+        time_inputs: tuple[str, ...] = ("t", "t-r"),
+        **kwargs: Any,
+    ) -> None:
         sides, grid = patch_grid(image_size, patch_size)
         super().__init__(data_shape=(*sides, channels), num_classes=num_classes, **kwargs)
         unknown = [name for name in time_inputs if name not in TIME_INPUTS]
@@ -180,7 +189,9 @@ class DiTDH(Network):
         self._make_layers()
 
     @classmethod
-    def from_size(cls, size, *, image_size, channels, **kwargs):
+    def from_size(
+        cls, size: str, *, image_size: int | tuple[int, int], channels: int, **kwargs: Any
+    ) -> Self:
         """A published size: S, B or XL."""
         if size not in DH_SIZES:
             raise ValueError(f"size is one of {', '.join(DH_SIZES)}. Received: {size!r}.")
@@ -215,12 +226,12 @@ class DiTDH(Network):
         self.norm.build((None, head))
         self.modulation = TokenDense(2 * head, kernel_initializer="zeros", dtype=policy)
         self.modulation.build((None, head))
-        # The last layer is float32: targets and losses are.
+        # The last layer is float32, because targets and losses are.
         self.out = TokenDense(patch, kernel_initializer="zeros", dtype="float32")
         self.out.build((None, head))
         self.built = True
 
-    def call(self, z, r, t, condition=None):
+    def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The average velocity, float32 of the shape of `z`."""
         patches = ops.cast(patchify(z, self.grid, self.patch_size), self.compute_dtype)
         time = ops.expand_dims(self._time(r, t), 1)  # (B, 1, D)
@@ -241,7 +252,7 @@ class DiTDH(Network):
         return sum(embedding(TIME_INPUTS[name](r, t)) for name, embedding in embedded)
 
     def _body(self, patches, time, condition):
-        """What the narrow blocks make of the patches, (B, N, D)."""
+        """The patches after the narrow blocks, (B, N, D)."""
         c = time
         if self.conditional:
             c = c + ops.expand_dims(self.labels(condition), 1)
@@ -253,7 +264,7 @@ class DiTDH(Network):
             s = block(s, c, *table)
         return s
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         names = "image_size channels patch_size width depth heads mlp_ratio num_classes".split()
         names += ["time_inputs"]

@@ -1,10 +1,13 @@
-"""InContextDiT: a transformer that is told times, guidance and class by tokens of its sequence."""
+"""InContextDiT: a transformer that gets times, guidance and class as tokens of its sequence."""
+
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_meanflow.networks.base import Network
+from keras_meanflow.backend import Tensor
+from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.networks.layers import TimeEmbedding, TokenDense
 from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
 from keras_meanflow.networks.rotary import RotaryBlock, fan_in_normal, rms_norm, rotary_table
@@ -16,21 +19,22 @@ IN_CONTEXT_SIZES = {  # depth, width, heads
     "L": (32, 1024, 16),
     "XL": (48, 1024, 16),
 }
-GUIDANCE = {"omega": 1.0, "t_min": 0.0, "t_max": 1.0}  # without guidance
+GUIDANCE = {"omega": 1.0, "t_min": 0.0, "t_max": 1.0}  # no guidance
+_LIMITS = {"omega": (1.0, np.inf), "t_min": (0.0, 1.0), "t_max": (0.0, 1.0)}
 
 
 @register
 class InContextDiT(Network):
-    """The transformer of improved MeanFlow: no modulation; what it is told stands in its sequence.
+    """The transformer of improved MeanFlow: no modulation; times and condition are tokens.
 
-    The sequence is class, omega, t_min, t_max, t - r and patch tokens; each of the first five is
-    some learned tokens plus one embedding, t itself is not told. The blocks have rotary positions
-    over the whole sequence, RMS norms, SwiGLU and gates that start at zero. A trunk of
-    `depth - head_depth` blocks carries two heads: u, the output, and v, an estimate of the
-    velocity for training.
+    The sequence is class, omega, t_min, t_max, t - r and patch tokens. Each of the first five is
+    some learned tokens plus one embedding; t itself is not an input. The blocks have rotary
+    positions over the whole sequence, RMS norms, SwiGLU and gates that start at zero. A trunk of
+    `depth - head_depth` blocks has two heads: u, the output, and v, an estimate of the velocity
+    for training.
 
-    The condition is labels (B,), or a dict of "labels" and any of "omega" (the guidance scale,
-    at least 1), "t_min" and "t_max" (the guidance interval), each (B,).
+    The condition is labels (B,), or a dict of "labels" and some of "omega", "t_min" and "t_max",
+    each (B,). omega is the guidance scale, at least 1. t_min and t_max are the guidance interval.
 
     Args:
         image_size: height and width in pixels or latents, an integer or a pair.
@@ -39,19 +43,19 @@ class InContextDiT(Network):
         width: size of a token.
         depth: blocks between input and u.
         heads: attention heads.
-        head_depth: how many of them are the head for u.
-        v_depth: blocks of the head for v, by default `head_depth`; 0 in published files for
-            inference, which keep v's last layer only.
+        head_depth: how many of these blocks are the head for u.
+        v_depth: blocks of the head for v, by default `head_depth`. It is 0 in published files for
+            inference, which keep only the last layer of v.
         mlp_ratio: hidden size of the SwiGLU over the width, rounded down.
         num_classes: number of classes, or None for an unconditional network.
-        class_tokens, omega_tokens, interval_tokens, time_tokens: how many tokens tell the class,
+        class_tokens, omega_tokens, interval_tokens, time_tokens: numbers of tokens for the class,
             omega, each end of the interval, and t - r.
         time_scale: factor between a number and its sinusoids.
-        guidance: what a condition without them means: "omega", "t_min" and "t_max", by default
-            1, 0 and 1, no guidance.
+        guidance: values of "omega", "t_min" and "t_max" for a condition without them; by default
+            1, 0 and 1, which means no guidance.
 
     Raises:
-        ValueError: for a patch size that does not divide the image, or a head deeper than all.
+        ValueError: for a patch size that does not divide the image, or a head deeper than `depth`.
 
     Example:
         >>> network = InContextDiT.from_size("B/2", image_size=32, channels=4, num_classes=1000)
@@ -61,31 +65,38 @@ class InContextDiT(Network):
         Improved Mean Flows (arXiv 2512.02012), section 4 and table 4 of the appendix.
     """
 
+    reads_by_name = True
+
     def __init__(
         self,
         *,
-        image_size,
-        channels,
-        patch_size,
-        width,
-        depth,
-        heads,
-        head_depth=8,
-        v_depth=None,
-        mlp_ratio=8 / 3,
-        num_classes=None,
-        class_tokens=8,
-        omega_tokens=4,
-        interval_tokens=2,
-        time_tokens=4,
-        time_scale=1.0,
-        guidance=None,
-        **kwargs,
-    ):
+        image_size: int | tuple[int, int],
+        channels: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        head_depth: int = 8,
+        v_depth: int | None = None,
+        mlp_ratio: float = 8 / 3,
+        num_classes: int | None = None,
+        class_tokens: int = 8,
+        omega_tokens: int = 4,
+        interval_tokens: int = 2,
+        time_tokens: int = 4,
+        time_scale: float = 1.0,
+        guidance: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         height_width, grid = patch_grid(image_size, patch_size)
-        super().__init__(data_shape=(*height_width, channels), num_classes=num_classes, **kwargs)
+        super().__init__(
+            data_shape=(*height_width, channels),
+            num_classes=num_classes,
+            optional_shape=dict.fromkeys(GUIDANCE, ()),
+            **kwargs,
+        )
         if not 0 <= head_depth <= depth:
-            raise ValueError(f"head_depth lies in 0..depth. Received: {head_depth}, {depth}.")
+            raise ValueError(f"head_depth must be in 0..depth. Received: {head_depth}, {depth}.")
         self.image_size, self.channels, self.patch_size = height_width, channels, patch_size
         self.width, self.depth, self.heads, self.mlp_ratio = width, depth, heads, mlp_ratio
         self.head_depth = head_depth
@@ -98,7 +109,9 @@ class InContextDiT(Network):
         self._make_layers()
 
     @classmethod
-    def from_size(cls, size, *, image_size, channels, **kwargs):
+    def from_size(
+        cls, size: str, *, image_size: int | tuple[int, int], channels: int, **kwargs: Any
+    ) -> Self:
         """A published size: "B/2", "M/2", "L/2" or "XL/2"."""
         name, _, patch = size.partition("/")
         if name not in IN_CONTEXT_SIZES or patch != "2":
@@ -122,10 +135,10 @@ class InContextDiT(Network):
             )
             self.labels.build((None,))
             self.class_prefix = self._prefix("class_prefix", self.class_tokens)
-        self.omega, self.omega_prefix = self._told("omega", self.omega_tokens)
-        self.t_min, self.t_min_prefix = self._told("t_min", self.interval_tokens)
-        self.t_max, self.t_max_prefix = self._told("t_max", self.interval_tokens)
-        self.time, self.time_prefix = self._told("time", self.time_tokens)
+        self.omega, self.omega_prefix = self._number("omega", self.omega_tokens)
+        self.t_min, self.t_min_prefix = self._number("t_min", self.interval_tokens)
+        self.t_max, self.t_max_prefix = self._number("t_max", self.interval_tokens)
+        self.time, self.time_prefix = self._number("time", self.time_tokens)
         self.trunk = self._blocks(self.depth - self.head_depth)
         self.u_blocks = self._blocks(self.head_depth)
         self.v_blocks = self._blocks(self.v_depth)
@@ -137,8 +150,8 @@ class InContextDiT(Network):
         init = keras.initializers.RandomNormal(stddev=self.width**-0.5)
         return self.add_weight((count, self.width), init, dtype="float32", name=name)
 
-    def _told(self, name, count):
-        """The embedding of a number, and the learned tokens it is added to."""
+    def _number(self, name, count):
+        """The embedding of a number, and the learned tokens that it is added to."""
         embedding = TimeEmbedding(
             self.width, time_scale=self.time_scale, kernel_initializer=fan_in_normal(1.0)
         )
@@ -154,57 +167,59 @@ class InContextDiT(Network):
         return blocks
 
     def _last(self, patch, policy):
-        # The last layer is float32: targets and losses are.
+        # The last layer is float32, because targets and losses are.
         norm, out = rms_norm(policy), TokenDense(patch, kernel_initializer="zeros", dtype="float32")
         norm.build((None, self.width))
         out.build((None, self.width))
         return norm, out
 
-    def call(self, z, r, t, condition=None):
+    def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The average velocity u, float32 of the shape of `z`."""
         table = self._table()
         return self._head("u", self._trunk(z, r, t, condition, table), table)
 
-    def u_and_v(self, z, r, t, condition=None):
-        """The average velocity u and the estimate v of the velocity, of one pass of the trunk."""
+    def u_and_v(
+        self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None
+    ) -> tuple[Tensor, Tensor]:
+        """The average velocity u and the estimate v of the velocity, from one pass of the trunk."""
         table = self._table()
         x = self._trunk(z, r, t, condition, table)
         return self._head("u", x, table), self._head("v", x, table)
 
-    def velocity(self, z, r, t, condition=None):
-        """The estimate v of the velocity alone."""
+    def velocity(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
+        """Only the estimate v of the velocity."""
         table = self._table()
         return self._head("v", self._trunk(z, r, t, condition, table), table)
 
     def _table(self):
         tokens = self._prefix_length() + self.grid[0] * self.grid[1]
         cos, sin = rotary_table(tokens, self.width // self.heads)
-        # A NumPy factor would take the product, and PyTorch's tangent with it, through NumPy.
+        # With a NumPy factor PyTorch would compute the product in NumPy and lose the tangent.
         return ops.convert_to_tensor(cos), ops.convert_to_tensor(sin)
 
     def _prefix_length(self):
-        told = self.omega_tokens + 2 * self.interval_tokens + self.time_tokens
-        return told + (self.class_tokens if self.conditional else 0)
+        numbers = self.omega_tokens + 2 * self.interval_tokens + self.time_tokens
+        return numbers + (self.class_tokens if self.conditional else 0)
 
     def _trunk(self, z, r, t, condition, table):
         patches = patchify(z, self.grid, self.patch_size)
         x = self.patches(ops.cast(patches, self.compute_dtype))  # (B, N, D)
-        prefix = ops.cast(self._told_tokens(r, t, condition), x.dtype)
+        prefix = ops.cast(self._prefix_tokens(r, t, condition), x.dtype)
         x = ops.concatenate([prefix, x], axis=1)
         for block in self.trunk:
             x = block(x, *table)
         return x
 
-    def _told_tokens(self, r, t, condition):
-        told = dict(condition) if isinstance(condition, dict) else {"labels": condition}
+    def _prefix_tokens(self, r, t, condition):
+        given = dict(self.by_name(condition))
         for name, value in self.guidance.items():
-            told[name] = ops.cast(told[name], "float32") if name in told else 0.0 * t + value
+            given[name] = ops.cast(given[name], "float32") if name in given else 0.0 * t + value
         tokens = []
         if self.conditional:
-            tokens.append(_add(self.class_prefix, self.labels(told["labels"])))
-        tokens.append(_add(self.omega_prefix, self.omega(1.0 - 1.0 / told["omega"])))
-        tokens.append(_add(self.t_min_prefix, self.t_min(told["t_min"])))
-        tokens.append(_add(self.t_max_prefix, self.t_max(told["t_max"])))
+            tokens.append(_add(self.class_prefix, self.labels(given["labels"])))
+        tokens.append(_add(self.omega_prefix, self.omega(1.0 - 1.0 / given["omega"])))
+        tokens.append(_add(self.t_min_prefix, self.t_min(given["t_min"])))
+        tokens.append(_add(self.t_max_prefix, self.t_max(given["t_max"])))
         tokens.append(_add(self.time_prefix, self.time(t - r)))
         return ops.concatenate(tokens, axis=1)
 
@@ -215,29 +230,14 @@ class InContextDiT(Network):
         patches = out(norm(x[:, self._prefix_length() :]))
         return unpatchify(patches, self.grid, self.patch_size)
 
-    def drop_condition(self, condition, drop):
-        """The condition with the null label on the rows where `drop` (B,) is True."""
-        if not isinstance(condition, dict):
-            return super().drop_condition(condition, drop)
-        return {**condition, "labels": super().drop_condition(condition["labels"], drop)}
+    def _check_part(self, name, part):
+        if name not in _LIMITS:
+            return super()._check_part(name, part)
+        (low, high), values = _LIMITS[name], np.asarray(part)
+        if not ((values >= low) & (values <= high)).all():
+            raise ValueError(f"{name} must lie in [{low}, {high}]. Received: {values}.")
 
-    def check_condition(self, condition):
-        """Raise a ValueError if labels, scale or interval are not what this network knows."""
-        if not isinstance(condition, dict):
-            return super().check_condition(condition)
-        unknown = sorted(set(condition) - {"labels", *GUIDANCE})
-        if unknown:
-            raise ValueError(
-                f"The condition's keys are labels, {', '.join(GUIDANCE)}. Received: {unknown}."
-            )
-        super().check_condition(condition.get("labels"))
-        limits = {"omega": (1.0, np.inf), "t_min": (0.0, 1.0), "t_max": (0.0, 1.0)}
-        for name, (low, high) in limits.items():
-            values = np.asarray(condition.get(name, low))
-            if not ((values >= low) & (values <= high)).all():
-                raise ValueError(f"{name} must lie in [{low}, {high}]. Received: {values}.")
-
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         names = "image_size channels patch_size width depth heads head_depth v_depth".split()
         names += "mlp_ratio num_classes class_tokens omega_tokens interval_tokens".split()

@@ -1,17 +1,19 @@
-"""Layers of the networks. Times are float32; products run in the compute dtype."""
+"""Layers of the networks. Times are float32; matrix products use the compute dtype."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_meanflow.backend import attention, constant, inside_jvp
+from keras_meanflow.backend import Tensor, attention, constant, inside_jvp
 from keras_meanflow.parts.part import register
 
-QUERY_BLOCK = 512  # queries whose scores a forward-mode product holds at a time
+QUERY_BLOCK = 512  # queries whose scores are in memory together in forward mode
 
-TIME_INPUTS = {
+TIME_INPUTS: dict[str, Callable] = {
     "t": lambda r, t: t,
     "r": lambda r, t: r,
     "t-r": lambda r, t: t - r,
@@ -26,7 +28,7 @@ class TokenDense(layers.Dense):
     XLA on CPU computes the weight gradient of (B, N, D) 2.2 times slower than that of (B*N, D).
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """(..., D) to (..., units)."""
         lead = inputs.shape[1:-1]
         if not lead:
@@ -44,23 +46,23 @@ class TimeEmbedding(layers.Layer):
 
     Args:
         width: size of the output.
-        time_scale: factor between the time and the sinusoid. It multiplies du/dt; the official
-            MeanFlow code has 1, DiT's 1000 steps would be 1000.
+        time_scale: factor between the time and the sinusoid. It multiplies du/dt. The official
+            MeanFlow code has 1; a DiT with 1000 steps has 1000.
         frequencies: number of sinusoids.
-        frequency_shift: 0; diffusers' 1 makes the last frequency exactly 1 / 10000.
+        frequency_shift: f above. With 1, as in diffusers, the last frequency is exactly 1 / 10000.
         kernel_initializer: of the MLP; by default normal with standard deviation 0.02.
     """
 
     def __init__(
         self,
-        width,
+        width: int,
         *,
-        time_scale=1.0,
-        frequencies=256,
-        frequency_shift=0,
-        kernel_initializer=None,
-        **kwargs,
-    ):
+        time_scale: float = 1.0,
+        frequencies: int = 256,
+        frequency_shift: float = 0,
+        kernel_initializer: str | dict | keras.initializers.Initializer | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs}, autocast=False)
         self.width, self.time_scale, self.frequencies = width, time_scale, frequencies
         self.frequency_shift = frequency_shift
@@ -70,18 +72,18 @@ class TimeEmbedding(layers.Layer):
         self.hidden = layers.Dense(width, "silu", **init)
         self.out = layers.Dense(width, **init)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Build the MLP."""
         self.hidden.build((None, self.frequencies))
         self.out.build((None, self.width))
 
-    def call(self, t):
+    def call(self, t: Tensor) -> Tensor:
         """(B,) to (B, width)."""
-        # The scale comes first, as published code has it: at 1000 the order shows in float32.
+        # The scale comes first, as in published code: at 1000 the order changes float32 results.
         features = sinusoids(self.time_scale * t, self.frequencies, self.frequency_shift)
         return self.out(self.hidden(features))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {
             **super().get_config(),
@@ -93,18 +95,18 @@ class TimeEmbedding(layers.Layer):
         }
 
 
-def sinusoids(t, count, shift=0):
+def sinusoids(t: Tensor, count: int, shift: float = 0) -> Tensor:
     """`[cos(t w_k), sin(t w_k)]`, (B,) to (B, count), `w_k = 10000^(-k / (count / 2 - shift))`."""
     half = count // 2
     exponents = np.arange(half) / (half - shift)
     w = np.exp(-math.log(10_000) * exponents).astype("float32")
-    # A NumPy factor would take the product, and PyTorch's tangent with it, through NumPy.
+    # With a NumPy factor PyTorch would compute the product in NumPy and lose the tangent.
     angle = ops.expand_dims(t, 1) * constant(w[None], t)
     return ops.concatenate([ops.cos(angle), ops.sin(angle)], axis=1)
 
 
-def sincos_positions(height, width, dim):
-    """(height * width, dim) fixed 2-D sin-cos positions; the first half of `dim` codes columns.
+def sincos_positions(height: int, width: int, dim: int) -> np.ndarray:
+    """(height * width, dim) fixed 2-D sin-cos positions; the first half of `dim` encodes columns.
 
     References:
         He et al., MAE, `pos_embed.py`, as used by DiT.
@@ -119,16 +121,16 @@ def sincos_positions(height, width, dim):
     return np.concatenate([encode(columns), encode(rows)], axis=1).astype("float32")
 
 
-def modulate(x, shift, scale):
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """`x (1 + scale) + shift`, (B, N, D) with (B, D)."""
     return x * (1.0 + ops.expand_dims(scale, 1)) + ops.expand_dims(shift, 1)
 
 
-def attend(q, k, v):
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of (B, N, heads, size), through the backend's fused kernel where it has one.
 
-    Inside a forward-mode product, which has none, many queries go block by block: exact, with
-    (block, N) of the scores in memory at a time.
+    Forward mode has no fused kernel. There, more than `QUERY_BLOCK` queries are computed in blocks:
+    the result is exact, and only (block, N) scores are in memory at a time.
     """
     tokens = q.shape[1]
     if not inside_jvp() or tokens <= QUERY_BLOCK:
@@ -143,14 +145,14 @@ class Attention(layers.Layer):
 
     Args:
         heads: number of heads.
-        qk_norm: whether queries and keys pass an RMS norm with a learned scale.
+        qk_norm: whether queries and keys go through an RMS norm with a learned scale.
     """
 
-    def __init__(self, heads, *, qk_norm=False, **kwargs):
+    def __init__(self, heads: int, *, qk_norm: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads, self.qk_norm = heads, qk_norm
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Build the projections."""
         width = input_shape[-1]
         if width % self.heads:
@@ -166,7 +168,7 @@ class Attention(layers.Layer):
             self.q_norm.build((None, self.size))
             self.k_norm.build((None, self.size))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """(B, N, D) to (B, N, D)."""
         tokens, width = x.shape[1:]
         qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.heads, self.size))
@@ -176,20 +178,28 @@ class Attention(layers.Layer):
         out = attend(q, k, v)
         return self.proj(ops.reshape(out, (-1, tokens, width)))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {**super().get_config(), "heads": self.heads, "qk_norm": self.qk_norm}
 
 
 @register
 class DiTBlock(layers.Layer):
-    """A transformer block whose norms and residual gates are set by the condition (adaLN-Zero)."""
+    """A transformer block whose norms and residual gates depend on the condition (adaLN-Zero).
 
-    def __init__(self, heads, *, mlp_ratio=4.0, qk_norm=False, **kwargs):
+    Args:
+        heads: number of heads.
+        mlp_ratio: hidden size of the MLP over the width.
+        qk_norm: see `Attention`.
+    """
+
+    def __init__(
+        self, heads: int, *, mlp_ratio: float = 4.0, qk_norm: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.heads, self.mlp_ratio, self.qk_norm = heads, mlp_ratio, qk_norm
 
-    def build(self, x_shape, c_shape=None):
+    def build(self, x_shape: tuple, c_shape: tuple | None = None) -> None:
         """Build the sub-layers for tokens (B, N, D)."""
         width, policy = x_shape[-1], self.dtype_policy
         hidden = int(width * self.mlp_ratio)
@@ -206,7 +216,7 @@ class DiTBlock(layers.Layer):
         self.fc2.build((None, hidden))
         self.modulation.build((None, width))
 
-    def call(self, x, c):
+    def call(self, x: Tensor, c: Tensor) -> Tensor:
         """Tokens (B, N, D) and condition (B, D) to tokens (B, N, D)."""
         parts = ops.split(self.modulation(ops.silu(c)), 6, axis=1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
@@ -215,7 +225,7 @@ class DiTBlock(layers.Layer):
         hidden = ops.gelu(self.fc1(modulate(self.norm(x), shift_m, scale_m)), approximate=True)
         return x + ops.expand_dims(gate_m, 1) * self.fc2(hidden)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {
             **super().get_config(),
@@ -225,6 +235,6 @@ class DiTBlock(layers.Layer):
         }
 
 
-def plain_norm(policy):
+def plain_norm(policy: keras.DTypePolicy | str) -> layers.Layer:
     """Layer normalisation without learned scale or centre."""
     return layers.LayerNormalization(epsilon=1e-6, center=False, scale=False, dtype=policy)

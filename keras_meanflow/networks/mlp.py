@@ -1,9 +1,12 @@
 """MLP: a small network for vectors, such as the two dimensions of the `gaussian` recipe."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
-from keras_meanflow.networks.base import Network
+from keras_meanflow.backend import Tensor
+from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.networks.layers import TimeEmbedding
 from keras_meanflow.parts.part import register
 
@@ -24,8 +27,15 @@ class MLP(Network):
     """
 
     def __init__(
-        self, *, data_size, width=128, depth=3, num_classes=None, time_scale=1.0, **kwargs
-    ):
+        self,
+        *,
+        data_size: int,
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int | None = None,
+        time_scale: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(data_shape=(data_size,), num_classes=num_classes, **kwargs)
         self.data_size, self.width, self.depth = data_size, width, depth
         self.time_scale = time_scale
@@ -46,7 +56,7 @@ class MLP(Network):
         self.out.build((None, sizes[-1]))
         self.built = True
 
-    def call(self, z, r, t, condition=None):
+    def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The average velocity, float32 of the shape of `z`."""
         features = [z, self.times[0](t), self.times[1](t - r)]
         if self.conditional:
@@ -56,7 +66,7 @@ class MLP(Network):
             x = layer(x)
         return self.out(x)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         names = "data_size width depth num_classes time_scale".split()
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

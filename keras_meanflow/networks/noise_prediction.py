@@ -1,10 +1,14 @@
-"""NoisePrediction: the noise predictor of a diffusion model, read as a velocity of our path."""
+"""NoisePrediction: a diffusion model that predicts noise, as a velocity of the linear path."""
+
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_meanflow.networks.base import Network
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
+from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.parts.part import register
 from keras_meanflow.parts.rows import per_row
 
@@ -16,17 +20,18 @@ class NoisePrediction(Network):
     """The velocity of the linear path, from a network that predicts the noise of a DDPM.
 
     The DDPM has `x_s = a x + b e`, `a^2 = alphas_bar(s)`, `a^2 + b^2 = 1`. At the step s of equal
-    signal-to-noise ratio, `a / b = (1 - t) / t`, the two states differ by a factor alone:
+    signal-to-noise ratio, `a / b = (1 - t) / t`, the two states differ only by a factor:
     `x_s = z_t / c`, `c^2 = (1 - t)^2 + t^2`. With its noise e, `v = e - x = (e - z_t) / (1 - t)`.
     s is continuous: between two steps `log(a / b)` is interpolated on a straight line.
 
-    The DDPM knows the times from 0.0099 (its first step) to 0.9937 (its last, whose signal is not
-    quite zero). Above, the data is what the last step takes the same x_s for; below, the noise is
-    that of the first step in proportion to b, as for a score that no longer changes. At t = 1 the
-    noise, and its error, is multiplied by 158: a fine-tuning moves the output there most.
+    The DDPM covers the times from 0.0099 (its first step) to 0.9937 (its last step, whose signal is
+    not quite zero). Above 0.9937, the data is the estimate of the last step from the same x_s.
+    Below 0.0099, the noise is the estimate of the first step in proportion to b, as for a score
+    that no longer changes. At t = 1 the noise, and its error, is multiplied by 158. So fine-tuning
+    changes the output most there.
 
-    Both times are told to the network in the DDPM's clock, `s / steps`, so that one with an
-    interval (`weights.fine_tuning.add_interval`) is told 0 at r = t.
+    The network gets both times in the DDPM's clock, `s / steps`. A network with an input t - r
+    (`formats.fine_tuning.add_interval`) then gets 0 at r = t.
 
     Args:
         network: a `Network` that predicts noise for `(x_s, s_r / steps, s_t / steps, condition)`:
@@ -35,7 +40,7 @@ class NoisePrediction(Network):
         steps: number of steps of the DDPM.
 
     Example:
-        >>> flow = load_network("DiT-XL-2-256x256.pt", "dit")  # is one
+        >>> flow = load_network("DiT-XL-2-256x256.pt", "dit")  # a NoisePrediction
         >>> v = flow(z, t, t, labels)
 
     References:
@@ -43,7 +48,14 @@ class NoisePrediction(Network):
         al., Variational Diffusion Models (arXiv 2107.00630), section 5.1, for equal ratios.
     """
 
-    def __init__(self, network, *, betas=BETAS, steps=STEPS, **kwargs):
+    def __init__(
+        self,
+        network: Network,
+        *,
+        betas: tuple[float, float] = BETAS,
+        steps: int = STEPS,
+        **kwargs: Any,
+    ) -> None:
         sizes = {"data_shape": network.data_shape, "num_classes": network.num_classes}
         super().__init__(**sizes, **kwargs)
         self.network, self.betas, self.steps = network, tuple(betas), steps
@@ -53,18 +65,18 @@ class NoisePrediction(Network):
         self.first, self.last = float(1.0 / (1.0 + ratio[0])), float(1.0 / (1.0 + ratio[-1]))
         self.built = True
 
-    def call(self, z, r, t, condition=None):
+    def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The velocity, float32 of the shape of `z`; with an interval, the average velocity."""
         e = self.network(z / per_row(_norm(t), z), self.clock(r), self.clock(t), condition)
         b, b_first = t / _norm(t), self.first / _norm(self.first)
         e = per_row(ops.minimum(b / b_first, 1.0), z) * e
         known = ops.minimum(t, self.last)
-        z_known = per_row(_norm(known) / _norm(t), z) * z  # of the same x_s, at the time known
+        z_known = per_row(_norm(known) / _norm(t), z) * z  # of the same x_s, at the time `known`
         v = (e - z_known) / per_row(1.0 - known, z)
-        # v = (z - x) / t, x = z_known - last v, above the last step; below it v itself.
+        # Above the last step v = (z - x) / t with x = z_known - last v; below it v itself.
         return (z - z_known + self.last * v) / per_row(ops.maximum(t, self.last), z)
 
-    def clock(self, t):
+    def clock(self, t: Tensor) -> Tensor:
         """`s / steps` (B,), s in [0, steps - 1], of the signal-to-noise ratio at time t (B,)."""
         t = ops.clip(t, self.first, self.last)
         log_ratio = ops.expand_dims(ops.log((1.0 - t) / t), 1)
@@ -73,30 +85,30 @@ class NoisePrediction(Network):
         # One ramp from 0 to 1 for each step that has been passed.
         return ops.sum(ops.clip((before - log_ratio) / gaps, 0.0, 1.0), axis=1) / self.steps
 
-    def around(self, network):
-        """The same reading of another network."""
+    def around(self, network: Network) -> Self:
+        """The same conversion for another network."""
         return type(self)(network, betas=self.betas, steps=self.steps)
 
-    def training_condition(self, condition, keys, rows):
+    def training_condition(self, condition: Condition, keys: Keys, rows: Tensor) -> Condition:
         """See `Network.training_condition`."""
         return self.network.training_condition(condition, keys, rows)
 
-    def drop_condition(self, condition, drop):
+    def drop_condition(self, condition: Condition, drop: Tensor) -> Condition:
         """See `Network.drop_condition`."""
         return self.network.drop_condition(condition, drop)
 
-    def check_condition(self, condition):
+    def check_condition(self, condition: Condition) -> None:
         """See `Network.check_condition`."""
         self.network.check_condition(condition)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         network = keras.saving.serialize_keras_object(self.network)
-        own = {"network": network, "betas": list(self.betas), "steps": self.steps}
-        return {**super().get_config(), **own}
+        arguments = {"network": network, "betas": list(self.betas), "steps": self.steps}
+        return {**super().get_config(), **arguments}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Self:
         """The network of these arguments."""
         network = keras.saving.deserialize_keras_object(config["network"])
         return cls(**{**config, "network": network})

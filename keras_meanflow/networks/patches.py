@@ -2,12 +2,16 @@
 
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 
-def patch_grid(image_size, patch_size):
-    """Height and width of an image size, an integer or a pair, and its rows and columns of patches.
+
+def patch_grid(
+    image_size: int | tuple[int, int], patch_size: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of an image, and its (rows, columns) of patches.
 
     Raises:
-        ValueError: for a patch size that does not divide them.
+        ValueError: for a patch size that does not divide height and width.
     """
     sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
     if any(side % patch_size for side in sides):
@@ -15,14 +19,14 @@ def patch_grid(image_size, patch_size):
     return sides, tuple(side // patch_size for side in sides)
 
 
-def patchify(z, grid, patch_size):
+def patchify(z: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """(B, rows * p, columns * p, C) to (B, rows * columns, p * p * C)."""
     (rows, columns), p, c = grid, patch_size, z.shape[-1]
     z = ops.reshape(z, (-1, rows, p, columns, p, c))
     return ops.reshape(ops.transpose(z, (0, 1, 3, 2, 4, 5)), (-1, rows * columns, p * p * c))
 
 
-def unpatchify(x, grid, patch_size, unused=0):
+def unpatchify(x: Tensor, grid: tuple[int, int], patch_size: int, unused: int = 0) -> Tensor:
     """(B, rows * columns, p * p * (C + unused)) to (B, rows * p, columns * p, C)."""
     (rows, columns), p = grid, patch_size
     c = x.shape[-1] // p**2 - unused

@@ -1,14 +1,17 @@
 """Half and double the size of images with the filter [1, 3, 3, 1], zeros beyond the border.
 
-Sums of shifted slices: cheaper than depthwise convolutions on a CPU, and linear in forward mode.
+They are sums of shifted slices, which on a CPU are cheaper than depthwise convolutions, and which
+are linear in forward mode.
 """
 
 import math
 
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 
-def fir_down(x):
+
+def fir_down(x: Tensor) -> Tensor:
     """(B, H, W, C) to (B, H/2, W/2, C): `y_i = (x_{2i-1} + 3 x_2i + 3 x_{2i+1} + x_{2i+2}) / 8`.
 
     References:
@@ -20,7 +23,7 @@ def fir_down(x):
     return x
 
 
-def fir_up(x):
+def fir_up(x: Tensor) -> Tensor:
     """(B, H, W, C) to (B, 2H, 2W, C): `y_2i = (x_{i-1} + 3 x_i) / 4`, `y_{2i+1}` with `x_{i+1}`.
 
     References:

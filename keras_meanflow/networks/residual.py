@@ -1,11 +1,14 @@
-"""Networks that learn in what data differ from their noisy condition."""
+"""Networks that learn the difference between the data and its noisy condition."""
 
 import abc
+from typing import Any, Self
 
 import keras
 from keras import ops
 
-from keras_meanflow.networks.base import Network
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
+from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.parts.part import register
 from keras_meanflow.parts.rows import per_row
 
@@ -14,17 +17,18 @@ class AroundCondition(Network, abc.ABC):
     """u from a network f and the condition y itself; a subclass writes `combine`.
 
     Args:
-        network: f, whose condition is an array of the data's shape. While it trains it may be told
-            more: then its condition is a dict, as a `UNet`'s, in which the array is `context`.
+        network: f, whose condition is an array of the data's shape. In training its condition may
+            become a dict with more in it, as for a `UNet`; the array is then named `context`.
 
     Raises:
         ValueError: for a network that takes labels.
     """
 
-    def __init__(self, network, **kwargs):
+    def __init__(self, network: Network, **kwargs: Any) -> None:
         if network.num_classes is not None:
             raise ValueError(
-                f"{type(self).__name__} needs a network whose condition is an array alone."
+                f"{type(self).__name__} needs a network whose condition is an array alone, without "
+                f"labels. Received: num_classes={network.num_classes}."
             )
         super().__init__(
             data_shape=network.data_shape, condition_shape=network.data_shape, **kwargs
@@ -33,29 +37,29 @@ class AroundCondition(Network, abc.ABC):
         self.built = True
 
     @abc.abstractmethod
-    def combine(self, f, z, t, y):
-        """u of f, z and y (B, ...) and t (B,)."""
+    def combine(self, f: Tensor, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """u from f, z and y (B, ...) and t (B,)."""
 
-    def call(self, z, r, t, condition=None):
+    def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The average velocity, float32 of the shape of `z`."""
         y = condition["context"] if isinstance(condition, dict) else condition
         return self.combine(self.network(z, r, t, condition), z, t, y)
 
-    def training_condition(self, condition, keys, rows):
+    def training_condition(self, condition: Condition, keys: Keys, rows: Tensor) -> Condition:
         """See `Network.training_condition`."""
         return self.network.training_condition(condition, keys, rows)
 
-    def drop_condition(self, condition, drop):
+    def drop_condition(self, condition: Condition, drop: Tensor) -> Condition:
         """See `Network.drop_condition`."""
         return self.network.drop_condition(condition, drop)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The network."""
         network = keras.saving.serialize_keras_object(self.network)
         return {**super().get_config(), "network": network}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Self:
         """The network around the one of this configuration."""
         network = keras.saving.deserialize_keras_object(config["network"])
         return cls(**{**config, "network": network})
@@ -65,8 +69,8 @@ class AroundCondition(Network, abc.ABC):
 class ConditionResidual(AroundCondition):
     """`u(z, r, t, y) = z - y + f(z, r, t, y)`: for data that end at a noisy condition y.
 
-    On `NoisyToClean` at t = 1, z - y is the noise that was added, so that f has only y - x to
-    learn, and no noise to copy: a small f does it soon. The derivative of z - y is v.
+    On `NoisyToClean` at t = 1, z - y is the noise that was added. So f must learn only y - x, and
+    no noise: a small f learns this quickly. The derivative of z - y is v.
 
     Args:
         network: f, see `AroundCondition`.
@@ -75,7 +79,7 @@ class ConditionResidual(AroundCondition):
         >>> network = ConditionResidual(UNet.ncsnpp(image_size=(128, 64), width=16))
     """
 
-    def combine(self, f, z, t, y):
+    def combine(self, f: Tensor, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """See `AroundCondition.combine`."""
         del t
         return z - y + f
@@ -83,39 +87,40 @@ class ConditionResidual(AroundCondition):
 
 @register
 class ComplexMask(AroundCondition):
-    """`u(z, r, t, y) = (z - x) / t`, `x = (1 - f) y`, f and y complex: real pairs, of spectrograms.
+    """`u(z, r, t, y) = (z - x) / t`, `x = (1 - f) y`, for spectrograms.
 
-    x is where a jump from z to t = 0 ends, whatever noise z has. f is a gain and a turn of each
-    complex number of y: 0 where y is speech, so that its phase need not be learned to be kept, and
-    1 where y is noise. On `NoisyToClean` with sigma_min = 0 all rows with r = t learn one x, at
-    t = 1 the mean of all that fit y.
+    f and y are complex: pairs of real numbers on the last axis. x is the end of a jump from z to
+    t = 0, for any noise in z. f scales and rotates each complex number of y. It is 0 where y is
+    speech, so that the network need not learn the phase, and 1 where y is noise. On `NoisyToClean`
+    with sigma_min = 0 all rows with r = t learn the same x; at t = 1 it is the mean of all x that
+    fit y.
 
-    The division makes errors of x large ones of u at small t: weigh rows by their error, as
-    `AdaptiveLoss` does. Times below `least` count as it.
+    At small t the division turns small errors of x into large errors of u. So use a loss that
+    weights rows by their error, as `AdaptiveLoss` does. Times below `least` count as `least`.
 
     Args:
         network: f, see `AroundCondition`.
-        least: the least time to divide by.
+        least: the smallest time to divide by.
 
     Raises:
-        ValueError: for a network that takes labels, or a time that is not positive.
+        ValueError: for a network that takes labels, or a `least` that is not positive.
 
     Example:
         >>> network = ComplexMask(TCN(bins=128, frames=64))
     """
 
-    def __init__(self, network, *, least=0.01, **kwargs):
+    def __init__(self, network: Network, *, least: float = 0.01, **kwargs: Any) -> None:
         if not least > 0.0:
             raise ValueError(f"least, a time to divide by, exceeds 0. Received: {least}.")
         super().__init__(network, **kwargs)
         self.least = least
 
-    def combine(self, f, z, t, y):
+    def combine(self, f: Tensor, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """See `AroundCondition.combine`."""
         (a, b), (c, d) = (f[..., 0], f[..., 1]), (y[..., 0], y[..., 1])
         x = y - ops.stack([a * c - b * d, a * d + b * c], axis=-1)
         return (z - x) / per_row(ops.maximum(t, self.least), z)
 
-    def get_config(self):
-        """The network and the least time."""
+    def get_config(self) -> dict:
+        """The network and the smallest time."""
         return {**super().get_config(), "least": self.least}

@@ -1,32 +1,36 @@
 """Transformer blocks with rotary positions, RMS norms, SwiGLU and gates that start at zero."""
 
+from typing import Any
+
+import keras
 import numpy as np
 from keras import initializers, layers, ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.networks.layers import TokenDense, attend
 from keras_meanflow.parts.part import register
 
 
-def fan_in_normal(gain):
-    """Normal initial values of standard deviation `gain / sqrt(fan_in)`."""
+def fan_in_normal(gain: float) -> initializers.Initializer:
+    """A new initializer: normal with standard deviation `gain / sqrt(fan_in)`."""
     return initializers.VarianceScaling(gain**2, "fan_in", "untruncated_normal")
 
 
-def rms_norm(policy):
+def rms_norm(policy: keras.DTypePolicy | str) -> layers.Layer:
     """`x / sqrt(mean(x^2) + 1e-6)` with a learned scale."""
     return layers.RMSNormalization(epsilon=1e-6, dtype=policy)
 
 
-def rotary_table(tokens, size):
+def rotary_table(tokens: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines (tokens, size / 2) of `position * 10000^(-2k / size)`."""
-    # In float32, as published code computes it: position 275 already shows the difference.
+    # In float32 as in published code: float64 angles already differ visibly at position 275.
     w = (1.0 / 10_000.0 ** (np.arange(0, size, 2, dtype="float32") / size)).astype("float32")
     angle = np.outer(np.arange(tokens, dtype="float32"), w).astype("float32")
     return np.cos(angle), np.sin(angle)
 
 
-def rotate(x, cos, sin):
-    """Turn neighbouring pairs of (B, N, heads, size) by the angles of their position."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate neighbouring pairs of (B, N, heads, size) by the angles of their position."""
     cos, sin = (ops.cast(a[:, None], x.dtype) for a in (cos, sin))  # (N, 1, size / 2)
     pairs = ops.reshape(x, (-1, *x.shape[1:-1], x.shape[-1] // 2, 2))
     a, b = pairs[..., 0], pairs[..., 1]
@@ -45,11 +49,11 @@ class RotaryAttention(layers.Layer):
         Su et al., RoFormer (arXiv 2104.09864).
     """
 
-    def __init__(self, heads, **kwargs):
+    def __init__(self, heads: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = heads
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Build the projections and norms."""
         width, policy = input_shape[-1], self.dtype_policy
         if width % self.heads or (width // self.heads) % 2:
@@ -68,7 +72,7 @@ class RotaryAttention(layers.Layer):
         ):
             layer.build((None, size))
 
-    def call(self, x, cos, sin):
+    def call(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Tokens (B, N, D) and `rotary_table` to tokens (B, N, D)."""
         tokens, width = x.shape[1:]
         qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.heads, self.size))
@@ -76,7 +80,7 @@ class RotaryAttention(layers.Layer):
         q, k = (rotate(norm(a), cos, sin) for norm, a in ((self.q_norm, q), (self.k_norm, k)))
         return self.proj(ops.reshape(attend(q, k, v), (-1, tokens, width)))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {**super().get_config(), "heads": self.heads}
 
@@ -86,17 +90,17 @@ class SwiGLU(layers.Layer):
     """`down(silu(gate(x)) * up(x))`, no bias.
 
     Args:
-        hidden: size between.
+        hidden: size of the hidden layer.
 
     References:
         Shazeer, GLU Variants Improve Transformer (arXiv 2002.05202).
     """
 
-    def __init__(self, hidden, **kwargs):
+    def __init__(self, hidden: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden = hidden
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Build the three products."""
         width = input_shape[-1]
         init = {"kernel_initializer": fan_in_normal(0.32), "use_bias": False}
@@ -107,29 +111,31 @@ class SwiGLU(layers.Layer):
         self.up.build((None, width))
         self.down.build((None, self.hidden))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
         return self.down(ops.silu(self.gate(x)) * self.up(x))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {**super().get_config(), "hidden": self.hidden}
 
 
 @register
 class RotaryBlock(layers.Layer):
-    """`x + g1 * attention(norm(x))`, then `x + g2 * swiglu(norm(x))`, gates (D,) from zero on.
+    """`x + g1 * attention(norm(x))`, then `x + g2 * swiglu(norm(x))`; gates (D,) start at zero.
 
     Args:
         heads: attention heads.
         mlp_ratio: hidden size of the SwiGLU over the width, rounded down.
     """
 
-    def __init__(self, heads, *, mlp_ratio=8 / 3, **kwargs):
+    def __init__(self, heads: int, *, mlp_ratio: float = 8 / 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads, self.mlp_ratio = heads, mlp_ratio
 
-    def build(self, x_shape, cos_shape=None, sin_shape=None):
+    def build(
+        self, x_shape: tuple, cos_shape: tuple | None = None, sin_shape: tuple | None = None
+    ) -> None:
         """Build the sub-layers for tokens (B, N, D)."""
         width, policy = x_shape[-1], self.dtype_policy
         self.norm1, self.norm2 = rms_norm(policy), rms_norm(policy)
@@ -140,7 +146,7 @@ class RotaryBlock(layers.Layer):
         self.attention_gate = self.add_weight((width,), "zeros", name="attention_gate")
         self.mlp_gate = self.add_weight((width,), "zeros", name="mlp_gate")
 
-    def call(self, x, cos, sin):
+    def call(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Tokens (B, N, D) and `rotary_table` to tokens (B, N, D)."""
         x = x + self.attention(self.norm1(x), cos, sin) * self._gate(self.attention_gate)
         return x + self.mlp(self.norm2(x)) * self._gate(self.mlp_gate)
@@ -148,6 +154,6 @@ class RotaryBlock(layers.Layer):
     def _gate(self, gate):
         return ops.cast(gate, self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {**super().get_config(), "heads": self.heads, "mlp_ratio": self.mlp_ratio}

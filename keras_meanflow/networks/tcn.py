@@ -1,32 +1,34 @@
 """TCN: a temporal convolutional network on a spectrogram whose bins are channels."""
 
 import math
+from typing import Any
 
 import keras
 from keras import layers, ops
 
-from keras_meanflow.networks.base import Network
+from keras_meanflow.backend import Tensor
+from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.networks.layers import TokenDense, modulate, plain_norm
 from keras_meanflow.networks.unet_layers import SinusoidPair
 from keras_meanflow.parts.part import register
 
 _LEAST = 1e-6  # of a squared modulus
-_CYCLE = 4  # blocks after which the spacing starts again at 1
+_CYCLE = 4  # after so many blocks the spacing starts again at 1
 
 
 @register
 class TCN(Network):
     """Frames of a spectrogram as tokens; blocks of a convolution along time and an MLP per frame.
 
-    All bins of a frame are its channels, so that nearly all work is in matrix products: on a CPU
-    many times as much audio a second as a `UNet`. The condition y is the noisy spectrogram; the
-    network is also told the logarithm of its moduli, which a linear map cannot take. The
-    convolutions are depthwise, their taps 1, 2, 4 and 8 frames apart and so on again. The norms
-    before them and before the MLPs are shifted and scaled by the times, as in a `DiT`.
+    All bins of a frame are its channels, so nearly all work is in matrix products. On a CPU this
+    processes many times as much audio per second as a `UNet`. The condition y is the noisy
+    spectrogram. The network also gets the logarithm of its moduli, which a linear map cannot
+    compute. The convolutions are depthwise, with taps 1, 2, 4 and 8 frames apart, then 1 again. The
+    norms before them and before the MLPs are shifted and scaled by the times, as in a `DiT`.
 
     Args:
         bins, frames: of z and of the condition, (bins, frames, 2) each.
-        width: channels of a frame within.
+        width: hidden channels of a frame.
         depth: number of blocks.
         taps: frames that a convolution sees, an odd number.
         mlp_ratio: hidden size of the MLPs over the width.
@@ -41,7 +43,17 @@ class TCN(Network):
         Luo and Mesgarani, Conv-TasNet (arXiv 1809.07454), section II-D, for the convolutions.
     """
 
-    def __init__(self, *, bins, frames, width=256, depth=8, taps=5, mlp_ratio=2.0, **kwargs):
+    def __init__(
+        self,
+        *,
+        bins: int,
+        frames: int,
+        width: int = 256,
+        depth: int = 8,
+        taps: int = 5,
+        mlp_ratio: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
         if taps % 2 == 0:
             raise ValueError(f"taps is an odd number. Received: {taps}.")
         shape = (bins, frames, 2)
@@ -63,7 +75,7 @@ class TCN(Network):
         self.leave.build((None, width))
         self.built = True
 
-    def call(self, z, r, t, condition=None):
+    def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The average velocity, float32 of the shape of `z`."""
         power = ops.sum(ops.square(condition), axis=3, keepdims=True)
         moduli = 1.0 + ops.log10(power + _LEAST) / 3.0  # about -1 to 1
@@ -76,7 +88,7 @@ class TCN(Network):
         x = self.leave(ops.cast(x, "float32"))
         return ops.transpose(ops.reshape(x, (-1, self.frames, self.bins, 2)), (0, 2, 1, 3))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         names = "bins frames width depth taps mlp_ratio".split()
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
@@ -84,13 +96,21 @@ class TCN(Network):
 
 @register
 class TCNBlock(layers.Layer):
-    """`x + conv(norm(x))`, then `x + mlp(norm(x))`; both norms are set by the times."""
+    """`x + conv(norm(x))`, then `x + mlp(norm(x))`; both norms depend on the times.
 
-    def __init__(self, taps, *, spacing=1, mlp_ratio=2.0, **kwargs):
+    Args:
+        taps: frames that the convolution sees, an odd number.
+        spacing: frames between two taps.
+        mlp_ratio: hidden size of the MLP over the width.
+    """
+
+    def __init__(
+        self, taps: int, *, spacing: int = 1, mlp_ratio: float = 2.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.taps, self.spacing, self.mlp_ratio = taps, spacing, mlp_ratio
 
-    def build(self, x_shape, c_shape=None):
+    def build(self, x_shape: tuple, c_shape: tuple | None = None) -> None:
         """Build the sub-layers for frames (B, T, D)."""
         width, policy = x_shape[-1], self.dtype_policy
         hidden = int(width * self.mlp_ratio)
@@ -111,7 +131,7 @@ class TCNBlock(layers.Layer):
         self.fc2.build((None, hidden))
         self.modulation.build((None, width))
 
-    def call(self, x, c):
+    def call(self, x: Tensor, c: Tensor) -> Tensor:
         """Frames (B, T, D) and times (B, D) to frames (B, T, D)."""
         shift_c, scale_c, shift_m, scale_m = ops.split(self.modulation(ops.silu(c)), 4, axis=1)
         x = x + self._convolve(modulate(self.norm(x), shift_c, scale_c))
@@ -119,14 +139,14 @@ class TCNBlock(layers.Layer):
         return x + self.fc2(hidden)
 
     def _convolve(self, x):
-        """The depthwise convolution as a sum of shifted products: no kernel lacks its tangent."""
+        """The depthwise convolution as a sum of shifted products, which all have a tangent."""
         frames, half = x.shape[1], self.taps // 2 * self.spacing
         padded = ops.pad(x, ((0, 0), (half, half), (0, 0)))
         starts = range(0, self.taps * self.spacing, self.spacing)
         shifted = [padded[:, start : start + frames] for start in starts]
         return sum(part * self.kernel[i] for i, part in enumerate(shifted))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {
             **super().get_config(),

@@ -1,12 +1,17 @@
 """UNet: convolutions on images and spectrograms, at several resolutions."""
 
+from typing import Any, Self
+
 import keras
 from keras import layers, ops
 
-from keras_meanflow.networks.dict_condition import DictCondition
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
+from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.networks.resampling import fir_down, fir_up
 from keras_meanflow.networks.unet_layers import (
     LogFourierPair,
+    PairEmbedding,
     ResidualBlock,
     SinusoidPair,
     conv3x3,
@@ -17,20 +22,21 @@ from keras_meanflow.parts.part import register
 
 
 @register
-class UNet(DictCondition):
+class UNet(Network):
     """Residual blocks on the way down and up, each level half the size of the one above.
 
-    One class is the NCSN++ of speech enhancement (`UNet.ncsnpp`) and the SongUNet of CIFAR-10
+    One class covers the NCSN++ of speech enhancement (`UNet.ncsnpp`) and the SongUNet of CIFAR-10
     (`UNet.song`). The output starts at zero: the last convolutions and every residual branch are
-    zero-initialised, where the published codes have 1e-10 and 1e-5 of their usual size.
+    zero-initialised. The published codes start them at 1e-10 and 1e-5 of their usual size.
 
-    The condition is a dict of some of `labels` (B,), `context` (B, H, W, `context_channels`), laid
-    under z as further channels, and `augmentation` (B, `augmentation_size`), how the data was
-    altered; without it it was not. Where it is labels or a context alone, the array will do.
+    The condition is a dict of up to three parts. `labels` is (B,). `context` is
+    (B, H, W, `context_channels`) and is concatenated to the channels of z. `augmentation` is
+    (B, `augmentation_size`) and says how the data was altered; leave it out for unaltered data.
+    Labels or a context alone may be passed as an array, without a dict.
 
     Args:
-        image_size: height and width, an integer or a pair. They halve at each level. `call` takes
-            other sizes that do so too, such as longer spectrograms.
+        image_size: height and width, an integer or a pair. They halve at each level. `call` also
+            takes other sizes that halve at each level, such as longer spectrograms.
         channels: number of channels.
         width: number of channels of the first convolution.
         multipliers: channels of each level over `width`.
@@ -39,15 +45,15 @@ class UNet(DictCondition):
         times: the embedding of (r, t), a `SinusoidPair` (default) or `LogFourierPair`.
         context_channels: channels of the array that conditions the network, or 0.
         num_classes: number of classes, or None without labels.
-        augmentation_size: numbers that say how a row was augmented, or 0.
-        dropout: share of each block's hidden numbers that are dropped in training, by a mask that
-            is a function of (seed, step, row): the same for u and its derivative.
+        augmentation_size: number of values that say how a row was augmented, or 0.
+        dropout: share of each block's hidden values that are dropped in training. The mask is a
+            function of (seed, step, row): the same for u and its derivative.
         input_skips: add the resampled input to each level on the way down.
-        output_skips: add up an output of each level on the way up, of as many channels as the
-            input with its context; a 1x1 convolution makes the last one of their sum.
+        output_skips: sum one output of each level on the way up, each with as many channels as the
+            input with its context. A 1x1 convolution of the sum is the output.
 
     Raises:
-        ValueError: for a size that does not halve at each level.
+        ValueError: for a size that does not halve at each level, or a dropout out of range.
 
     Example:
         >>> network = UNet.song(image_size=32, channels=3)
@@ -58,33 +64,38 @@ class UNet(DictCondition):
         al., EDM (arXiv 2206.00364); MeanFlowSE (arXiv 2509.14858); Gsunshine/py-meanflow.
     """
 
+    reads_by_name = True
+
     def __init__(
         self,
         *,
-        image_size,
-        channels,
-        width,
-        multipliers,
-        blocks,
-        attention_sizes=(16,),
-        times=None,
-        context_channels=0,
-        num_classes=None,
-        augmentation_size=0,
-        dropout=0.0,
-        input_skips=False,
-        output_skips=False,
-        **kwargs,
-    ):
+        image_size: int | tuple[int, int],
+        channels: int,
+        width: int,
+        multipliers: tuple[int, ...],
+        blocks: int,
+        attention_sizes: tuple[int, ...] = (16,),
+        times: PairEmbedding | None = None,
+        context_channels: int = 0,
+        num_classes: int | None = None,
+        augmentation_size: int = 0,
+        dropout: float = 0.0,
+        input_skips: bool = False,
+        output_skips: bool = False,
+        **kwargs: Any,
+    ) -> None:
         height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        context = {"context": (*height_width, context_channels)} if context_channels else {}
+        augmentation = {"augmentation": (augmentation_size,)} if augmentation_size else {}
         super().__init__(
             data_shape=(*height_width, channels),
             num_classes=num_classes,
-            context_channels=context_channels,
-            augmentation_size=augmentation_size,
-            dropout=dropout,
+            condition_shape=context,
+            optional_shape=augmentation,
             **kwargs,
         )
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout is a share in [0, 1). Received: {dropout}.")
         step = 2 ** (len(multipliers) - 1)
         if any(side % step for side in height_width):
             raise ValueError(
@@ -96,20 +107,22 @@ class UNet(DictCondition):
         self.attention_sizes = tuple(attention_sizes)
         self.times = SinusoidPair(width) if times is None else times
         self.input_skips, self.output_skips = input_skips, output_skips
+        self.context_channels, self.augmentation_size = context_channels, augmentation_size
+        self.dropout = dropout
         self._make_layers()
 
     @classmethod
     def ncsnpp(
         cls,
         *,
-        image_size=256,
-        channels=2,
-        context_channels=2,
-        width=128,
-        multipliers=(1, 1, 2, 2, 2, 2, 2),
-        blocks=2,
-        **kwargs,
-    ):
+        image_size: int | tuple[int, int] = 256,
+        channels: int = 2,
+        context_channels: int = 2,
+        width: int = 128,
+        multipliers: tuple[int, ...] = (1, 1, 2, 2, 2, 2, 2),
+        blocks: int = 2,
+        **kwargs: Any,
+    ) -> Self:
         """NCSN++ of MeanFlowSE, 65,985,190 parameters; the context is the noisy spectrogram.
 
         Its u is minus the output of the published network.
@@ -135,14 +148,14 @@ class UNet(DictCondition):
     def song(
         cls,
         *,
-        image_size=32,
-        channels=3,
-        width=128,
-        multipliers=(2, 2, 2),
-        blocks=4,
-        augmentation_size=6,
-        **kwargs,
-    ):
+        image_size: int | tuple[int, int] = 32,
+        channels: int = 3,
+        width: int = 128,
+        multipliers: tuple[int, ...] = (2, 2, 2),
+        blocks: int = 4,
+        augmentation_size: int = 6,
+        **kwargs: Any,
+    ) -> Self:
         """SongUNet (DDPM++) of py-meanflow's CIFAR-10, 55,932,419 parameters.
 
         Example:
@@ -179,7 +192,7 @@ class UNet(DictCondition):
         self.built = True
 
     def _make_encoder(self):
-        """Make the way down; returns the channels of what the way up takes."""
+        """Make the way down; returns the channels of the images that the way up takes."""
         inputs, now = self.channels + self.context_channels, self.width
         self.first = conv3x3(inputs, now, self.dtype_policy)
         self.encoder, self.shrink, self.input_taps, kept = [], [], [], [now]
@@ -197,7 +210,7 @@ class UNet(DictCondition):
         return kept
 
     def _make_decoder(self, kept):
-        """Make the way up, whose last layers are float32 as targets and losses are."""
+        """Make the way up; its last layers are float32, because targets and losses are."""
         inputs, now = self.channels + self.context_channels, kept[-1]
         self.decoder, self.grow, self.output_norms, self.output_taps = [], [], [], []
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
@@ -216,7 +229,7 @@ class UNet(DictCondition):
             self.last = dense(inputs, self.channels, "float32")
 
     def _block(self, inputs, outputs, **kwargs):
-        self._streams += 1  # each block has its own masks
+        self._streams += 1  # each block has different masks
         block = ResidualBlock(
             outputs, dropout=self.dropout, stream=self._streams, dtype=self.dtype_policy, **kwargs
         )
@@ -226,20 +239,26 @@ class UNet(DictCondition):
     def _attends(self, level):
         return self.image_size[0] >> level in self.attention_sizes
 
-    def call(self, z, r, t, condition=None):
+    def training_condition(self, condition: Condition, keys: Keys, rows: Tensor) -> Condition:
+        """The condition with `dropout` (B, 2), a key of the dropout masks for each row."""
+        if not self.dropout:
+            return condition
+        return {**self.by_name(condition), "dropout": keys.row_keys("dropout", rows)}
+
+    def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The average velocity, float32 of the shape of `z`."""
-        told = self._told(condition)
-        x = ops.concatenate([z, told["context"]], axis=3) if self.context_channels else z
+        given = self.by_name(condition)
+        x = ops.concatenate([z, given["context"]], axis=3) if self.context_channels else z
         x = ops.cast(x, self.compute_dtype)
-        embedding = ops.cast(ops.silu(self.times(r, t, self._known(told))), self.compute_dtype)
-        hints = embedding, told.get("dropout")
+        embedding = ops.cast(ops.silu(self.times(r, t, self._known(given))), self.compute_dtype)
+        hints = embedding, given.get("dropout")
         h, kept = self._down(x, hints)
         for block in self.middle:
             h = block(h, *hints)
         return self._up(h, kept, hints)
 
     def _down(self, x, hints):
-        """The deepest image, and those that the way up takes, in order."""
+        """The deepest image, and the images that the way up takes, in order."""
         encoder = iter(self.encoder)
         h = self.first(x)
         kept = [h]
@@ -272,16 +291,16 @@ class UNet(DictCondition):
         norm, tap = next(taps)
         return tap(ops.silu(norm(h)))
 
-    def _known(self, told):
-        """What is known beside the times, (B, units), or None."""
+    def _known(self, given):
+        """The sum of the embeddings of labels and augmentation, (B, units), or None."""
         known = []
         if self.num_classes is not None:
-            known.append(self.labels(told["labels"]))
-        if self.augmentation_size and "augmentation" in told:
-            known.append(self.augmentation(told["augmentation"]))
+            known.append(self.labels(given["labels"]))
+        if self.augmentation_size and "augmentation" in given:
+            known.append(self.augmentation(given["augmentation"]))
         return sum(known[1:], known[0]) if known else None
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         names = "image_size channels width multipliers blocks attention_sizes context_channels"
         names += " num_classes augmentation_size dropout input_skips output_skips"
@@ -293,6 +312,6 @@ class UNet(DictCondition):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Self:
         """The network of these arguments."""
         return cls(**{**config, "times": keras.saving.deserialize_keras_object(config["times"])})

@@ -1,23 +1,26 @@
 """Layers of the U-Net: two embeddings of the pair (r, t), residual blocks, attention on images."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import layers, ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.backend.random import keep_mask
 from keras_meanflow.networks.layers import TokenDense, attend, sinusoids
 from keras_meanflow.parts.part import register
 
 
 class PairEmbedding(layers.Layer):
-    """(r, t) and what else there is to know as a vector of `4 width` numbers, in float32.
+    """Embeds (r, t), and adds other embeddings, as a vector of `4 width` numbers in float32.
 
     Args:
         width: number of frequencies of each time, the U-Net's width in published settings.
     """
 
-    def __init__(self, width, **kwargs):
+    def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs}, autocast=False)
         self.width, self.units = width, 4 * width
 
@@ -28,14 +31,14 @@ class PairEmbedding(layers.Layer):
         out.build((None, self.units))
         return hidden, out
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {**super().get_config(), "width": self.width}
 
 
 @register
 class SinusoidPair(PairEmbedding):
-    """Sinusoids of t and of t - r side by side, and one MLP for both: the U-Net of CIFAR-10.
+    """Sinusoids of t and of t - r, concatenated, and one MLP for both: the U-Net of CIFAR-10.
 
     Args:
         width: number of frequencies of each time, from 1 down to 1 / 10000 rad.
@@ -45,45 +48,46 @@ class SinusoidPair(PairEmbedding):
         Gsunshine/py-meanflow `unet.py`, `PositionalEmbedding` of two times.
     """
 
-    def __init__(self, width, *, time_scale=1.0, **kwargs):
+    def __init__(self, width: int, *, time_scale: float = 1.0, **kwargs: Any) -> None:
         super().__init__(width, **kwargs)
         self.time_scale = time_scale
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: tuple | None = None) -> None:
         """Build the MLP."""
         self.hidden, self.out = self._mlp(4 * self.width)
         self.built = True
 
-    def call(self, r, t, known=None):
-        """(B,) times, and what else is known, (B, 4 width), to (B, 4 width)."""
+    def call(self, r: Tensor, t: Tensor, known: Tensor | None = None) -> Tensor:
+        """Times (B,), and the sum `known` of other embeddings, (B, 4 width), to (B, 4 width)."""
         times = (self.time_scale * t, self.time_scale * (t - r))
         pair = ops.concatenate([sinusoids(s, 2 * self.width, shift=1) for s in times], axis=1)
         return self.out(self.hidden(pair if known is None else pair + known))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {**super().get_config(), "time_scale": self.time_scale}
 
 
 @register
 class LogFourierPair(PairEmbedding):
-    """Random Fourier features of `log t` and of `log(1 + t - r)`, an MLP each, added: NCSN++.
+    """Random Fourier features of `log t` and of `log(1 + t - r)`: NCSN++.
 
-    The frequencies are drawn once, `N(0, scale^2)`, and saved with the weights.
+    Each has a separate MLP, and the two results are added. The frequencies are drawn once,
+    `N(0, scale^2)`, and saved with the weights.
 
     Args:
         width: number of frequencies of each time.
-        scale: their standard deviation, in turns. It multiplies du/dt.
+        scale: standard deviation of the frequencies, in turns. It multiplies du/dt.
 
     References:
         liduojia1/MeanFlowSE `ncsnpp.py`; Song et al., score_sde `GaussianFourierProjection`.
     """
 
-    def __init__(self, width, *, scale=16.0, **kwargs):
+    def __init__(self, width: int, *, scale: float = 16.0, **kwargs: Any) -> None:
         super().__init__(width, **kwargs)
         self.scale = scale
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: tuple | None = None) -> None:
         """Draw the frequencies, build the MLPs."""
         init = keras.initializers.RandomNormal(stddev=self.scale)
         weight = {"shape": (self.width,), "initializer": init, "trainable": False}
@@ -93,37 +97,37 @@ class LogFourierPair(PairEmbedding):
         self.gap_hidden, self.gap_out = self._mlp(2 * self.width)
         self.built = True
 
-    def call(self, r, t, known=None):
-        """(B,) times, and what else is known, (B, 4 width), to (B, 4 width)."""
+    def call(self, r: Tensor, t: Tensor, known: Tensor | None = None) -> Tensor:
+        """Times (B,), and the sum `known` of other embeddings, (B, 4 width), to (B, 4 width)."""
         level = _turns(ops.log(ops.maximum(t, 1e-4)), self.t_frequencies)
         gap = _turns(ops.log1p(t - r), self.gap_frequencies)
         pair = self.t_out(self.t_hidden(level)) + self.gap_out(self.gap_hidden(gap))
         return pair if known is None else pair + known
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {**super().get_config(), "scale": self.scale}
 
 
 def _turns(x, frequencies):
-    """`[sin(2 pi x w), cos(2 pi x w)]`; the order of the products shows in float32."""
+    """`[sin(2 pi x w), cos(2 pi x w)]`; the order of the products changes float32 results."""
     angle = ops.expand_dims(x, 1) * frequencies * 2.0 * math.pi
     return ops.concatenate([ops.sin(angle), ops.cos(angle)], axis=1)
 
 
 class GroupNorm(layers.Layer):
-    """Group normalisation in float32: 32 groups, or groups of 4 channels if these are fewer.
+    """Group normalisation in float32, with 32 groups, or `channels // 4` if that is smaller.
 
-    Where these do not divide the channels, the next smaller number of groups that does.
+    If this number does not divide the channels, the next smaller number that does.
 
-    Sums each channel before it joins those of a group: six times as fast on a CPU under XLA as
-    `keras.layers.GroupNormalization`, whose inner axis is the 4 channels of a group.
+    It first averages each channel, then the channels of a group. On a CPU under XLA this is six
+    times as fast as `keras.layers.GroupNormalization`: there the inner axis has only 4 channels.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs, autocast=False)
 
-    def build(self, shape):
+    def build(self, shape: tuple) -> None:
         """Build for images (B, H, W, C)."""
         channels = shape[-1]
         most = max(min(channels // 4, 32), 1)
@@ -131,8 +135,8 @@ class GroupNorm(layers.Layer):
         self.gamma = self.add_weight((channels,), "ones", name="gamma", dtype="float32")
         self.beta = self.add_weight((channels,), "zeros", name="beta", dtype="float32")
 
-    def call(self, x):
-        """(B, H, W, C) to the same."""
+    def call(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C)."""
         single = ops.cast(x, "float32")
         centred = single - self._mean(single)
         scale = self.gamma * ops.rsqrt(self._mean(ops.square(centred)) + 1e-6)
@@ -146,15 +150,20 @@ class GroupNorm(layers.Layer):
         return ops.reshape(mean, (-1, 1, 1, channels))
 
 
-def group_norm(channels, policy):
+def group_norm(channels: int, policy: keras.DTypePolicy | str) -> GroupNorm:
     """A built group normalisation."""
     norm = GroupNorm(dtype=policy)
     norm.build((None, None, None, channels))
     return norm
 
 
-def conv3x3(inputs, outputs, policy, init="glorot_uniform"):
-    """A built 3x3 convolution, zeros beyond the border."""
+def conv3x3(
+    inputs: int,
+    outputs: int,
+    policy: keras.DTypePolicy | str,
+    init: str | keras.initializers.Initializer = "glorot_uniform",
+) -> layers.Layer:
+    """A built 3x3 convolution, with zeros beyond the border."""
     conv = layers.Conv2D(
         outputs,
         3,
@@ -167,7 +176,12 @@ def conv3x3(inputs, outputs, policy, init="glorot_uniform"):
     return conv
 
 
-def dense(inputs, outputs, policy, init="glorot_uniform"):
+def dense(
+    inputs: int,
+    outputs: int,
+    policy: keras.DTypePolicy | str,
+    init: str | keras.initializers.Initializer = "glorot_uniform",
+) -> layers.Layer:
     """A built dense layer on the last axis: on images a 1x1 convolution."""
     layer = TokenDense(outputs, kernel_initializer=init, dtype=policy)
     layer.build((None, inputs))
@@ -175,12 +189,12 @@ def dense(inputs, outputs, policy, init="glorot_uniform"):
 
 
 class ImageAttention(layers.Layer):
-    """Self-attention with one head between all places of an image, and the residual `/ sqrt(2)`.
+    """Self-attention with one head over all pixels of an image, with the residual: `/ sqrt(2)`.
 
-    It starts as the identity over the square root of 2: the last projection is zero.
+    The last projection starts at zero, so the layer starts as `x / sqrt(2)`.
     """
 
-    def build(self, shape):
+    def build(self, shape: tuple) -> None:
         """Build for images (B, H, W, C)."""
         channels, policy = shape[-1], self.dtype_policy
         small = keras.initializers.VarianceScaling(0.1, "fan_in", "uniform")
@@ -188,7 +202,7 @@ class ImageAttention(layers.Layer):
         self.qkv = dense(channels, 3 * channels, policy, small)
         self.proj = dense(channels, channels, policy, "zeros")
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
         height, width, channels = x.shape[1:]
         qkv = ops.reshape(self.qkv(self.norm(x)), (-1, height * width, 1, 3 * channels))
@@ -198,13 +212,13 @@ class ImageAttention(layers.Layer):
 
 
 class ResidualBlock(layers.Layer):
-    """Two normalised convolutions, the embedding added between, `(skip(x) + h) / sqrt(2)`.
+    """`(skip(x) + h) / sqrt(2)`: h is two normalised convolutions with the embedding in between.
 
     Args:
-        channels: number of channels made.
+        channels: number of output channels.
         resample: `fir_up`, `fir_down` or None.
         attention: whether `ImageAttention` follows.
-        dropout: share of the numbers before the second convolution that a mask drops.
+        dropout: share of the values before the second convolution that a mask drops.
         stream: number of the mask, one for each block.
 
     References:
@@ -212,13 +226,20 @@ class ResidualBlock(layers.Layer):
     """
 
     def __init__(
-        self, channels, *, resample=None, attention=False, dropout=0.0, stream=0, **kwargs
-    ):
+        self,
+        channels: int,
+        *,
+        resample: Callable | None = None,
+        attention: bool = False,
+        dropout: float = 0.0,
+        stream: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.channels, self.resample, self.attends = channels, resample, attention
         self.dropout, self.stream = dropout, stream
 
-    def build(self, x_shape, embedding_shape):
+    def build(self, x_shape: tuple, embedding_shape: tuple) -> None:
         """Build for images (B, H, W, C) and embeddings (B, E)."""
         inputs, outputs, policy = x_shape[-1], self.channels, self.dtype_policy
         self.norm0, self.norm1 = group_norm(inputs, policy), group_norm(outputs, policy)
@@ -231,10 +252,10 @@ class ResidualBlock(layers.Layer):
             self.attention = ImageAttention(dtype=policy)
             self.attention.build((None, None, None, outputs))
 
-    def call(self, x, embedding, keys=None):
-        """(B, H, W, C) and (B, E), after its silu, to (B, H', W', channels).
+    def call(self, x: Tensor, embedding: Tensor, keys: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) and the embedding (B, E) after its silu to (B, H', W', channels).
 
-        With `keys` (B, 2) the mask of dropout is theirs; without, nothing is dropped.
+        `keys` (B, 2) determine the dropout mask; without them nothing is dropped.
         """
         h = ops.silu(self.norm0(x))
         if self.resample is not None:

@@ -1,4 +1,4 @@
-"""Optimizers for any Keras model, and the choice that recipes offer."""
+"""Optimizers for any Keras model, and the choice among them in recipes."""
 
 from keras_meanflow.optimizers.adam import Adam
 from keras_meanflow.optimizers.choice import compile_with, warmed_up

@@ -1,8 +1,11 @@
-"""Adam with its momentum in fewer bits."""
+"""Adam with a momentum in fewer bits."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import register
 
 _LARGEST_DECAY = 0.99  # 1 - beta_1 is then five times bfloat16's half unit
@@ -10,20 +13,20 @@ _LARGEST_DECAY = 0.99  # 1 - beta_1 is then five times bfloat16's half unit
 
 @register
 class Adam(keras.optimizers.Adam):
-    """Keras' Adam with the momentum in bfloat16: 6 bytes of state a weight for 8.
+    """Keras' Adam with the momentum in bfloat16: 6 bytes of state per weight instead of 8.
 
-    The step is computed in float32, and rounded once where it is stored. The other moment stays in
-    float32: with beta_2 = 0.999 it moves by a thousandth of what it lacks, less than bfloat16's
-    half unit of 2^-9, and would stand still.
+    The step is computed in float32, and the momentum is rounded once, when it is stored. The second
+    moment stays in float32. With beta_2 = 0.999 it moves by a thousandth of the difference, which
+    is less than bfloat16's half unit of 2^-9: in bfloat16 it would never change.
 
     Args:
         learning_rate: a float, a schedule or a callable.
         momentum_dtype: "bfloat16", or "float32".
-        **kwargs: as in `keras.optimizers.Adam`, but for `amsgrad`.
+        **kwargs: as in `keras.optimizers.Adam`, except `amsgrad`.
 
     Raises:
         ValueError: for `amsgrad`, another dtype, or a beta_1 so near to 1 that a momentum in
-            bfloat16 would stand still as well.
+            bfloat16 would never change either.
 
     Example:
         >>> flow_map.compile(Adam(1e-4))
@@ -32,7 +35,14 @@ class Adam(keras.optimizers.Adam):
         optax `adam(mu_dtype=)`.
     """
 
-    def __init__(self, learning_rate=0.001, *, momentum_dtype="bfloat16", name="adam", **kwargs):
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        *,
+        momentum_dtype: str = "bfloat16",
+        name: str = "adam",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate, name=name, **kwargs)
         if self.amsgrad:
             raise ValueError("Adam has no amsgrad here: use keras.optimizers.Adam.")
@@ -45,8 +55,13 @@ class Adam(keras.optimizers.Adam):
             )
         self.momentum_dtype = momentum_dtype
 
-    def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
-        """As Keras' own, but for the dtype of both moments."""
+    def add_variable_from_reference(
+        self,
+        reference_variable: keras.Variable,
+        name: str | None = None,
+        initializer: Any = "zeros",
+    ) -> keras.Variable:
+        """As in Keras, except the dtype of both moments."""
         if name not in ("momentum", "velocity"):
             return super().add_variable_from_reference(reference_variable, name, initializer)
         return self.add_variable(
@@ -57,7 +72,9 @@ class Adam(keras.optimizers.Adam):
             layout=getattr(reference_variable, "_layout", None),
         )
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
         """Step one variable: Kingma and Ba (arXiv 1412.6980), section 2, the efficient form."""
         i = self._get_variable_index(variable)
         momentum, velocity = self._momentums[i], self._velocities[i]
@@ -71,6 +88,6 @@ class Adam(keras.optimizers.Adam):
         step = rate * m / (ops.sqrt(v) + self.epsilon)
         self.assign_sub(variable, ops.cast(step, variable.dtype))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         return {**super().get_config(), "momentum_dtype": self.momentum_dtype}

@@ -8,14 +8,16 @@ from keras_meanflow.optimizers.splus import SPlus, splus_rate
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "adam-bf16": Adam, "splus": SPlus}
 
 
-def warmed_up(rate, *, steps, warmup_steps, last_rate=0.0):
-    """A learning rate that rises from 0, and falls along a cosine to a share of it.
+def warmed_up(
+    rate: float, *, steps: int, warmup_steps: int, last_rate: float = 0.0
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A learning rate that rises from 0 to `rate`, then falls along a cosine to a share of it.
 
     Args:
-        rate: at the end of the warm-up.
-        steps: of the whole run.
-        warmup_steps: over which the rate rises.
-        last_rate: share of it that is left at the end; 1 for a constant rate after the warm-up.
+        rate: the rate at the end of the warm-up.
+        steps: number of steps of the whole run.
+        warmup_steps: number of steps over which the rate rises.
+        last_rate: share of the rate at the end of the run; 1 for a constant rate after the warm-up.
 
     Example:
         >>> keras.optimizers.Adam(warmed_up(1e-3, steps=1000, warmup_steps=100))
@@ -30,32 +32,32 @@ def warmed_up(rate, *, steps, warmup_steps, last_rate=0.0):
 
 
 def compile_with(
-    optimizer,
-    learning_rate,
+    optimizer: str,
+    learning_rate: float,
     *,
-    width,
-    steps=None,
-    warmup_steps=0,
-    last_rate=0.0,
-    beta_2=0.999,
-    global_clipnorm=None,
-    jit_compile="auto",
-):
+    width: int,
+    steps: int | None = None,
+    warmup_steps: int = 0,
+    last_rate: float = 0.0,
+    beta_2: float = 0.999,
+    global_clipnorm: float | None = None,
+    jit_compile: str | bool = "auto",
+) -> dict:
     """The arguments of `FlowMap.compile` for the knob `optimizer`: one of `OPTIMIZERS`.
 
-    "adam-bf16" is `Adam`, with its momentum in bfloat16. The rate is Adam's for all: SPlus takes
-    `splus_rate(learning_rate, width)`, so that one grid serves to compare them. SPlus does not
-    average here, since a FlowMap does, and on TensorFlow is not compiled by XLA unless
-    `jit_compile` says so, because of its eigendecomposition there.
+    "adam-bf16" is `Adam` with a momentum in bfloat16. The learning rate is Adam's for all
+    optimizers: SPlus gets `splus_rate(learning_rate, width)`, so one grid of rates compares them.
+    SPlus does not average the weights here, because a FlowMap does. On TensorFlow XLA is slow at
+    its eigendecomposition, so it is not compiled by XLA unless `jit_compile` asks for it.
 
     Args:
         optimizer: "adam", "adam-bf16" or "splus".
-        learning_rate: Adam's, at the end of the warm-up.
+        learning_rate: Adam's rate at the end of the warm-up.
         width: hidden size of the network.
-        steps: of the whole run, or None for a constant rate.
-        warmup_steps: over which the rate rises from 0.
-        last_rate: share of the rate that is left at the end of its cosine decay; 1 for none.
-        beta_2: Adam's.
+        steps: number of steps of the whole run, or None for a constant rate.
+        warmup_steps: number of steps over which the rate rises from 0.
+        last_rate: share of the rate at the end of its cosine decay; 1 for no decay.
+        beta_2: of Adam.
         global_clipnorm: largest norm of the gradient, or None.
         jit_compile: as for `keras.Model.compile`.
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_meanflow.backend import cond, eigenvectors, uncompiled
+from keras_meanflow.backend import Tensor, cond, eigenvectors, uncompiled
 from keras_meanflow.parts.part import register
 
 
@@ -15,18 +16,18 @@ class SPlus(keras.optimizers.Optimizer):
     """A stable whitening optimizer: `theta <- theta - lr 2/(m+n) Q_L sign(Q_L^T M Q_R) Q_R^T`.
 
     For each matrix (m, n) with gradient G it keeps `M <- b1 M + (1-b1) G`,
-    `L <- b2 L + (1-b2) G G^T`, `R <- b2 R + (1-b2) G^T G`, and every `refresh_every` steps sets
+    `L <- b2 L + (1-b2) G G^T` and `R <- b2 R + (1-b2) G^T G`. Every `refresh_every` steps it sets
     Q_L and Q_R to the eigenvectors of L and R. Vectors, and tensors of more than two axes, step by
-    `lr nonstandard_scale sign(M)`. Learning rates are of another size than Adam's and hold over
-    widths: 0.2, or `splus_rate(adam_rate, width)`.
+    `lr nonstandard_scale sign(M)`. Learning rates differ in size from Adam's, and one rate is good
+    for all widths: 0.2, or `splus_rate(adam_rate, width)`.
 
-    The paper evaluates an average of the weights. With `use_ema=True` it is Keras' own: use
+    The paper evaluates an average of the weights. With `use_ema=True` Keras keeps it: use
     `keras.callbacks.SwapEMAWeights`; at the end of `fit` the model's weights become the average.
-    A `FlowMap` keeps raw and averaged weights apart, so there it is `use_ema=False` and
+    A `FlowMap` keeps raw and averaged weights separately, so use `use_ema=False` there, and
     `FlowMap(averages=(0.999,))`.
 
-    A variable whose gradient is not finite, or whose squared gradient overflows, stays as it is
-    in that step, and so do its M, L, R and Q.
+    If the gradient of a variable is not finite, or its square overflows, the variable does not
+    change in that step. Its M, L, R and Q do not change either.
 
     Args:
         learning_rate: a float, a schedule or a callable.
@@ -35,24 +36,25 @@ class SPlus(keras.optimizers.Optimizer):
         weight_decay: decoupled decay, multiplied by the same lr and scale as the step; or None.
         use_ema: whether to average the weights, `e <- e + (1-b3)/(1-b3^t) (theta - e)`.
         ema_momentum: decay b3 of that average.
-        refresh_every: steps between two eigendecompositions; there is one at the first step too.
-        epsilon: added to the diagonals of L and R there.
+        refresh_every: steps between two eigendecompositions; the first step has one too.
+        epsilon: added to the diagonals of L and R before an eigendecomposition.
         max_dim: a side of this size or more gets no factor: it is not rotated.
-        nonstandard: matrices with one of these words in their path, in any case, have the
-            `nonstandard_scale`, as have those with a side of `max_dim` or more.
-        nonstandard_scale: what takes the place of `2 / (m+n)` there and for all but matrices.
-        nonstandard_update: "rotate", as the released code does: those matrices are whitened like
-            the others; "sign", as the paper says: plain sign(M), which spares their factors.
-        order: "optax": the average is of the weights before the step and the decay is of the
-            weights before it too; "torch": the average is of the weights after the step, the decay
-            comes after both, and a side of just `max_dim` has the scale `2 / (m+n)`.
-        fold: whether a tensor of more than two axes steps as the matrix, of the ways to fold its
-            axes, that is nearest to a square: convolutions and the kernels of Keras'
-            `MultiHeadAttention`. The released code gives them the sign.
+        nonstandard: words; a matrix with one of them in its path, in any letter case, has the
+            `nonstandard_scale`. So has a matrix with a side of `max_dim` or more.
+        nonstandard_scale: scale in the place of `2 / (m+n)` for these matrices, and for all
+            variables that are not matrices.
+        nonstandard_update: "rotate", as in the released code: these matrices are whitened like the
+            others; "sign", as in the paper: plain sign(M), which needs no factors.
+        order: "optax": both the average and the decay use the weights before the step; "torch":
+            the average uses the weights after the step, the decay comes after both, and a side of
+            exactly `max_dim` has the scale `2 / (m+n)`.
+        fold: whether a tensor of more than two axes steps as a matrix: its axes are folded into the
+            shape nearest to a square. This concerns convolutions and the kernels of Keras'
+            `MultiHeadAttention`. The released code steps them by the sign.
         **kwargs: as in `keras.optimizers.Optimizer`: clipping, `gradient_accumulation_steps`, ...
 
     Raises:
-        ValueError: for a decay outside [0, 1), a number below its least, or an unknown word.
+        ValueError: for a decay outside [0, 1), a number below its minimum, or an unknown word.
 
     Example:
         >>> model.compile(SPlus(0.2, weight_decay=1e-3), loss="mse")
@@ -65,24 +67,24 @@ class SPlus(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.2,
+        learning_rate: Any = 0.2,
         *,
-        beta_1=0.9,
-        beta_2=0.999,
-        weight_decay=1e-2,
-        use_ema=True,
-        ema_momentum=0.999,
-        refresh_every=100,
-        epsilon=1e-30,
-        max_dim=10_000,
-        nonstandard=("embed", "layernorm"),
-        nonstandard_scale=1e-3,
-        nonstandard_update="rotate",
-        order="optax",
-        fold=False,
-        name="splus",
-        **kwargs,
-    ):
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        weight_decay: float | None = 1e-2,
+        use_ema: bool = True,
+        ema_momentum: float = 0.999,
+        refresh_every: int = 100,
+        epsilon: float = 1e-30,
+        max_dim: int = 10_000,
+        nonstandard: tuple[str, ...] = ("embed", "layernorm"),
+        nonstandard_scale: float = 1e-3,
+        nonstandard_update: str = "rotate",
+        order: str = "optax",
+        fold: bool = False,
+        name: str = "splus",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
@@ -100,9 +102,9 @@ class SPlus(keras.optimizers.Optimizer):
     def _check(self):
         for word in ("beta_1", "beta_2"):
             if not 0.0 <= getattr(self, word) < 1.0:
-                raise ValueError(f"{word} lies in [0, 1). Received: {getattr(self, word)}.")
+                raise ValueError(f"{word} must be in [0, 1). Received: {getattr(self, word)}.")
         if not 0.0 < self.ema_momentum < 1.0:
-            raise ValueError(f"ema_momentum lies in (0, 1). Received: {self.ema_momentum}.")
+            raise ValueError(f"ema_momentum must be in (0, 1). Received: {self.ema_momentum}.")
         if isinstance(self.nonstandard, str):
             raise ValueError(f"nonstandard is a tuple of words. Received: {self.nonstandard!r}.")
         for word in ("refresh_every", "max_dim"):
@@ -115,7 +117,7 @@ class SPlus(keras.optimizers.Optimizer):
 
     # State, decided once from shapes and paths
 
-    def build(self, variables):
+    def build(self, variables: list[keras.Variable]) -> None:
         """Make the momentum M and, for each side that is rotated, its factor and its basis."""
         if self.built:
             return
@@ -153,14 +155,19 @@ class SPlus(keras.optimizers.Optimizer):
         )
 
     def _side(self, rule, axis, i):
-        # Named by number: no layout map meant for the weights matches, so these are replicated.
+        # Named by number, so that no layout map for the weights matches: these are replicated.
         square, name = (rule.shape[axis],) * 2, f"{'left' if axis == 0 else 'right'}_{i}"
         factor = self.add_variable(square, "zeros", rule.dtype, name=f"{name}_factor")
         basis = self.add_variable(square, "identity", rule.dtype, name=f"{name}_basis")
         return _Side(axis, factor, basis)
 
-    def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
-        """As Keras' own; but averages start at the weights, of which some may get no gradient."""
+    def add_variable_from_reference(
+        self,
+        reference_variable: keras.Variable,
+        name: str | None = None,
+        initializer: Any = "zeros",
+    ) -> keras.Variable:
+        """As in Keras, but averages start at the weights, since some may never get a gradient."""
 
         def value(shape, dtype=None):
             return ops.copy(ops.cast(reference_variable, dtype))
@@ -174,7 +181,9 @@ class SPlus(keras.optimizers.Optimizer):
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
         """Step one variable: algorithm 2, lines 4 to 10."""
         i = self._get_variable_index(variable)
         rule, sides, momentum = self._rules[i], self._sides[i], self._momentums[i]
@@ -188,7 +197,7 @@ class SPlus(keras.optimizers.Optimizer):
         rate = ops.cast(learning_rate, rule.dtype) * rule.scale * go
         new, averaged = _STEPS[self.order](theta, ops.reshape(U, theta.shape), rate, rule.decay)
 
-        # The variable comes last: on PyTorch theta is its memory.
+        # The variable is assigned last: on PyTorch theta shares its memory.
         if self.use_ema:
             average = self._model_variables_moving_average[i]
             self.assign(average, _lerp(average, averaged, self._amount(average.dtype)))
@@ -221,36 +230,35 @@ class SPlus(keras.optimizers.Optimizer):
         step = self.iterations + 1
         due = ops.logical_or(ops.equal(step, 1), ops.equal(step % self.refresh_every, 0))
         batches = self.gradient_accumulation_steps
-        if batches:  # on JAX Keras steps at every batch, and drops the result of all but the last
+        if batches:  # on JAX Keras steps at every batch, and keeps only the result of the last
             due = ops.logical_and(due, ops.equal((self._iterations + 1) % batches, 0))
         return due
 
     def _apply_weight_decay(self, variables):
-        """Nothing: the step decays."""
+        """Do nothing: the step applies the decay."""
 
     def _update_model_variables_moving_average(self, trainable_variables):
-        """Nothing: the step averages."""
+        """Do nothing: the step updates the averages."""
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         """Put the averages, if kept, in the place of the weights; called at the end of `fit`."""
         super().finalize_variable_values(var_list)
         if self.use_ema:  # JAX donates buffers: never share one
             for average in self._model_variables_moving_average:
-                if average is not None:  # as it is for float8's own scales
+                if average is not None:  # the scales of float8 have none
                     average.assign(ops.copy(average.value))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments."""
         names = "beta_1 beta_2 refresh_every epsilon max_dim nonstandard_scale nonstandard_update"
-        own = {name: getattr(self, name) for name in [*names.split(), "order", "fold"]}
-        return {**super().get_config(), **own, "nonstandard": list(self.nonstandard)}
+        arguments = {name: getattr(self, name) for name in [*names.split(), "order", "fold"]}
+        return {**super().get_config(), **arguments, "nonstandard": list(self.nonstandard)}
 
 
-def splus_rate(adam_rate, width):
-    """`2 width adam_rate`: SPlus' learning rate where Adam's is known, by its authors' rule.
+def splus_rate(adam_rate: float, width: int) -> float:
+    """`2 width adam_rate`: the learning rate of SPlus from that of Adam, by its authors' rule.
 
-    With it a step moves the entries of a (width, width) matrix by `2 adam_rate` in the root mean
-    square.
+    A step then changes the entries of a (width, width) matrix by `2 adam_rate` in root mean square.
 
     Args:
         adam_rate: a learning rate that is good for Adam.
@@ -268,7 +276,7 @@ def splus_rate(adam_rate, width):
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
-    """How a variable steps: as what shape, which axes are rotated, its scale and decay."""
+    """How a variable steps: the shape of its matrix, the rotated axes, the scale and the decay."""
 
     shape: tuple
     rotated: list
@@ -279,28 +287,28 @@ class _Rule:
 
 @dataclasses.dataclass(frozen=True)
 class _Side:
-    """One side of a matrix: its second moment, `factor`, and the eigenvectors of it, `basis`."""
+    """One side of a matrix: its second moment, `factor`, and the eigenvectors, `basis`."""
 
     axis: int
     factor: keras.Variable
     basis: keras.Variable
 
-    def product(self, G):
+    def product(self, G: Tensor) -> Tensor:
         """G G^T of the left side, G^T G of the right."""
         return G @ ops.transpose(G) if self.axis == 0 else ops.transpose(G) @ G
 
-    def into(self, x):
+    def into(self, x: Tensor) -> Tensor:
         """x in the basis."""
         Q = ops.convert_to_tensor(self.basis)
         return ops.transpose(Q) @ x if self.axis == 0 else x @ Q
 
-    def back(self, x):
-        """x out of the basis."""
+    def back(self, x: Tensor) -> Tensor:
+        """x from the basis back to the standard one."""
         Q = ops.convert_to_tensor(self.basis)
         return Q @ x if self.axis == 0 else x @ ops.transpose(Q)
 
-    def eigenvectors(self, epsilon):
-        """Of the factor; the present ones where the decomposition fails."""
+    def eigenvectors(self, epsilon: float) -> Tensor:
+        """The eigenvectors of the factor; the present basis if the decomposition fails."""
         factor, old = ops.convert_to_tensor(self.factor), ops.convert_to_tensor(self.basis)
         Q = eigenvectors(factor + epsilon * ops.eye(factor.shape[0], dtype=factor.dtype))
         return ops.where(ops.all(ops.isfinite(Q)), Q, old)
@@ -321,12 +329,12 @@ def _lerp(start, end, amount):
 
 
 def _nearest_to_square(shape):
-    """Of the two-part foldings of a shape, the one whose parts differ least by their ratio."""
+    """The shape folded into two parts whose ratio is nearest to 1."""
     folds = [(math.prod(shape[:k]), math.prod(shape[k:])) for k in range(1, len(shape))]
     return min(folds, key=lambda fold: max(fold) / max(min(fold), 1))
 
 
-# Each: (theta, U, rate, decay) -> the new weights, and those that go into the average.
+# Each: (theta, U, rate, decay) -> the new weights, and the weights that go into the average.
 
 
 def _optax_step(theta, U, rate, decay):

@@ -1,4 +1,4 @@
-"""From noise to data with any callable `u(z, r, t)`."""
+"""Samplers: from noise to data with any callable `u(z, r, t)`."""
 
 from keras_meanflow.samplers.bandit import (
     BanditSampler,

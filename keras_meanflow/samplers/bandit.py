@@ -2,10 +2,12 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import Configurable, part
 from keras_meanflow.samplers.bandit_state import BanditState
 from keras_meanflow.samplers.skipping import (
@@ -17,10 +19,10 @@ from keras_meanflow.samplers.skipping import (
 
 
 class Exploration(Configurable, abc.ABC):
-    """What a bandit adds to the mean rewards Q(a) of its arms, of which each was tried N(a) > 0."""
+    """The bonus of a bandit on the mean rewards Q(a) of its arms, each tried N(a) > 0 times."""
 
     @abc.abstractmethod
-    def bonus(self, rewards, counts):
+    def bonus(self, rewards: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """(A,) from Q(a) and N(a), (A,) each."""
 
 
@@ -28,8 +30,8 @@ class Exploration(Configurable, abc.ABC):
 class ConstantExploration(Exploration):
     """UCB1 as in the paper: `gamma sqrt(ln n / N(a))`, n = 1 + sum of N.
 
-    At the paper's gamma = 2 the bonus exceeds rewards of the order of 1e-2 so far that the choice
-    stays nearly uniform for thousands of walks.
+    With the paper's gamma = 2 the bonus is much larger than rewards of the order of 1e-2. So the
+    choice stays nearly uniform for thousands of walks.
 
     References:
         FastFlow (arXiv 2602.11105); Auer et al., 2002, for UCB1.
@@ -37,7 +39,7 @@ class ConstantExploration(Exploration):
 
     gamma: float = 2.0
 
-    def bonus(self, rewards, counts):
+    def bonus(self, rewards: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """See `Exploration.bonus`."""
         return self.gamma * np.sqrt(np.log(1 + counts.sum()) / counts)
 
@@ -46,47 +48,48 @@ class ConstantExploration(Exploration):
 class ScaledExploration(Exploration):
     """UCB1 in units of the rewards: `gamma (max Q - min Q) sqrt(ln n / N(a))`, n = 1 + sum of N.
 
-    UCB1 supposes rewards in [0, 1]; the range of Q brings them there, at each step its own.
+    UCB1 assumes rewards in [0, 1]. The range of Q at each step scales its rewards to that.
     """
 
     gamma: float = 0.1
 
-    def bonus(self, rewards, counts):
+    def bonus(self, rewards: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """See `Exploration.bonus`."""
         return self.gamma * np.ptp(rewards) * np.sqrt(np.log(1 + counts.sum()) / counts)
 
 
 @part
 class BanditSampler(Skipping):
-    """FastFlow: Euler's steps of which many skip the call of u, as a bandit a step has learned.
+    """FastFlow: Euler's method that skips many calls of u. A bandit at each step learns how many.
 
-    Each step k > 0 that calls u asks its own UCB bandit for a number of steps to skip,
+    Each step k > 0 that calls u asks the UCB bandit of this step for a number of steps to skip,
 
         a_k = argmax over a of Q_k(a) + bonus,    Q_k(a) = mean of  skip_weight a - mean (v - v^)^2
 
-    takes them with the extrapolated v^, calls u again, and credits bandit k with the error found
-    there; that call is the next decision. An arm not tried yet comes first, shortest first, so that
-    the first walk calls u at every step. The first two steps and the last one are never skipped.
+    It takes these steps with the extrapolated v^ and calls u again. Bandit k is credited with the
+    error found there, and the step of that call decides next. Arms not tried yet come first, the
+    shortest first, so the first walk calls u at every step. The first two steps and the last one
+    are never skipped.
 
-    A bandit decides at most once in a walk, on what it has seen in earlier ones. So the steps of
-    a walk are known before it starts, and the device is read once, at its end. Walks are batches:
-    all rows take the same steps. While it learns, samples depend on the walks before; `freeze` it
-    for samples that do not. Only `step`, the network call and the update, is compiled.
+    A bandit decides at most once in a walk, from the results of earlier walks. So the steps of a
+    walk are fixed before it starts, and the device is read once, at its end. A walk is a batch: all
+    rows take the same steps. While the sampler learns, samples depend on the walks before; `freeze`
+    it to avoid this. Only `step`, the network call and the update, is compiled.
 
     Args:
         steps: number of equal steps.
-        times: the grid itself, falling from 1 to 0, instead of equal steps.
+        times: the grid of times, falling from 1 to 0, instead of equal steps.
         arms: numbers of steps to skip, rising from 0.
-        extrapolation: what stands in for the velocity of a skipped step.
-        exploration: the bonus of arms seldom tried; the paper's is `ConstantExploration()`.
-        skip_weight: what a skipped call is worth in units of the squared error; by default the
+        extrapolation: the estimate of the velocity of a skipped step.
+        exploration: the bonus of rarely tried arms; in the paper `ConstantExploration()`.
+        skip_weight: the reward of one skipped call, in units of the squared error. By default the
             largest mean error of any step and arm so far, over the number of steps.
-        state: a `BanditState` to go on from; by default a new one, `sampler.state`.
+        state: a `BanditState` to continue from; by default a new one, `sampler.state`.
 
     Raises:
         ValueError: for arms that do not rise from 0 or exceed steps - 3 (the first two and the last
-            step call u), a negative weight, or a state of other times, arms or extrapolation;
-            when it walks, for a velocity that is not finite: nothing is learned of that walk.
+            step call u), a negative weight, or a state of other times, arms or extrapolation.
+            In a walk, for a velocity that is not finite: nothing is learned from that walk.
 
     Example:
         >>> sampler = BanditSampler(steps=50)
@@ -100,7 +103,7 @@ class BanditSampler(Skipping):
     References:
         FastFlow: Accelerating the Generative Flow Matching Models with Bandit Inference (arXiv
         2602.11105). The released code differs: it credits the bandit of the step where the error is
-        seen, makes no decision there, damps the extrapolation to 0.005 of the difference, and
+        found, makes no decision there, damps the extrapolation to 0.005 of the difference, and
         has constant weights; see docs/fastflow.md.
     """
 
@@ -112,7 +115,7 @@ class BanditSampler(Skipping):
     skip_weight: float | None = None
     state: BanditState | None = dataclasses.field(default=None, compare=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self._check_arms()
         if self.skip_weight is not None and not 0.0 <= self.skip_weight < np.inf:
@@ -131,29 +134,29 @@ class BanditSampler(Skipping):
         if longest > max(steps - 3, 0):
             raise ValueError(
                 f"arms must be at most steps - 3: of {steps} steps the first two and the last are "
-                f"not skipped. Received: arms={self.arms}. Take more steps, or shorter arms."
+                f"not skipped. Received: arms={self.arms}. Use more steps, or shorter arms."
             )
 
     @property
-    def calls(self):
+    def calls(self) -> int | None:
         """Velocity calls of the last walk; None before the first."""
         return self.state.calls[-1] if self.state.calls else None
 
     @property
-    def weight(self):
-        """`skip_weight`, or what it is estimated to be so far."""
+    def weight(self) -> float:
+        """`skip_weight`, or its estimate so far."""
         if self.skip_weight is not None:
             return self.skip_weight
         return self.state.errors.max() / self.state.steps
 
-    def walk(self, step, z):
+    def walk(self, step: Callable, z: Tensor) -> Tensor:
         """See `Sampler.walk`."""
         evaluated = self._schedule(self.choose)
         z, errors = self.follow(step, z, evaluated)
         self._learn(evaluated, ops.convert_to_numpy(ops.stack(errors)))
         return z
 
-    def freeze(self):
+    def freeze(self) -> FixedSkips:
         """A `FixedSkips` that takes at each step the arm with the highest mean reward so far.
 
         Raises:
@@ -175,10 +178,11 @@ class BanditSampler(Skipping):
             evaluated.append(k + 1 + (choose(k) if k else 0))
         return tuple(evaluated)
 
-    def choose(self, step):
-        """The arm that the bandit of a step takes next, of those that leave the last step a call.
+    def choose(self, step: int) -> int:
+        """The arm that the bandit of a step takes next; an arm never skips the last step.
 
-        The shortest not tried yet, or else the one with the highest upper confidence bound.
+        It is the shortest arm not tried yet, or else the one with the highest upper confidence
+        bound.
         """
         arms, counts, rewards = self._bandit(step)
         if not counts.all():
@@ -186,7 +190,7 @@ class BanditSampler(Skipping):
         return _best(arms, rewards + self.exploration.bonus(rewards, counts))
 
     def _exploit(self, step):
-        """The arm with the highest mean reward of those tried; 0 if none was."""
+        """The tried arm with the highest mean reward; 0 if none was tried."""
         arms, counts, rewards = self._bandit(step)
         tried = counts > 0
         return _best(arms[tried], rewards[tried]) if tried.any() else 0
@@ -198,7 +202,7 @@ class BanditSampler(Skipping):
         return arms, counts, self.weight * arms - errors
 
     def _learn(self, evaluated, errors):
-        """Credit each decision with the error of the call after it."""
+        """Credit each decision with the error of the next call."""
         if not np.isfinite(errors).all():
             first = int(np.argmin(np.isfinite(errors)))
             raise ValueError(
@@ -212,5 +216,5 @@ class BanditSampler(Skipping):
 
 
 def _best(arms, scores):
-    """The arm of the highest score; of equal ones the longest."""
+    """The arm with the highest score; the longest of equal ones."""
     return int(arms[::-1][np.argmax(scores[::-1])])

@@ -1,7 +1,9 @@
-"""What the bandits of a `BanditSampler` have seen, apart from the rule by which they choose."""
+"""The statistics of the bandits of a `BanditSampler`, separate from the rule that chooses."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -12,13 +14,13 @@ from keras_meanflow.parts.part import register
 class BanditState:
     """How often each bandit took each arm, and the mean squared error that followed.
 
-    The rewards are not stored: they are `skip_weight * arm - error`, so that the weight may change.
+    The rewards `skip_weight * arm - error` are not stored, because `skip_weight` may change.
 
     Args:
         times: the grid, (T + 1,), from 1 to 0.
         arms: skip lengths, (A,).
         extrapolation: name of the class of the extrapolation.
-        counts: (T, A), row k of the bandit at step k; zeros by default.
+        counts: (T, A), with row k for the bandit at step k; zeros by default.
         errors: (T, A), means of `mean (v - v^)^2`; zeros by default.
         calls: velocity calls of each walk so far.
 
@@ -28,7 +30,16 @@ class BanditState:
         17
     """
 
-    def __init__(self, times, arms, extrapolation, *, counts=None, errors=None, calls=()):
+    def __init__(
+        self,
+        times: Iterable[float],
+        arms: Iterable[int],
+        extrapolation: str,
+        *,
+        counts: np.ndarray | list | None = None,
+        errors: np.ndarray | list | None = None,
+        calls: Iterable[int] = (),
+    ) -> None:
         self.times = tuple(float(t) for t in times)
         self.arms, self.extrapolation = tuple(arms), extrapolation
         shape = (len(self.times) - 1, len(self.arms))
@@ -41,22 +52,22 @@ class BanditState:
                 raise ValueError(f"{name} must be (steps, arms), {shape}. Received: {found}.")
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         """T, the number of steps of the grid."""
         return len(self.times) - 1
 
-    def credit(self, step, arm, error):
-        """Count an arm of the bandit at a step, and the error after it."""
+    def credit(self, step: int, arm: int, error: float) -> None:
+        """Add to the bandit of a step one use of an arm, and the error that followed."""
         at = step, self.arms.index(arm)
         self.counts[at] += 1
         self.errors[at] += (error - self.errors[at]) / self.counts[at]
 
-    def check(self, times, arms, extrapolation):
-        """Raise a ValueError unless this state belongs to a sampler of these settings."""
+    def check(self, times: Iterable[float], arms: Iterable[int], extrapolation: str) -> None:
+        """Raise a ValueError unless this state belongs to a sampler with these settings."""
         if self.steps != len(times) - 1:
             raise ValueError(
                 "Bandits learn for one number of steps. The state was saved for steps="
-                f"{self.steps}. Received: steps={len(times) - 1}. Begin a new state for these."
+                f"{self.steps}. Received: steps={len(times) - 1}. Start a new state for these."
             )
         pairs = {
             "times": (self.times, tuple(float(t) for t in times)),
@@ -67,10 +78,10 @@ class BanditState:
             if saved != now:
                 raise ValueError(
                     f"The state was saved for other {name}: {saved}. Received: {now}. "
-                    "Begin a new state for these."
+                    "Start a new state for these."
                 )
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The arguments as JSON values."""
         return {
             "times": list(self.times),
@@ -82,20 +93,20 @@ class BanditState:
         }
 
     @classmethod
-    def from_config(cls, config):
-        """The state of these arguments."""
+    def from_config(cls, config: dict) -> Self:
+        """The state with these arguments."""
         return cls(**config)
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write the state as JSON."""
         Path(path).write_text(json.dumps(self.get_config()) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> Self:
         """The state that `save` wrote.
 
         Raises:
-            ValueError: for a file of anything else.
+            ValueError: for a file that holds no such state.
         """
         try:
             return cls.from_config(json.loads(Path(path).read_text(encoding="utf-8")))

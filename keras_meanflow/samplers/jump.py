@@ -1,5 +1,8 @@
 """Jumps of the average velocity."""
 
+from collections.abc import Callable
+
+from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import part
 from keras_meanflow.parts.rows import per_row
 from keras_meanflow.samplers.base import Sampler
@@ -20,6 +23,6 @@ class Jump(Sampler):
     steps: int = 1
     times: tuple | None = None
 
-    def step(self, u, z, r, t):
+    def step(self, u: Callable, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
         """See `Sampler.step`."""
         return z - per_row(t - r, z) * u(z, r, t)  # Eq. 12

@@ -1,8 +1,11 @@
 """Solvers of dz/dt = u(z, t, t), the instantaneous velocity."""
 
+from collections.abc import Callable
+
 import numpy as np
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import part
 from keras_meanflow.parts.rows import per_row
 from keras_meanflow.samplers.base import Sampler, start
@@ -15,7 +18,7 @@ class Euler(Sampler):
     steps: int = 50
     times: tuple | None = None
 
-    def step(self, u, z, r, t):
+    def step(self, u: Callable, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
         """See `Sampler.step`."""
         return z - per_row(t - r, z) * u(z, t, t)
 
@@ -28,11 +31,11 @@ class Heun(Sampler):
     times: tuple | None = None
 
     @property
-    def calls(self):
+    def calls(self) -> int:
         """See `Sampler.calls`."""
         return 2 * super().calls
 
-    def step(self, u, z, r, t):
+    def step(self, u: Callable, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
         """See `Sampler.step`."""
         step, v = per_row(t - r, z), u(z, t, t)
         return z - 0.5 * step * (v + u(z - step * v, r, r))
@@ -42,8 +45,8 @@ class Heun(Sampler):
 class AdamsBashforth2(Sampler):
     """`z_r = z_t - h v_t - h^2/(2 h') (v_t - v_t')`: one call a step, second order.
 
-    h = t - r is this step and h' = t' - t the one before; the first step is Euler's. On equal
-    steps the update is the textbook `z - h (3 v_t - v_t') / 2`.
+    h = t - r is this step and h' = t' - t the step before; the first step is Euler's. With equal
+    steps this is the textbook formula `z - h (3 v_t - v_t') / 2`.
 
     Example:
         >>> x = AdamsBashforth2(steps=20)(u, e)
@@ -55,7 +58,7 @@ class AdamsBashforth2(Sampler):
     steps: int = 50
     times: tuple | None = None
 
-    def walk(self, step, z):
+    def walk(self, step: Callable, z: Tensor) -> Tensor:
         """See `Sampler.walk`."""
         z, ones = start(z)
         v, h_before = ops.zeros_like(z), np.inf  # Euler's step: no weight on the difference
@@ -65,7 +68,9 @@ class AdamsBashforth2(Sampler):
             h_before = h
         return z
 
-    def step(self, u, z, v_before, t, weights):
-        """`z` at the next time and v at t, from both before; weights: h and h^2/(2 h')."""
+    def step(
+        self, u: Callable, z: Tensor, v_before: Tensor, t: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`z` at the next time, and v at t. `v_before`: v at t'; weights: h and h^2/(2 h')."""
         v = u(z, t, t)
         return z - weights[0] * v - weights[1] * (v - v_before), v

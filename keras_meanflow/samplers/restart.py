@@ -1,7 +1,10 @@
 """Jumps all the way to the data, each followed by fresh noise."""
 
+from collections.abc import Callable
+
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import part
 from keras_meanflow.parts.rows import per_row
 from keras_meanflow.samplers.base import Sampler, start
@@ -11,8 +14,8 @@ from keras_meanflow.samplers.base import Sampler, start
 class Restart(Sampler):
     """`x = z_t - t u(z_t, 0, t)`, then `z_r = (1 - r) x + r e` with fresh noise e, step by step.
 
-    `generate` draws the noise of image i and step k from (seed, i, k): the image depends on nothing
-    else. It is the sampler of consistency models.
+    `generate` draws the noise of image i and step k from (seed, i, k), so the image depends on
+    nothing else. This is the sampler of consistency models.
 
     Example:
         >>> flow_map.generate(labels, sampler=Restart(steps=4))
@@ -26,11 +29,11 @@ class Restart(Sampler):
     times: tuple | None = None
 
     @property
-    def noises(self):
-        """See `Sampler.noises`: fresh noise after every step but the last."""
+    def noises(self) -> int:
+        """See `Sampler.noises`: fresh noise after every step except the last."""
         return len(self.grid) - 1
 
-    def walk(self, step, z, *fresh):
+    def walk(self, step: Callable, z: Tensor, *fresh: Tensor) -> Tensor:
         """See `Sampler.walk`."""
         if len(fresh) != self.noises - 1:
             raise ValueError(
@@ -43,7 +46,7 @@ class Restart(Sampler):
             z = step(z, float(r) * ones, float(t) * ones, e)
         return z
 
-    def step(self, u, z, r, t, e):
-        """`z` at time r by way of the data."""
+    def step(self, u: Callable, z: Tensor, r: Tensor, t: Tensor, e: Tensor) -> Tensor:
+        """`z` at time r: a jump from t to the data, then fresh noise e."""
         x = z - per_row(t, z) * u(z, 0.0 * t, t)
         return (1.0 - per_row(r, z)) * x + per_row(r, z) * e

@@ -1,10 +1,12 @@
-"""Euler's method with calls of the velocity left out: what stands in for them, and fixed gaps."""
+"""Euler's method with fewer calls of the velocity: skipped steps use an extrapolated velocity."""
 
 import abc
+from collections.abc import Callable
 
 import numpy as np
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import Configurable, part
 from keras_meanflow.samplers.base import Sampler, start
 
@@ -12,19 +14,19 @@ from keras_meanflow.samplers.base import Sampler, start
 class Extrapolation(Configurable, abc.ABC):
     """The velocity of a skipped step: `v^(t) = v_k + weight(t, t_k, t_p) (v_k - v_p)`.
 
-    v_k and v_p are the last two velocities that u was called for, at times t_k < t_p.
+    v_k and v_p are the results of the last two calls of u, at times t_k < t_p.
     """
 
     @abc.abstractmethod
-    def weight(self, t, t_k, t_p):
-        """The weight of `v_k - v_p` at time t <= t_k; 0 at t_k itself."""
+    def weight(self, t: float, t_k: float, t_p: float) -> float:
+        """The weight of `v_k - v_p` at time t <= t_k; 0 at t_k."""
 
 
 @part
 class LinearExtrapolation(Extrapolation):
     """`v^(t) = v_k + (t - t_k) (v_k - v_p) / (t_k - t_p)`: exact for a velocity linear in time."""
 
-    def weight(self, t, t_k, t_p):
+    def weight(self, t: float, t_k: float, t_p: float) -> float:
         """See `Extrapolation.weight`."""
         return (t - t_k) / (t_k - t_p)
 
@@ -33,26 +35,28 @@ class LinearExtrapolation(Extrapolation):
 class Reuse(Extrapolation):
     """`v^(t) = v_k`: exact for a constant velocity; a skip of m steps is one long Euler step."""
 
-    def weight(self, t, t_k, t_p):
+    def weight(self, t: float, t_k: float, t_p: float) -> float:
         """See `Extrapolation.weight`."""
         return 0.0
 
 
 class Skipping(Sampler):
-    """Euler's method in which only some steps call u; a subclass writes `walk`: which ones.
+    """Euler's method in which only some steps call u; a subclass chooses them in `walk`.
 
-    Between two calls v^ does not depend on z, so that the step of a call at t_k and the m steps
-    skipped after it add up to one update:
+    Between two calls v^ does not depend on z. So the step at t_k that calls u, and the m steps
+    skipped after it, add up to one update:
 
         z <- z - a v_k - b (v_k - v_p),    a = sum of h_j,    b = sum of h_j weight(t_j, t_k, t_p)
 
     Args:
-        extrapolation: what stands in for the velocity of a skipped step.
+        extrapolation: the estimate of the velocity of a skipped step.
     """
 
     extrapolation: Extrapolation
 
-    def follow(self, step, z, evaluated):
+    def follow(
+        self, step: Callable, z: Tensor, evaluated: tuple[int, ...]
+    ) -> tuple[Tensor, list[Tensor]]:
         """The sample at t = 0 when the steps `evaluated` call u, and `mean (v - v^)^2` of each."""
         z, ones = start(z)
         v_k = v_p = ops.zeros_like(z)
@@ -63,7 +67,9 @@ class Skipping(Sampler):
             errors.append(error)
         return z, errors
 
-    def step(self, u, z, v_k, v_p, t, weights):
+    def step(
+        self, u: Callable, z: Tensor, v_k: Tensor, v_p: Tensor, t: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """`z` at the next call, v at t, and the error of extrapolating it from v_k and v_p.
 
         weights: a and b of the update, and the weight of `v_k - v_p` at t.
@@ -93,16 +99,16 @@ def _plan(grid, evaluated, extrapolation):
 
 @part
 class FixedSkips(Skipping):
-    """Calls u at the steps `evaluated` of the grid, the same at every walk, and extrapolates.
+    """Calls u at the same steps `evaluated` in every walk, and extrapolates at the others.
 
-    `BanditSampler.freeze` makes one of what it has learned. Nothing is read back from the device,
-    so that it can be exported.
+    `BanditSampler.freeze` makes one from what it has learned. A walk reads nothing back from the
+    device, so it can be exported.
 
     Args:
         evaluated: numbers of the steps that call u, rising: 0, 1, ..., the last step.
         steps: number of equal steps.
-        times: the grid itself, falling from 1 to 0, instead of equal steps.
-        extrapolation: what stands in for the velocity of a skipped step.
+        times: the grid of times, falling from 1 to 0, instead of equal steps.
+        extrapolation: the estimate of the velocity of a skipped step.
 
     Raises:
         ValueError: if `evaluated` does not rise from 0 and 1 to the last step.
@@ -116,7 +122,7 @@ class FixedSkips(Skipping):
     times: tuple | None = None
     extrapolation: Extrapolation = LinearExtrapolation()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "evaluated", tuple(self.evaluated))
         last = len(self.grid) - 2
@@ -129,10 +135,10 @@ class FixedSkips(Skipping):
             )
 
     @property
-    def calls(self):
+    def calls(self) -> int:
         """See `Sampler.calls`."""
         return len(self.evaluated)
 
-    def walk(self, step, z):
+    def walk(self, step: Callable, z: Tensor) -> Tensor:
         """See `Sampler.walk`."""
         return self.follow(step, z, self.evaluated)[0]
