@@ -2,8 +2,8 @@
 
 A file is written completely or not at all, and a published file is fetched once, into the cache.
 Containers are `.safetensors`, torch files, `.npz`, msgpack and orbax folders. They are read without
-torch or flax, and a pickle is never run. The results are arrays by name; which weights of a network
-they are is the matter of `formats/`.
+torch or flax, and a pickle is never run. The results are arrays by name:
+`formats/` maps these to the weights of a network.
 """
 
 from keras_meanflow.files.atomic import (
