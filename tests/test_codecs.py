@@ -1,6 +1,6 @@
-"""Codecs agree with diffusers' and madebyollin's autoencoders, and refuse what is not theirs.
+"""Codecs compute what diffusers' and madebyollin's autoencoders do, and refuse other weights.
 
-`golden/codec_autoencoders.py` wrote what this file compares with.
+`golden/codec_autoencoders.py` wrote the expected numbers.
 """
 
 import json
@@ -56,7 +56,7 @@ def test_sd_vae_has_diffusers_moments_and_reconstruction(sd_vae):
     np.testing.assert_allclose(sd_vae.decode(z), GOLDEN["sd_vae_decoded"], atol=1e-4)
 
 
-def test_both_names_of_the_attention_layers_load_alike(sd_vae, tmp_path):
+def test_old_and_new_names_of_the_attention_layers_load_the_same_weights(sd_vae, tmp_path):
     state = {}
     for name, value in sd_state().items():
         for new, old in OLD.items():
@@ -72,7 +72,7 @@ def test_the_full_sd_vae_has_the_published_number_of_weights():
     assert (len(shapes), sum(map(np.prod, shapes))) == (248, 83_653_863)
 
 
-def test_weights_are_refused_by_name(tmp_path):
+def test_missing_unknown_and_misshapen_weights_are_named(tmp_path):
     state = sd_state()
     state["extra.weight"] = state.pop("quant_conv.bias")
     write_safetensors(tmp_path / "bad.safetensors", state)
@@ -101,7 +101,7 @@ def test_taef2_has_the_original_latents_and_reconstruction():
 
 
 def psnr(codec, paths):
-    """dB of each reconstruction, pixels in [0, 1]."""
+    """The PSNR of each reconstruction in dB, for pixels in [0, 1]."""
     x = np.stack([np.asarray(Image.open(path).convert("RGB"), "float32") for path in paths])
     raw = codec.encode_pixels(x / 127.5 - 1)
     y = np.clip(codec.decode(codec.encode_latents(raw)) / 2 + 0.5, 0, 1)
@@ -117,7 +117,7 @@ def test_trained_taef2_reconstructs_all_real_images_as_the_original_does(shared_
     assert abs(found.mean() - 29.1) < 0.1 and abs(np.median(found) - 28.6) < 0.1
 
 
-def test_rows_do_not_depend_on_the_batch_that_they_are_encoded_in():
+def test_encoded_rows_do_not_depend_on_the_batch_size():
     x = np.random.default_rng(0).uniform(-1, 1, (5, 8, 8, 3)).astype("float32")
     whole = Identity().encode_pixels(x)
     np.testing.assert_array_equal(whole[:, 0], x)
@@ -136,7 +136,7 @@ def test_a_normalisation_has_its_inverse(normalisation):
     np.testing.assert_allclose(normalisation.inverse(normalisation(raw)), raw, atol=1e-5)
 
 
-def test_the_normalisation_of_imf_is_that_of_its_released_code():
+def test_the_normalisation_of_imf_is_the_one_of_its_released_code():
     raw = np.full((1, 1, 1, 4), 2.0, "float32")
     expected = (2 - np.array([0.86488, -0.27787343, 0.21616915, 0.3738409])) / np.array(
         [4.85503674, 5.31922414, 3.93725398, 3.9870003]
@@ -148,7 +148,7 @@ def test_the_normalisation_of_imf_is_that_of_its_released_code():
 def test_a_normalisation_refuses_numbers_that_have_no_inverse(numbers):
     with pytest.raises(ValueError, match="mean and std must"):
         Normalisation(**numbers)
-    with pytest.raises(ValueError, match="one a channel"):
+    with pytest.raises(ValueError, match="one for each channel"):
         Normalisation(mean=(1.0, 2.0), std=(1.0, 2.0, 3.0))
 
 

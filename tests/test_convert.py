@@ -19,7 +19,7 @@ def call(*arguments):
     return done.output, done.exit_code
 
 
-def test_convert_goes_there_and_back_and_makes_starts_of_flow_maps(tmp_path):
+def test_convert_works_in_both_directions_and_makes_starts_of_flow_maps(tmp_path):
     network = filled(DiT(**SIZES, num_classes=5, time_inputs=("1-t",), unused_channels=3))
     source, ours, back = (tmp_path / name for name in ("sit.pt", "ours.safetensors", "back.pt"))
     save_network(network, source, "sit")

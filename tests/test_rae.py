@@ -1,4 +1,4 @@
-"""The representation autoencoder against the authors' code, and its making from small images."""
+"""The representation autoencoder against the authors' code, and its training on small images."""
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def stored(name):
         return arrays[name]
 
 
-def test_latents_and_pixels_are_those_of_the_authors_code(tmp_path):
+def test_latents_and_pixels_equal_the_authors_code(tmp_path):
     write_weights(tmp_path / "model.pt", golden.decoder_weights())
     write_weights(tmp_path / "stat.pt", golden.statistics())
     made = codec()
@@ -71,7 +71,7 @@ def test_weights_and_statistics_of_another_size_are_refused(tmp_path):
         RAE(encoder(), image_size=18, input_size=golden.INPUT, decoder=DECODER)
 
 
-def test_measured_statistics_bring_every_position_to_mean_0_and_std_1():
+def test_measured_statistics_give_every_position_mean_0_and_std_1():
     x = np.random.default_rng(0).uniform(-1, 1, (50, 16, 16, 3)).astype("float32")
     made = codec()
     made.fit_statistics(ArraySource(x), batch_size=16)
@@ -80,7 +80,7 @@ def test_measured_statistics_bring_every_position_to_mean_0_and_std_1():
     np.testing.assert_allclose(z.std(axis=0), 1.0, atol=1e-3)
 
 
-def test_tokens_of_dinov2_are_its_own_without_scale_and_centre():
+def test_tokens_of_dinov2_are_its_normed_tokens_without_scale_and_centre():
     network = dinov2((12, 1, 2), image_size=28)
     network.get_layer("norm").set_weights([np.full(12, 3.0), np.full(12, 5.0)])
     made = RAE(dinov2_tokens(network), image_size=8, input_size=28, decoder=(8, 1, 2, 8))

@@ -1,4 +1,9 @@
-"""Codecs: pixels to the latents that a model learns, and back."""
+"""Codecs: from pixels to the latents that a model learns, and back.
+
+An encoder turns pixels into raw latents, which a store keeps. A normalisation turns raw latents
+into those that a flow map learns. Decoding goes the other way. `SDVAE`, `TAEF2` and `RAE` are
+autoencoders that load published weights; `Identity` is for models that learn the pixels themselves.
+"""
 
 from keras_meanflow.codecs.base import Codec
 from keras_meanflow.codecs.identity import Identity

@@ -1,6 +1,9 @@
-"""What all codecs share."""
+"""The base class of codecs."""
+
+from __future__ import annotations
 
 import hashlib
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -8,7 +11,7 @@ from keras import ops
 
 from keras_meanflow.codecs.normalisation import Normalisation
 
-CODEC = "codec.keras"  # the file that a store, a run or a preset keeps its codec in
+CODEC = "codec.keras"  # the file of the codec in a store, a run or a preset
 
 
 class Codec(keras.Model):
@@ -23,12 +26,21 @@ class Codec(keras.Model):
         encoder: `Stack` from pixels `(n, h * factor, w * factor, depth)` to
             `(n, h, w, moments * channels)`.
         decoder: `Stack` from raw latents `(n, h, w, channels)` to pixels.
-        factor: pixels to one latent, in each direction.
+        factor: pixels per latent, in each direction.
         moments: 1, or 2 for mean and standard deviation.
-        normalisation: of latents.
+        normalisation: of latents; None for none.
     """
 
-    def __init__(self, encoder, decoder, *, factor: int, moments: int, normalisation, name=None):
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        *,
+        factor: int,
+        moments: int,
+        normalisation: Normalisation | None,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
         self.encoder, self.decoder = encoder, decoder
         self.factor, self.moments = factor, moments
@@ -36,7 +48,7 @@ class Codec(keras.Model):
         self.normalisation = normalisation or Normalisation()
         self.built = True
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         """Returns the reconstruction of pixels, from the means of their latents."""
         return self.decoder(self.encoder(x)[..., : self.channels])
 
@@ -44,8 +56,8 @@ class Codec(keras.Model):
         """Returns raw latents `(n, moments, h, w, channels)` of pixels in [-1, 1].
 
         Raises:
-            ValueError: for pixels of another number of channels, or whose height or width is no
-                multiple of `factor`.
+            ValueError: for another number of channels, or a height or width that is no multiple
+                of `factor`.
         """
         self._check_pixels(x)
         raw = _in_batches(self.encoder, x, batch_size)
@@ -78,7 +90,7 @@ class Codec(keras.Model):
         return self.decode(z)
 
     def check_latents(self, shape: tuple[int, ...]) -> None:
-        """Raises a ValueError unless latents of a shape, without the batch, are of this codec."""
+        """Raises a ValueError unless `shape`, without the batch axis, is that of a latent."""
         if len(shape) != 3 or shape[-1] != self.channels:
             raise ValueError(
                 f"{type(self).__name__} has latents of {self.channels} channels. Received latents "
@@ -92,8 +104,8 @@ class Codec(keras.Model):
             digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value), "float32"))
         return digest.hexdigest()[:16]
 
-    def describe(self) -> dict:
-        """Returns what tells this codec from others: class, weights, normalisation, as JSON has."""
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies this codec, as JSON values: class, weights, normalisation."""
         return {
             "class": type(self).__name__,
             "fingerprint": self.fingerprint(),
@@ -103,12 +115,12 @@ class Codec(keras.Model):
             },
         }
 
-    def get_config(self):
-        """The normalisation; a subclass adds its own arguments."""
+    def get_config(self) -> dict[str, Any]:
+        """The normalisation; a subclass adds its arguments."""
         return {"normalisation": keras.saving.serialize_keras_object(self.normalisation)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The codec with these settings."""
         normalisation = keras.saving.deserialize_keras_object(config["normalisation"])
         return cls(**{**config, "normalisation": normalisation})
@@ -123,7 +135,7 @@ class Codec(keras.Model):
 
 
 def _in_batches(model, x, batch_size):
-    """The outputs for all rows; the last batch is filled up, so that one shape is compiled."""
+    """The outputs for all rows; the last batch is filled up, so that only one shape is compiled."""
     x = np.asarray(x, "float32")
     if len(x) <= batch_size:
         return ops.convert_to_numpy(model.predict_on_batch(x))

@@ -11,10 +11,10 @@ class Normalisation(Configurable):
 
     Args:
         mean: one number, or one for each channel.
-        std: likewise, above 0.
+        std: one number, or one for each channel; above 0.
 
     Raises:
-        ValueError: for numbers that are not finite, a std of 0 or less, or two lengths.
+        ValueError: for numbers that are not finite, a std of 0 or less, or different lengths.
 
     Example:
 
@@ -30,7 +30,9 @@ class Normalisation(Configurable):
             object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
         lengths = {len(self.mean), len(self.std)} - {1}
         if len(lengths) > 1 or 0 in lengths:
-            raise ValueError(f"mean and std must be one number, or one a channel. Received {self}.")
+            raise ValueError(
+                f"mean and std must be one number, or one for each channel. Received {self}."
+            )
         if not np.isfinite(self.mean + self.std).all() or min(self.std) <= 0:
             raise ValueError(f"mean and std must be finite, and std above 0. Received {self}.")
 
@@ -43,10 +45,10 @@ class Normalisation(Configurable):
         return z * np.float32(self.std) + np.float32(self.mean)
 
 
-# What the released code of MeanFlow, DiT and SiT does with latents of the SD autoencoder.
+# Of the SD autoencoder's latents, in the released code of MeanFlow, DiT and SiT.
 SD_SCALE = Normalisation(std=(1 / 0.18215,))
 
-# What the released code of improved MeanFlow does with them (utils/vae_util.py).
+# Of the same latents, in the released code of improved MeanFlow (utils/vae_util.py).
 IMF = Normalisation(
     mean=(0.86488, -0.27787343, 0.21616915, 0.3738409),
     std=(4.85503674, 5.31922414, 3.93725398, 3.9870003),

@@ -1,12 +1,18 @@
 """Representation autoencoder: a frozen network's tokens as latents, and a decoder for them."""
 
+from __future__ import annotations
+
 import math
+import os
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import layers, ops
 
 from keras_meanflow.codecs.base import Codec
+from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.features.dinov2 import DEVIATION, MEAN
 from keras_meanflow.features.resize import TorchBicubic
 from keras_meanflow.files.readers import read_weights
@@ -20,7 +26,7 @@ DECODERS = {  # width, depth, heads, hidden
     "ViTL": (1024, 24, 16, 4096),
     "ViTXL": (1152, 28, 16, 4096),
 }
-EPSILON = 1e-5  # of the variances of the statistics
+EPSILON = 1e-5  # added to the variances of the statistics
 TOKEN_EPSILON, DECODER_EPSILON = 1e-6, 1e-12  # of the layer norms of tokens and decoder
 FIXED = ("trainable_cls_token", "decoder_pos_embed")
 
@@ -29,30 +35,31 @@ FIXED = ("trainable_cls_token", "decoder_pos_embed")
 class RAE(Codec):
     """Latents are the patch tokens of a frozen encoder, with mean 0 and std 1 at each position.
 
-    Pixels are resized to the encoder's size and standardised; its tokens pass a layer norm without
-    learned scale or centre, lie down on a grid, and are normalised by the mean and variance of each
-    channel at each position (`fit_statistics` or `load_statistics`). The decoder is a vision
-    transformer with a class token of its own. Both start as they are initialised: `load_decoder`
-    brings published weights, `fit_decoder` trains.
+    Pixels are resized to the encoder's size and standardised. The encoder's tokens go through a
+    layer norm without parameters and are reshaped to a grid. Then they are normalised by the mean
+    and variance of each channel at each position (`fit_statistics` or `load_statistics`). The
+    decoder is a vision transformer with a class token. It starts untrained: `load_decoder` loads
+    published weights, `fit_decoder` trains.
 
     Args:
-        encoder: a `keras.Model` from standardised images (n, S, S, depth) to tokens (n, N, D) of a
-            square grid, without a class token. It is frozen.
+        encoder: a `keras.Model` from standardised images (n, S, S, depth) to the tokens (n, N, D)
+            of a square grid, without a class token. It becomes frozen.
         image_size: side of the decoded images; a multiple of the grid's side.
         input_size: S.
-        decoder: width, depth, heads and hidden size, or one of ViTB, ViTL, ViTXL.
-        mean, deviation: of the pixels in [0, 1] that the encoder was trained on, by channel.
+        decoder: width, depth, heads and hidden size, or a name: ViTB, ViTL, ViTXL.
+        mean, deviation: by channel, of the pixels in [0, 1] that the encoder was trained on.
         normalisation: of latents; default none.
 
     Raises:
-        ValueError: for tokens that make no square grid, or an image size that is no multiple.
+        ValueError: for tokens that make no square grid, or an image size that is no multiple of
+            its side.
 
     Example:
-        >>> tokens = dinov2_tokens(network)  # metrics.dinov2, with its weights
+        >>> tokens = dinov2_tokens(network)  # features.dinov2, with its weights
         >>> codec = RAE(tokens, image_size=256, input_size=224)
         >>> codec.load_decoder("ViTXL_n08/model.pt")
         >>> codec.load_statistics("stat.pt")
-        >>> codec.encode_pixels(x).shape  # x (n, 256, 256, 3) in [-1, 1]
+        >>> codec.encode_pixels(x).shape  # x (1, 256, 256, 3) in [-1, 1]
         (1, 1, 16, 16, 768)
 
     References:
@@ -62,15 +69,15 @@ class RAE(Codec):
 
     def __init__(
         self,
-        encoder,
+        encoder: keras.Model,
         *,
         image_size: int,
         input_size: int,
-        decoder="ViTXL",
-        mean=MEAN,
-        deviation=DEVIATION,
-        normalisation=None,
-        name=None,
+        decoder: str | Sequence[int] = "ViTXL",
+        mean: Sequence[float] = MEAN,
+        deviation: Sequence[float] = DEVIATION,
+        normalisation: Normalisation | None = None,
+        name: str | None = None,
     ):
         sizes = DECODERS[decoder] if isinstance(decoder, str) else tuple(decoder)
         pixels = np.array(mean, "float32"), np.array(deviation, "float32")
@@ -104,7 +111,7 @@ class RAE(Codec):
             "deviation": [float(d) for d in deviation],
         }
 
-    def load_decoder(self, path) -> None:
+    def load_decoder(self, path: str | os.PathLike) -> None:
         """Fill the decoder from a published state dict, such as `ViTXL_n08/model.pt`.
 
         Raises:
@@ -117,13 +124,13 @@ class RAE(Codec):
         expected = (1, 1 + self.decoder.rows * self.decoder.columns, self.decoder.width)
         if positions is not None and positions.shape != expected:
             raise ValueError(
-                f"{path} is of another size: its positions are {positions.shape}. The codec's are "
+                f"{path} is for another size: its positions are {positions.shape}. The codec's are "
                 f"{expected}."
             )
         load_torch(self.decoder, state, path)
         self.decoder.class_token.assign(class_token)
 
-    def load_statistics(self, path) -> None:
+    def load_statistics(self, path: str | os.PathLike) -> None:
         """Read mean and variance of each position from a published `stat.pt`.
 
         Raises:
@@ -133,7 +140,7 @@ class RAE(Codec):
         arrays = [np.moveaxis(np.asarray(state[name]), 0, -1) for name in ("mean", "var")]
         self.decoder.statistics.set(*arrays)
 
-    def fit_statistics(self, source, batch_size: int = 64) -> None:
+    def fit_statistics(self, source: Any, batch_size: int = 64) -> None:
         """Measure mean and variance of each position over a data source, in two passes."""
         starts = range(0, len(source), batch_size)
 
@@ -146,45 +153,45 @@ class RAE(Codec):
         variance = sum(((part - mean) ** 2).sum(axis=0) for part in tokens()) / len(source)
         self.decoder.statistics.set(mean, variance)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments."""
         encoder = keras.saving.serialize_keras_object(self.encoder.network)
         return {"encoder": encoder, **self._arguments, **super().get_config()}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The codec with these arguments."""
         encoder = keras.saving.deserialize_keras_object(config["encoder"])
         return super().from_config({**config, "encoder": encoder})
 
 
 class Statistics(layers.Layer):
-    """Mean and variance of a channel at a position, fixed: `(z - mean) / sqrt(var + 1e-5)`."""
+    """Fixed mean and variance of each channel at each position: `(z - mean) / sqrt(var + 1e-5)`."""
 
-    def build(self, shape):
-        """One number of each for each number of a latent."""
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """A mean and a variance for each number of a latent."""
         self.mean = self.add_weight(shape[1:], "zeros", trainable=False, name="mean")
         self.variance = self.add_weight(shape[1:], "ones", trainable=False, name="variance")
 
-    def set(self, mean, variance):
-        """Assign both.
+    def set(self, mean: np.ndarray, variance: np.ndarray) -> None:
+        """Assign mean and variance.
 
         Raises:
-            ValueError: for another shape than the latents'.
+            ValueError: for another shape than that of the latents.
         """
         if np.shape(mean) != tuple(self.mean.shape):
             raise ValueError(
-                f"Statistics are of latents (h, w, channels) {tuple(self.mean.shape)}. "
-                f"Received: {np.shape(mean)}."
+                "Statistics must have the shape (h, w, channels) of the latents, "
+                f"{tuple(self.mean.shape)}. Received: {np.shape(mean)}."
             )
         self.mean.assign(mean)
         self.variance.assign(variance)
 
-    def call(self, z):
+    def call(self, z: Any) -> Any:
         """Tokens to latents."""
         return (z - self.mean) / ops.sqrt(self.variance + EPSILON)
 
-    def inverse(self, z):
+    def inverse(self, z: Any) -> Any:
         """Latents to tokens."""
         return z * ops.sqrt(self.variance + EPSILON) + self.mean
 
@@ -192,7 +199,14 @@ class Statistics(layers.Layer):
 class TokenEncoder(keras.Model):
     """Pixels in [-1, 1] to normalised tokens on a grid."""
 
-    def __init__(self, network, statistics, pixels, resize, name=None):
+    def __init__(
+        self,
+        network: keras.Model,
+        statistics: Statistics,
+        pixels: tuple[np.ndarray, np.ndarray],
+        resize: TorchBicubic | None,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
         self.network, self.statistics, self.resize = network, statistics, resize
         self.pixels = pixels
@@ -200,12 +214,12 @@ class TokenEncoder(keras.Model):
         self.norm.build((None, None, statistics.mean.shape[-1]))
         self.channels, self.built = len(pixels[0]), True
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         """(n, h, w, depth) to (n, rows, columns, channels)."""
         return self.statistics(self.tokens(x))
 
-    def tokens(self, x):
-        """The same before the statistics."""
+    def tokens(self, x: Any) -> Any:
+        """The same, before the statistics are applied."""
         x = 0.5 * (x + 1.0)
         if self.resize is not None:
             x = self.resize(x)
@@ -217,11 +231,18 @@ class TokenEncoder(keras.Model):
 class ViTDecoder(keras.Model):
     """Normalised tokens on a grid to pixels, about [-1, 1]: the decoder of a ViT-MAE.
 
-    A class token, zero at first, is put before the embedded tokens and dropped at the end;
-    positions are a fixed table, zero for the class token.
+    A class token, initialised with zeros, is put before the embedded tokens and dropped at the end.
+    The positions are a fixed table, zero for the class token.
     """
 
-    def __init__(self, sizes, statistics, pixels, patch_size, name=None):
+    def __init__(
+        self,
+        sizes: tuple[int, int, int, int],
+        statistics: Statistics,
+        pixels: tuple[np.ndarray, np.ndarray],
+        patch_size: int,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
         width, depth, heads, hidden = sizes
         self.width, self.patch_size, self.pixels = width, patch_size, pixels
@@ -237,7 +258,7 @@ class ViTDecoder(keras.Model):
             layer.build((None, None, width))
         self.built = True
 
-    def call(self, z):
+    def call(self, z: Any) -> Any:
         """(n, rows, columns, channels) to (n, h, w, depth)."""
         tokens = ops.reshape(
             self.statistics.inverse(z), (-1, self.rows * self.columns, self.channels)
@@ -257,12 +278,12 @@ class ViTDecoder(keras.Model):
 class DecoderBlock(layers.Layer):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`, with the exact gelu."""
 
-    def __init__(self, heads, hidden, torch_name):
+    def __init__(self, heads: int, hidden: int, torch_name: str):
         super().__init__()
         self.heads, self.hidden, self.torch_path = heads, hidden, torch_name
 
-    def build(self, shape):
-        """Build the parts."""
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Build the layers."""
         at, width = self.torch_path, shape[-1]
         self.norm1, self.norm2 = (_norm(f"{at}.layernorm_{side}") for side in ("before", "after"))
         self.query, self.key, self.value = (
@@ -276,7 +297,7 @@ class DecoderBlock(layers.Layer):
             part.build(shape)
         self.fc2.build((*shape[:-1], self.hidden))
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         """(n, N, D) to the same."""
         y = self.norm1(x)
         split = (-1, x.shape[1], self.heads, x.shape[2] // self.heads)
@@ -291,7 +312,7 @@ def _norm(torch_name):
 
 
 def dinov2_tokens(network: keras.Model) -> keras.Model:
-    """The patch tokens before the last norm of a `metrics.dinov2.dinov2` network, as an encoder.
+    """A `features.dinov2.dinov2` network up to the patch tokens before its last norm.
 
     Example:
         >>> codec = RAE(dinov2_tokens(dinov2(SIZES["b"])), image_size=256, input_size=224)

@@ -1,5 +1,7 @@
 """A representation autoencoder for small images: an encoder trained on labels, then a decoder."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -8,8 +10,10 @@ from keras_meanflow.codecs.rae import EPSILON, RAE
 from keras_meanflow.features.dinov2 import TokenAttention, Tokens
 
 
-def small_vit(*, image_size, channels, patch_size, width, depth, heads) -> keras.Model:
-    """A small vision transformer without class token: images to tokens (n, N, width)."""
+def small_vit(
+    *, image_size: int, channels: int, patch_size: int, width: int, depth: int, heads: int
+) -> keras.Model:
+    """A small vision transformer without a class token: images to tokens (n, N, width)."""
     images = keras.Input((image_size, image_size, channels))
     x = layers.Conv2D(width, patch_size, patch_size)(images)
     x = Tokens()(layers.Reshape((-1, width))(x))[:, 1:]
@@ -21,15 +25,24 @@ def small_vit(*, image_size, channels, patch_size, width, depth, heads) -> keras
     return keras.Model(images, x, name="tokens")
 
 
-def fit_encoder(encoder, source, *, steps, batch_size=64, learning_rate=1e-3, seed=0, verbose=0):
-    """Train a token encoder to tell classes by the mean of its normalised tokens.
+def fit_encoder(
+    encoder: keras.Model,
+    source: Any,
+    *,
+    steps: int,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    verbose: int = 0,
+) -> None:
+    """Train a token encoder to classify images by the mean of its normalised tokens.
 
     Args:
         encoder: from images (n, S, S, channels) to tokens (n, N, D).
         source: a labelled data source.
-        steps, batch_size, learning_rate: of Adam, its rate decaying to zero on a cosine.
-        seed: of the order.
-        verbose: of `keras.Model.fit`.
+        steps, batch_size, learning_rate: of Adam, whose learning rate decays to zero on a cosine.
+        seed: of the order of the samples.
+        verbose: as in `keras.Model.fit`.
 
     Raises:
         ValueError: for a source without labels.
@@ -46,21 +59,29 @@ def fit_encoder(encoder, source, *, steps, batch_size=64, learning_rate=1e-3, se
 
 
 def fit_decoder(
-    codec, source, *, steps, batch_size=64, learning_rate=1e-3, noise=0.8, seed=0, verbose=0
+    codec: RAE,
+    source: Any,
+    *,
+    steps: int,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    noise: float = 0.8,
+    seed: int = 0,
+    verbose: int = 0,
 ) -> RAE:
-    """The codec with a decoder trained by the absolute error, on latents with noise in them.
+    """The codec with a decoder trained on noisy latents, by the mean absolute error.
 
-    Each sample's tokens get normal noise of a standard deviation drawn evenly from 0 to `noise`:
-    a flow map's latents are not quite those of images. The paper adds perceptual and adversarial
-    losses, which need networks of their own.
+    A flow map's latents differ a little from those of images, so each sample's tokens get normal
+    noise. Its standard deviation is uniform between 0 and `noise`. The paper also has perceptual
+    and adversarial losses; they need more networks and are left out.
 
     Args:
         codec: a `RAE` with statistics.
-        source: a data source, whose latents are held in memory.
-        steps, batch_size, learning_rate: of Adam, its rate decaying to zero on a cosine.
-        noise: tau, before the statistics.
-        seed: of order and noise.
-        verbose: of `keras.Model.fit`.
+        source: a data source; all its latents are held in memory.
+        steps, batch_size, learning_rate: of Adam, whose learning rate decays to zero on a cosine.
+        noise: tau, in the units of the tokens before the statistics.
+        seed: of the order of the samples and of the noise.
+        verbose: as in `keras.Model.fit`.
     """
     scale = 1.0 / np.sqrt(ops.convert_to_numpy(codec.decoder.statistics.variance) + EPSILON)
     latents = codec.encode_pixels(source.take(np.arange(len(source)))[0], batch_size)[:, 0]
@@ -86,7 +107,7 @@ def _adam(learning_rate, steps):
 
 
 class _Batches(keras.utils.PyDataset):
-    """`steps` batches, each a function of (seed, step): `make(rows, generator)` of rows drawn."""
+    """`steps` batches `make(rows, generator)` of random rows, each a function of (seed, step)."""
 
     def __init__(self, count, batch_size, seed, steps, make):
         super().__init__()

@@ -1,34 +1,37 @@
 """The autoencoder of Stable Diffusion, as the latent MeanFlow models use it."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 from keras import layers, ops
 
 from keras_meanflow.codecs.base import Codec
-from keras_meanflow.codecs.normalisation import SD_SCALE
+from keras_meanflow.codecs.normalisation import SD_SCALE, Normalisation
 from keras_meanflow.codecs.stack import Stack
 from keras_meanflow.files.readers import read_weights
 from keras_meanflow.files.torch_weights import conv, load_torch, named
 from keras_meanflow.parts.part import register
 
-EPSILON = 1e-6  # of every group norm
-LOG_VARIANCE = (-30.0, 20.0)  # the range it is clipped to
+EPSILON = 1e-6  # in every group norm
+LOG_VARIANCE = (-30.0, 20.0)  # the encoder's log variance is clipped to this range
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 @register
 class SDVAE(Codec):
-    """The KL autoencoder of Stable Diffusion 1 and 2: 256 pixels to 32x32x4, mean and std.
+    """The KL autoencoder of Stable Diffusion 1 and 2: 256x256 pixels to 32x32x4, mean and std.
 
-    Its weights are zero until `load` brings published ones: `sd-vae-ft-mse` (MeanFlow, improved
+    Its weights are zero until `load` reads published ones: `sd-vae-ft-mse` (MeanFlow, improved
     MeanFlow) or `sd-vae-ft-ema` (DiT, SiT). 84 M parameters.
 
     Args:
         widths: channels at each resolution.
         blocks: residual blocks at each resolution of the encoder; the decoder has one more.
-        latent_channels: of a latent.
-        groups: of the group norms.
+        latent_channels: channels of a latent.
+        groups: number of groups in each group norm.
         normalisation: of latents; default the factor 0.18215.
 
     Example:
@@ -49,8 +52,8 @@ class SDVAE(Codec):
         blocks: int = 2,
         latent_channels: int = 4,
         groups: int = 32,
-        normalisation=SD_SCALE,
-        name=None,
+        normalisation: Normalisation | None = SD_SCALE,
+        name: str | None = None,
     ):
         super().__init__(
             Stack(_encoder(widths, blocks, latent_channels, groups), 3, name="encoder"),
@@ -72,24 +75,24 @@ class SDVAE(Codec):
         }
 
     @classmethod
-    def load(cls, path, **sizes) -> "SDVAE":
-        """Returns the codec with weights of diffusers' format.
+    def load(cls, path: str | Path, **sizes: Any) -> SDVAE:
+        """Returns the codec with weights in diffusers' format.
 
         Args:
             path: a `.safetensors`, `.bin` or `.pth` file, or the folder that holds
                 `diffusion_pytorch_model.safetensors` or `.bin`.
-            sizes: as the constructor takes them.
+            **sizes: arguments of the constructor.
 
         Raises:
-            ValueError: for a folder without such a file, and for weights that are missing, unknown
-                or of another size.
+            ValueError: for a folder without such a file, or weights that are missing, unknown or
+                of another size.
         """
         path, codec = _file(Path(path)), cls(**sizes)
         state = {_new_name(name): array for name, array in read_weights(path).items()}
         load_torch(codec, state, path)
         return codec
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments."""
         return {**self._sizes, **super().get_config()}
 
@@ -104,7 +107,7 @@ def _file(path):
 
 
 def _new_name(name):
-    """The present name of an attention layer, from either of diffusers' two."""
+    """The current name of an attention layer in diffusers, from the old or the current one."""
     prefix, found, rest = name.rpartition(".attentions.0.")
     layer, _, kind = rest.rpartition(".")
     return f"{prefix}{found}{OLD_NAMES[layer]}.{kind}" if layer in OLD_NAMES else name
@@ -165,9 +168,9 @@ def _dense(width, name):
 
 
 class ResidualBlock(layers.Layer):
-    """`skip(x) + conv(silu(norm(conv(silu(norm(x))))))`; the skip is there to change width."""
+    """`skip(x) + conv(silu(norm(conv(silu(norm(x))))))`; `skip` is x or changes its width."""
 
-    def __init__(self, before, width, groups, torch_name):
+    def __init__(self, before: int, width: int, groups: int, torch_name: str):
         super().__init__()
         self.width = width
         self.norm1, self.norm2 = (_norm(groups, f"{torch_name}.norm{i}") for i in (1, 2))
@@ -176,8 +179,8 @@ class ResidualBlock(layers.Layer):
         if before != width:
             self.skip = conv(width, f"{torch_name}.conv_shortcut", kernel=1)
 
-    def build(self, shape):
-        """Build the parts."""
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Build the layers."""
         inner = (*shape[:-1], self.width)
         for layer, at in (
             (self.norm1, shape),
@@ -188,11 +191,11 @@ class ResidualBlock(layers.Layer):
         ):
             layer.build(at)
 
-    def compute_output_shape(self, shape):
-        """(n, h, w, width)."""
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape (n, h, w, width)."""
         return (*shape[:-1], self.width)
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         """(n, h, w, before) to (n, h, w, width)."""
         h = self.conv1(ops.silu(self.norm1(x)))
         h = self.conv2(ops.silu(self.norm2(h)))
@@ -200,24 +203,24 @@ class ResidualBlock(layers.Layer):
 
 
 class SpatialAttention(layers.Layer):
-    """`x +` attention of one head among all positions of the normalised x."""
+    """`x + attention(norm(x))`, with one head over all positions."""
 
-    def __init__(self, width, groups, torch_name):
+    def __init__(self, width: int, groups: int, torch_name: str):
         super().__init__()
         self.norm = _norm(groups, f"{torch_name}.group_norm")
         names = ("to_q", "to_k", "to_v", "to_out.0")
         self.projections = [_dense(width, f"{torch_name}.{name}") for name in names]
 
-    def build(self, shape):
-        """Build the parts."""
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Build the layers."""
         for layer in (self.norm, *self.projections):
             layer.build(shape)
 
-    def compute_output_shape(self, shape):
-        """The same."""
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The same shape."""
         return shape
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         """(n, h, w, width) to the same."""
         shape = ops.shape(x)
         normed = self.norm(x)
@@ -228,13 +231,13 @@ class SpatialAttention(layers.Layer):
 
 
 class MeanAndStd(layers.Layer):
-    """Mean and log variance, side by side in the channels, to mean and standard deviation."""
+    """Mean and log variance, side by side in the channels, become mean and standard deviation."""
 
-    def compute_output_shape(self, shape):
-        """The same."""
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The same shape."""
         return shape
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         """(n, h, w, 2 channels) to the same."""
         mean, log_variance = ops.split(x, 2, axis=-1)
         std = ops.exp(0.5 * ops.clip(log_variance, *LOG_VARIANCE))

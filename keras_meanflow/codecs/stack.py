@@ -1,4 +1,7 @@
-"""Layers one after another, built without calling them: a large autoencoder is there at once."""
+"""Layers one after another, built without calling them, so that building is fast."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -6,15 +9,15 @@ import keras
 class Stack(keras.Model):
     """The composition of layers, over images of any height and width.
 
-    `keras.Sequential` calls each layer symbolically when it is built, which takes JAX minutes for
-    an autoencoder.
+    `keras.Sequential` calls each layer symbolically when it is built. For an autoencoder this takes
+    minutes on JAX.
 
     Args:
         parts: the layers, each with `compute_output_shape`.
-        channels: of the input.
+        channels: channels of the input.
     """
 
-    def __init__(self, parts, channels: int, name=None):
+    def __init__(self, parts: Sequence[keras.Layer], channels: int, name: str | None = None):
         super().__init__(name=name)
         self.parts, self.channels = parts, channels
         shape = (None, None, None, channels)
@@ -24,7 +27,7 @@ class Stack(keras.Model):
             shape = layer.compute_output_shape(shape)
         self.built = True
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         """(n, h, w, channels) through all layers."""
         for layer in self.parts:
             x = layer(x)

@@ -1,10 +1,14 @@
-"""A tiny trained autoencoder, compatible with that of FLUX.2."""
+"""A tiny trained autoencoder with the latents of FLUX.2."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from keras import layers, ops
 
 from keras_meanflow.codecs.base import Codec
+from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.codecs.stack import Stack
 from keras_meanflow.files.readers import read_weights
 from keras_meanflow.files.torch_weights import conv, load_torch, named
@@ -12,20 +16,21 @@ from keras_meanflow.parts.part import register
 
 WIDTH = 64
 CHANNELS = 32
-LIMIT = 3.0  # latents are softly limited to this before decoding
+LIMIT = 3.0  # the decoder limits latents softly to this size
 FILES = ("taef2_encoder.pth", "taef2_decoder.pth")
 
 
 @register
 class TAEF2(Codec):
-    """A tiny autoencoder for the latents of FLUX.2: 256 pixels to 32x32x32.
+    """A tiny autoencoder for the latents of FLUX.2: 256x256 pixels to 32x32x32.
 
-    Its weights are zero until `load` brings the published ones. 1.34 M parameters each way,
-    about 29 dB on ImageNet images of 256 pixels: for work that must be small and real.
+    Its weights are zero until `load` reads the published ones. Encoder and decoder have 1.34 M
+    parameters each. On ImageNet images of 256 pixels the reconstruction has about 29 dB. It is for
+    small experiments on real images.
 
     Args:
-        normalisation: of latents; default none: over ImageNet images of 256 pixels they have a
-            mean of 0.03 and a std of 0.85.
+        normalisation: of latents; default none. Over ImageNet images of 256 pixels the latents
+            have a mean of 0.03 and a std of 0.85.
 
     Example:
 
@@ -37,7 +42,7 @@ class TAEF2(Codec):
         O. Boer Bohan, madebyollin/taesd, MIT licence.
     """
 
-    def __init__(self, *, normalisation=None, name=None):
+    def __init__(self, *, normalisation: Normalisation | None = None, name: str | None = None):
         super().__init__(
             Stack(_encoder(), 3, name="encoder"),
             Stack(_decoder(), CHANNELS, name="decoder"),
@@ -48,11 +53,11 @@ class TAEF2(Codec):
         )
 
     @classmethod
-    def load(cls, path) -> "TAEF2":
+    def load(cls, path: str | Path) -> TAEF2:
         """Returns the codec with the weights of a folder that holds `taef2_{encoder,decoder}.pth`.
 
         Raises:
-            ValueError: for a folder without them, and for weights that are missing, unknown or of
+            ValueError: for a folder without them, or weights that are missing, unknown or of
                 another size.
         """
         codec = cls()
@@ -82,9 +87,9 @@ def _decoder():
 
 
 class Block(layers.Layer):
-    """`relu(h + conv(relu(conv(relu(conv(h))))))`, h = x, or `x + pool(x)` if pooled."""
+    """`relu(h + conv(relu(conv(relu(conv(h))))))` with h = x, or h = `x + pool(x)` if pooled."""
 
-    def __init__(self, torch_name, *, pooled=False):
+    def __init__(self, torch_name: str, *, pooled: bool = False):
         super().__init__()
         self.convs = [conv(WIDTH, f"{torch_name}.conv.{i}") for i in (0, 2, 4)]
         self.pool = []
@@ -97,8 +102,8 @@ class Block(layers.Layer):
                 conv(WIDTH, f"{at}.3", kernel=1, use_bias=False),
             ]
 
-    def build(self, shape):
-        """Build the parts."""
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Build the layers."""
         for layer in self.convs:
             layer.build(shape)
         at = shape
@@ -106,11 +111,11 @@ class Block(layers.Layer):
             layer.build(at)
             at = layer.compute_output_shape(at)
 
-    def compute_output_shape(self, shape):
-        """The same."""
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The same shape."""
         return shape
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         """(n, h, w, WIDTH) to the same."""
         if self.pool:
             pooled = x
@@ -124,10 +129,10 @@ class Block(layers.Layer):
 class SoftLimit(layers.Layer):
     """`LIMIT tanh(x / LIMIT)`."""
 
-    def compute_output_shape(self, shape):
-        """The same."""
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The same shape."""
         return shape
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         """Any shape to the same."""
         return LIMIT * ops.tanh(x / LIMIT)

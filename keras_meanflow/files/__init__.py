@@ -1,5 +1,31 @@
-"""Files: written whole or not at all, fetched once into a cache, and read without running them.
+"""Files on disk: atomic writes, a download cache, and readers that run no code.
 
-Containers are `.safetensors`, torch files, `.npz`, msgpack and orbax folders. Nothing here knows a
-Keras model: `formats/` says what the tensors in a container mean.
+A file is written completely or not at all, and a published file is fetched once, into the cache.
+Containers are `.safetensors`, torch files, `.npz`, msgpack and orbax folders. They are read without
+torch or flax, and a pickle is never run. The results are arrays by name:
+`formats/` maps these to the weights of a network.
 """
+
+from keras_meanflow.files.atomic import (
+    write_atomically,
+)
+from keras_meanflow.files.cache import (
+    cache_folder,
+)
+from keras_meanflow.files.fetching import (
+    fetch,
+)
+from keras_meanflow.files.readers import (
+    read_weights,
+)
+from keras_meanflow.files.writers import (
+    write_weights,
+)
+
+__all__ = [
+    "cache_folder",
+    "fetch",
+    "read_weights",
+    "write_atomically",
+    "write_weights",
+]

@@ -1,7 +1,4 @@
-"""Published weights of feature networks: where they are, their checksums, and a cache.
-
-Nothing is fetched unless `fetch_weights` is called.
-"""
+"""The folder that keeps fetched files, and the check of a checksum."""
 
 from __future__ import annotations
 
@@ -12,12 +9,16 @@ from keras_meanflow.files.atomic import sha256_of
 
 
 def cache_folder() -> Path:
-    """Where fetched weights lie: `$KMF_CACHE`, or `~/.cache/keras_meanflow`."""
+    """The folder of fetched files: `$KMF_CACHE`, or `~/.cache/keras_meanflow`."""
     return Path(os.environ.get("KMF_CACHE", Path.home() / ".cache" / "keras_meanflow"))
 
 
 def check_sha256(path: str | os.PathLike, expected: str | None) -> str:
-    """The SHA-256 of a file; refused when it is not the expected one, if any."""
+    """The SHA-256 of a file, compared with the expected one unless that is None.
+
+    Raises:
+        ValueError: for another checksum than the expected one.
+    """
     found = sha256_of(path)
     if expected is not None and found != expected:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Files from an address into the cache: once, whole, and only when asked."""
+"""Fetches a file from an address into the cache, once."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ HUGGING_FACE = "hf://"
 
 
 def fetch(address: str, sha256: str | None = None) -> Path:
-    """The path of a file in the cache, downloaded unless it is there.
+    """The path of a file in the cache; the file is downloaded if it is not there.
 
     The cache is `$KMF_CACHE`, or `~/.cache/keras_meanflow`.
 
     Args:
-        address: `https://...`, or `hf://OWNER/REPOSITORY/FILE`, with `@REVISION` after the
-            repository for another than `main`; `$HF_ENDPOINT` names a mirror.
-        sha256: of the file, where it is known.
+        address: `https://...` or `hf://OWNER/REPOSITORY/FILE`. A revision other than `main`
+            follows the repository as `@REVISION`. `$HF_ENDPOINT` names a mirror.
+        sha256: expected checksum of the file, or None if it is not known.
 
     Raises:
-        ValueError: for another address, one that cannot be read, or another checksum.
+        ValueError: for another kind of address, an address that cannot be read, or a file with
+            another checksum.
 
     Example:
         >>> path = fetch("hf://Lyy0725/iMF/iMF-B-2.pth")
@@ -44,7 +45,7 @@ def fetch(address: str, sha256: str | None = None) -> Path:
 
 
 def split_address(address: str) -> tuple[str, str, str]:
-    """The repository, revision and file ("" for all of it) of `hf://OWNER/REPOSITORY@REV/FILE`.
+    """The repository, revision and file of `hf://OWNER/REPOSITORY@REV/FILE`; "" without a file.
 
     Raises:
         ValueError: for an address without a repository.
@@ -59,7 +60,9 @@ def split_address(address: str) -> tuple[str, str, str]:
 def _url(address):
     repository, revision, file = split_address(address)
     if not file:
-        raise ValueError(f"An address of a file is hf://OWNER/REPOSITORY/FILE. Got: {address!r}.")
+        raise ValueError(
+            f"The address of a file is hf://OWNER/REPOSITORY/FILE. Received: {address!r}."
+        )
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     place = Path("hf", *repository.split("/"), revision, *file.split("/"))
     return f"{endpoint}/{repository}/resolve/{revision}/{file}", place

@@ -1,4 +1,4 @@
-"""flax' msgpack files, read and written without msgpack or flax: maps, strings, numbers, arrays."""
+"""Reads and writes flax's msgpack files without flax: maps, strings, numbers, arrays."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import struct
 
 import numpy as np
 
-_NDARRAY, _SCALAR = 1, 3  # flax' extension types; 2 is a complex number
-_FIXED = {  # first byte: (struct code, what it begins)
+_NDARRAY, _SCALAR = 1, 3  # flax's extension types; 2 is a complex number
+_FIXED = {  # first byte: (struct code of the number that follows, what it is or counts)
     0xCA: (">f", "value"),
     0xCB: (">d", "value"),
     0xCC: (">B", "value"),
@@ -36,10 +36,11 @@ _RANGES = ((0x80, 0x8F, "map"), (0x90, 0x9F, "list"), (0xA0, 0xBF, "text"))
 
 
 def unpack(data: bytes) -> object:
-    """What flax' `to_bytes` packed: nested dicts with arrays.
+    """The nested dicts with arrays that flax's `to_bytes` packed.
 
     Raises:
-        ValueError: When the bytes end early, go on after the end, or hold what arrays do not need.
+        ValueError: When the bytes end early or continue after the end, or hold a type that weights
+            do not need.
 
     Example:
         >>> unpack(pack({"a": {"kernel": np.zeros((2, 3), "float32")}}))["a"]["kernel"].shape
@@ -56,14 +57,16 @@ def unpack(data: bytes) -> object:
 
 
 class _Reader:
-    """A place in the bytes, and how to read on from it."""
+    """A position in the bytes, and methods that read from there."""
 
     def __init__(self, data):
         self.data, self.at = data, 0
 
     def take(self, count):
         if self.at + count > len(self.data):
-            raise ValueError(f"it ends early: {len(self.data)} bytes, more than {self.at + count}")
+            raise ValueError(
+                f"it ends early: {self.at + count} bytes needed, {len(self.data)} there"
+            )
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -82,7 +85,7 @@ class _Reader:
             if low <= first <= high:
                 return getattr(self, kind)(first - low)
         if first not in _FIXED:
-            raise ValueError(f"byte {first:#x} begins nothing that weights need")
+            raise ValueError(f"byte {first:#x} starts a type that weights do not need")
         code, kind = _FIXED[first]
         number = self.number(code)
         return number if kind == "value" else getattr(self, kind)(number)
@@ -113,7 +116,7 @@ class _Reader:
 
 
 def pack(value: object) -> bytes:
-    """The bytes that flax' `to_bytes` makes of nested dicts with arrays.
+    """The bytes that flax's `to_bytes` makes from nested dicts with arrays.
 
     Args:
         value: dicts with text keys, arrays, text, bytes, integers, and tuples or lists of them.
@@ -140,7 +143,7 @@ def pack(value: object) -> bytes:
 
 
 def _header(number, choices):
-    """The shortest way to write a length or a positive number."""
+    """The shortest encoding of a length or of a number from 0."""
     for first, code in choices:
         if isinstance(code, int):
             if number < code:

@@ -1,7 +1,8 @@
-"""Follows the pickle inside a torch file, instruction by instruction, and imports nothing.
+"""Interprets the pickle in a torch file one instruction at a time, and imports nothing.
 
-Numbers, strings, containers and descriptions of tensors come out; a pickle that asks for anything
-else is refused by name. `GLOBAL` never imports: it looks a name up in the table below.
+The result is numbers, strings, containers and descriptions of tensors. A pickle that asks for
+anything else is refused, and the error names it. The instruction `GLOBAL` does not import: it looks
+the name up in `ALLOWED`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".sp
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor lies: `size` numbers of type `code` in storage `key`, and a strided view."""
+    """A strided view of storage `key`, which holds `size` numbers of type `code`."""
 
     code: str
     key: str
@@ -38,13 +39,17 @@ class StoredTensor(NamedTuple):
     stride: tuple
 
     def view(self, storage: np.ndarray) -> np.ndarray:
-        """The tensor as an array of its own; refuses a view that reaches outside its storage."""
+        """The tensor as a new array.
+
+        Raises:
+            ValueError: for a view that reaches outside its storage.
+        """
         numbers = (self.offset, *self.shape, *self.stride)
         steps = zip(self.shape, self.stride, strict=True)
         last = self.offset + sum((length - 1) * step for length, step in steps)
         if min(numbers) < 0 or (0 not in self.shape and last >= len(storage)):
             raise ValueError(
-                f"A tensor must lie inside its storage. Storage {self.key} has {len(storage)} "
+                f"A tensor must be inside its storage. Storage {self.key} has {len(storage)} "
                 f"numbers; offset {self.offset}, shape {self.shape}, stride {self.stride}."
             )
         if 0 in self.shape:
@@ -54,7 +59,7 @@ class StoredTensor(NamedTuple):
 
 
 class _Namespace(dict):
-    """An `argparse.Namespace`, as training scripts store it: its attributes as a dict."""
+    """The attributes of an `argparse.Namespace`, which training scripts store, as a dict."""
 
 
 def _storage(kind, code, key, _location, size, *_view):
@@ -81,13 +86,13 @@ ALLOWED = {
 
 
 def interpret(stream: BinaryIO) -> object:
-    """Follows one pickle up to its end; tensors come out as `StoredTensor`.
+    """Interprets one pickle up to its end; tensors become `StoredTensor`.
 
     Args:
-        stream: A binary file at the first byte of the pickle; left behind its last.
+        stream: A binary file at the first byte of the pickle. Afterwards it is behind the last one.
 
     Raises:
-        ValueError: When the pickle ends early, or asks for what is not in `ALLOWED`.
+        ValueError: When the pickle ends early, or asks for a name that is not in `ALLOWED`.
 
     Example:
         >>> interpret(io.BytesIO(pickle.dumps({"a": [1, 2.5]}, protocol=2)))
@@ -106,13 +111,15 @@ def _followed(stream):
             break
         step = getattr(machine, f"on_{opcode.name.lower()}", None)
         if step is None:
-            raise ValueError(f"The pickle instruction {opcode.name} is refused: tensors need none.")
+            raise ValueError(
+                f"The pickle instruction {opcode.name} is refused: tensors do not need it."
+            )
         step(argument)
     return machine.stack.pop()
 
 
 class _Machine:
-    """The stack and the memo of a pickle, and one method for each instruction that is allowed."""
+    """The stack and the memo of a pickle, with one method for each allowed instruction."""
 
     def __init__(self):
         self.stack, self.marks, self.memo = [], [], {}
@@ -219,7 +226,7 @@ class _Machine:
     def on_reduce(self, _):
         function, arguments = self.take(2)
         if not isinstance(function, Callable):
-            raise ValueError(f"A pickle called {function!r}, which is no function.")
+            raise ValueError(f"The pickle calls {function!r}, which is not a function.")
         self.push(function(*arguments))
 
     on_newobj = on_reduce
@@ -233,7 +240,7 @@ class _Machine:
 def _allowed(name):
     if name not in ALLOWED:
         raise ValueError(
-            f"The pickle asks for {name}, which is not among what tensors need, and could run "
-            "code. Save the state dict alone, or convert the file where you trust it."
+            f"The pickle asks for {name}. Tensors do not need it, and it could run code. "
+            "Save only the state dict, or convert the file on a machine where you trust it."
         )
     return ALLOWED[name]

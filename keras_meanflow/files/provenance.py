@@ -1,8 +1,9 @@
-"""What a result was made with: versions, backend, commit."""
+"""How a result was made: backend, versions, commit."""
 
 import importlib.metadata
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -11,8 +12,8 @@ from keras_meanflow import __version__
 _VERSIONS = ("keras", "numpy", "jax", "tensorflow", "torch")
 
 
-def provenance():
-    """The backend, the versions of the packages, and the commit: JSON values by name."""
+def provenance() -> dict[str, Any]:
+    """The backend, the versions of the packages and the commit, as JSON values by name."""
     return {"backend": keras.config.backend(), "versions": _versions(), "git_commit": _git_commit()}
 
 
@@ -27,7 +28,7 @@ def _versions():
 
 
 def _git_commit():
-    """The commit of the checkout that the package runs from, "-dirty" if changed; or None."""
+    """The commit of the checkout that the package runs from, "-dirty" if changed, or None."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

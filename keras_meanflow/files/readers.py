@@ -1,8 +1,8 @@
 """Reads published weights into NumPy: without torch or flax, and without running a pickle.
 
-A torch file holds a pickle, a program that may import and call anything. Here its instructions are
-followed one by one by an interpreter that knows numbers, strings, containers and tensors, and
-imports nothing: a file can name what it likes, it only gets told that this is refused.
+A torch file holds a pickle, a program that may import and call anything. Here an interpreter
+handles its instructions one by one. It supports numbers, strings, containers and tensors, and
+imports nothing. A file that asks for anything else is refused.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ SAFETENSORS = {
 
 
 def read_weights(path: str | os.PathLike) -> object:
-    """What a weights file holds, by its first bytes and not by its name.
+    """The contents of a weights file; its first bytes decide the format, not its name.
 
     Args:
         path: A `.pt`, `.pth`, `.bin`, `.safetensors`, `.npz` or flax `.msgpack` file, or the folder
             of an orbax checkpoint.
 
     Raises:
-        ValueError: As the readers of these do.
-        ImportError: For an orbax checkpoint without orbax.
+        ValueError: When the file cannot be read, as the reader of its format says.
+        ImportError: For an orbax checkpoint, when orbax is not installed.
 
     Example:
         >>> state = read_weights("lenet_mnist_fid.pth")
@@ -66,7 +66,7 @@ def read_weights(path: str | os.PathLike) -> object:
 
 
 def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` file by name; one that hides a pickle is refused.
+    """The arrays of an `.npz` file by name; a file with a pickle is refused.
 
     Args:
         path: The file.
@@ -91,7 +91,7 @@ def read_flax(path: str | os.PathLike) -> object:
         path: The file.
 
     Raises:
-        ValueError: When the file is truncated or holds more than arrays, text and numbers.
+        ValueError: When the file is truncated, or holds more than arrays, text and numbers.
 
     Example:
         >>> tree = read_flax("checkpoint_0")
@@ -105,14 +105,14 @@ def read_flax(path: str | os.PathLike) -> object:
 
 
 def read_orbax(path: str | os.PathLike) -> object:
-    """The nested dicts of arrays of an orbax checkpoint, a folder; needs orbax, and so JAX.
+    """The nested dicts of arrays of an orbax checkpoint, a folder. orbax, and so JAX, is needed.
 
     Args:
-        path: The folder that orbax wrote, or one that holds it alone.
+        path: The folder that orbax wrote, or a folder that contains only this one.
 
     Raises:
         ValueError: When the folder is no orbax checkpoint.
-        ImportError: Without orbax; says how to install it.
+        ImportError: When orbax is not installed; the message says how to install it.
 
     Example:
         >>> tree = read_orbax("MF-B-4/checkpoint_500400")
@@ -129,7 +129,7 @@ def read_orbax(path: str | os.PathLike) -> object:
             f"{path} is an orbax checkpoint. Install its reader: pip install orbax-checkpoint"
         ) from error
     reader, path = orbax.checkpoint.PyTreeCheckpointer(), os.path.abspath(path)
-    # As NumPy arrays: as JAX's they would need the devices that wrote them.
+    # As NumPy arrays: JAX arrays would need the devices that wrote them.
     as_numpy = orbax.checkpoint.RestoreArgs(restore_type=np.ndarray)
     tree = getattr(reader.metadata(path), "item_metadata", None)
     arguments = _like(getattr(tree, "tree", tree), as_numpy)
@@ -176,15 +176,15 @@ def _is_npz(path):
 def read_torch(path: str | os.PathLike) -> object:
     """What `torch.save` wrote: dicts, lists, numbers, and tensors as arrays.
 
-    Reads the zip format (torch >= 1.6) and the one before. bfloat16 becomes float32, which is
-    exact. An `argparse.Namespace`, as training scripts store it, becomes a dict.
+    Reads the zip format (torch >= 1.6) and the older one. bfloat16 becomes float32, which is exact.
+    An `argparse.Namespace`, which training scripts store, becomes a dict.
 
     Args:
         path: A `.pt`, `.pth` or `.bin` file.
 
     Raises:
-        ValueError: When the file is truncated or no torch file, or its pickle asks for anything
-            but containers and tensors; the message names what it asked for.
+        ValueError: When the file is truncated or is not a torch file, or when its pickle asks for
+            more than containers and tensors. The message names what it asks for.
 
     Example:
         >>> read_torch("checkpoint.pt")["ema"]["final_layer.linear.bias"].dtype
@@ -238,7 +238,7 @@ def _read_zip(file, path):
         names = archive.namelist()
         pickles = [name for name in names if name.split("/")[1:] == ["data.pkl"]]
         if not pickles:
-            raise ValueError(f"{path} is a zip, but not of torch.save: it has no data.pkl.")
+            raise ValueError(f"{path} is a zip, but not from torch.save: it has no data.pkl.")
         root = pickles[0].removesuffix("data.pkl")
         order = "little"
         if f"{root}byteorder" in names:
@@ -261,10 +261,10 @@ def _member(archive, name, path):
 
 def _read_legacy(file, path):
     if file.read(1) != b"\x80":
-        raise ValueError(f"{path} is no torch file (neither a zip nor a pickle), or is truncated.")
+        raise ValueError(f"{path} is truncated, or is not a torch file: no zip, no pickle.")
     file.seek(0)
     if _interpreted(file, path) != LEGACY_MAGIC:
-        raise ValueError(f"{path} is a pickle, but not one of torch.save. Save it with torch.save.")
+        raise ValueError(f"{path} is a pickle, but not from torch.save. Save it with torch.save.")
     _interpreted(file, path)  # the protocol version
     order = "little" if _interpreted(file, path)["little_endian"] else "big"
     tree = _interpreted(file, path)

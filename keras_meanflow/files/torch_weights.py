@@ -1,4 +1,8 @@
-"""Layers that know their name in a torch state dict, and the filling of them from one."""
+"""Marks layers with their names in a torch state dict, and fills them from one."""
+
+from __future__ import annotations
+
+import os
 
 import keras
 import numpy as np
@@ -12,23 +16,25 @@ def named(layer: keras.layers.Layer, torch_name: str) -> keras.layers.Layer:
     return layer
 
 
-def conv(width: int, torch_name: str, *, kernel: int = 3, strides: int = 1, use_bias=True):
-    """Returns a convolution of zero weights, to be filled; with strides it pads nothing."""
+def conv(
+    width: int, torch_name: str, *, kernel: int = 3, strides: int = 1, use_bias: bool = True
+) -> keras.layers.Layer:
+    """Returns a convolution with zero weights, to be filled; with strides it does not pad."""
     padding, zeros = "same" if strides == 1 else "valid", {"kernel_initializer": "zeros"}
     layer = keras.layers.Conv2D(width, kernel, strides, padding, use_bias=use_bias, **zeros)
     return named(layer, torch_name)
 
 
-def load_torch(model: keras.Model, state: dict[str, np.ndarray], source) -> None:
-    """Fills all layers of `model` that have a torch name from a state dict.
+def load_torch(model: keras.Model, state: dict[str, np.ndarray], source: str | os.PathLike) -> None:
+    """Fills the layers of `model` that have a torch name with the arrays of a state dict.
 
     Args:
-        model: built.
-        state: torch names to arrays, in torch's layout.
-        source: where the state is from, for messages.
+        model: a built model.
+        state: arrays by torch name, in torch's layout.
+        source: where the state is from, for error messages.
 
     Raises:
-        ValueError: for names that are missing or left over, or arrays of another shape.
+        ValueError: for missing or unknown names, or arrays of another shape.
     """
     wanted = dict(_slots(model))
     missing, unknown = wanted.keys() - state.keys(), state.keys() - wanted.keys()
@@ -50,7 +56,7 @@ def load_torch(model: keras.Model, state: dict[str, np.ndarray], source) -> None
 
 
 def _slots(model):
-    """Yields (torch name, variable) of all marked layers."""
+    """Yields (torch name, variable) for all marked layers."""
     for layer in model._flatten_layers():
         if hasattr(layer, "torch_name"):
             weights = [v for v in layer.variables if v.name in ("kernel", "gamma")]

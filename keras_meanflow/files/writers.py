@@ -1,4 +1,4 @@
-"""Writes weights as `.safetensors`, `.npz`, `.msgpack` and `.pt`: what their own libraries read."""
+"""Writes weights as `.safetensors`, `.npz`, `.msgpack` and `.pt`, for the usual readers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def write_weights(
     wrapping: tuple[str, ...] = (),
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Writes tensors in the container that the name's ending says, whole or not at all.
+    """Writes tensors completely or not at all; the ending of the path chooses the container.
 
     Args:
         path: `.safetensors`, `.npz`, `.msgpack`, `.pt` or `.pth`.
         state: float arrays by name.
-        wrapping: names to nest a msgpack's tree under; its names split at "/".
+        wrapping: for `.msgpack`, the names of the dicts around the tree, outermost first. There
+            "/" in a tensor's name separates nested dicts.
         metadata: text for the header of a `.safetensors` file.
 
     Raises:
@@ -82,10 +83,10 @@ def _msgpack(file, state, wrapping, _metadata):
 
 
 def _torch(file, state, _wrapping, _metadata):
-    """The zip of `torch.save`: a pickle that describes the tensors, and a file of each's numbers.
+    """The zip of `torch.save`: one pickle for all tensors, and one file of numbers for each.
 
-    torch is not needed: the pickle's instructions are written one by one, as the reader in
-    `pickles.py` follows them.
+    The pickle's instructions are written one by one, so torch is not needed. `pickles.py` reads
+    the same instructions.
     """
     with zipfile.ZipFile(file, "w") as archive:
         add = _undated(archive)
@@ -98,7 +99,7 @@ def _torch(file, state, _wrapping, _metadata):
 
 
 def _undated(archive):
-    """`writestr` without the time of day, so that the same weights are the same bytes."""
+    """`writestr` without the time of day, so that the same weights give the same bytes."""
     return lambda name, data: archive.writestr(zipfile.ZipInfo(name), data)
 
 

@@ -1,4 +1,4 @@
-"""Published autoencoders: which weights make pixels of the latents of a published model."""
+"""Published autoencoders: the codecs that decode the latents of published models."""
 
 from keras_meanflow.codecs import IMF, SD_SCALE, SDVAE, Normalisation
 from keras_meanflow.files.fetching import fetch
@@ -12,8 +12,8 @@ class PublishedCodec(Configurable):
     Args:
         address: of the file in diffusers' format, `hf://OWNER/REPOSITORY/FILE` or https.
         normalisation: of the latents that a model was trained on.
-        sizes: arguments of `SDVAE`, but for the published size.
-        sha256: of the file, where it is known.
+        sizes: arguments of `SDVAE`, or None for the published size.
+        sha256: checksum of the file, where it is known.
 
     Example:
         >>> codec = AUTOENCODERS["sd-vae-ft-ema"].load()  # fetched once
@@ -25,10 +25,10 @@ class PublishedCodec(Configurable):
     sha256: str | None = None
 
     def load(self) -> SDVAE:
-        """The codec, its weights fetched unless they are in the cache.
+        """The codec with its weights, which are fetched if they are not in the cache.
 
         Raises:
-            ValueError: for an address that cannot be read, and weights of another size.
+            ValueError: for an address that cannot be read, or weights of another size.
         """
         path = fetch(self.address, self.sha256)
         return SDVAE.load(path, normalisation=self.normalisation, **(self.sizes or {}))

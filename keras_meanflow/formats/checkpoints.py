@@ -1,4 +1,4 @@
-"""Published checkpoints: where they are, whose, under which licence, and how good they are."""
+"""Published checkpoints: their address, authors, licence and quality."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from keras_meanflow.formats.autoencoders import AUTOENCODERS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One published file of weights. None of them was downloaded to write this table.
+    """One published file of weights, as its authors describe it; none was downloaded to check.
 
     Args:
         title: model and data.
         paper: arXiv number.
-        address: of the file, `hf://OWNER/REPOSITORY/FILE` or https, or of the page to fetch it
-            from by hand.
+        address: of the file, `hf://OWNER/REPOSITORY/FILE` or https, or of its download page.
         format: a name of `FORMATS`.
-        settings: arguments of the network that the file does not tell.
+        settings: arguments of the network that cannot be read from the file.
         licence: of the weights' repository.
         quality: published FID-50K on ImageNet, and how it was sampled.
-        autoencoder: a name of `AUTOENCODERS`: what makes pixels of its latents.
-        sha256: of the file, where it is known.
-        by_hand: whether a browser has to fetch it.
+        autoencoder: a name of `AUTOENCODERS`: the codec that decodes its latents.
+        sha256: checksum of the file, where it is known.
+        by_hand: whether it must be downloaded with a browser.
         predicts: "average velocity", "velocity" (a flow model) or "noise" (a diffusion model, which
             `NoisePrediction` makes a flow model).
     """
@@ -55,8 +54,8 @@ class Checkpoint:
                 f"- Data: ImageNet-1k, latents of {codec.address}, normalised by "
                 f"{codec.normalisation}; `keras-meanflow sample {name}` decodes them.",
                 f"- Licence: {self.licence}.",
-                f"- SHA-256: {self.sha256 or 'not known; the file is taken as it comes'}.",
-                f"- Network arguments that the file does not tell: {self.settings}.",
+                f"- SHA-256: {self.sha256 or 'not known: the file is not checked'}.",
+                f"- Network arguments that cannot be read from the file: {self.settings}.",
                 "",
             ]
         )

@@ -1,9 +1,10 @@
-"""Networks from published files, and back: `load_network` and `save_network`."""
+"""Loads networks from published files and saves them: `load_network` and `save_network`."""
 
 from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,7 +24,7 @@ OWN = "keras_meanflow"
 FORMATS: dict[str, Format] = {
     f.name: f for f in (*DIT_FORMATS, *IMF_FORMATS, *RAE_FORMATS, *UNET_FORMATS)
 }
-# Prefixes of a network among several: py-meanflow's averages and raw weights, MeanFlowSE's network.
+# Prefixes of one network in a file: py-meanflow's averages, its raw weights, MeanFlowSE's network.
 NETWORKS = ("net_ema.", "net.", "dnn.")
 AVERAGED, RAW = ("ema", "ema_params", "params_ema"), ("model", "params", "state_dict")
 
@@ -33,28 +34,29 @@ def load_network(
     format: str | None = None,
     *,
     averaged: bool = True,
-    **settings,
+    **settings: Any,
 ) -> Network:
     """A network of this package with the weights of a published file.
 
-    What the tensors' shapes tell is taken from them; what they do not tell is given by name, and
-    asked for if it is missing: `image_size` where no position table is stored, `split_depth` of
-    a Decoupled MeanFlow, `heads` for a width that was never published.
+    The shapes of the tensors give most arguments of the network. The others are passed by name, and
+    an error asks for a missing one: `image_size` where no position table is stored, `split_depth`
+    of a Decoupled MeanFlow, `heads` for a width that was never published.
 
     Args:
         path: `.pt`, `.pth`, `.safetensors`, `.npz`, `.msgpack`, or an orbax folder.
-        format: a name of `FORMATS`, or None to tell it by the tensors' names.
-        averaged: of a training checkpoint the averaged weights, or else the raw ones.
+        format: a name of `FORMATS`, or None to recognise it by the tensors' names.
+        averaged: of a training checkpoint, whether to take averaged weights (where there are any)
+            or the raw ones.
         **settings: arguments of the network.
 
     Returns:
-        A `DiT`, `InContextDiT` or `UNet` in the conventions of this package: t = 1 is noise, and
-        the output is the average velocity. Of the formats "dit" and "diffusers", whose networks
-        predict the noise of a DDPM, a `NoisePrediction` around the `DiT`.
+        A `DiT`, `DiTDH`, `InContextDiT` or `UNet` in the conventions of this package: t = 1 is
+        noise, and the output is the average velocity. The networks of the formats "dit" and
+        "diffusers" predict the noise of a DDPM: for these, a `NoisePrediction` around the `DiT`.
 
     Raises:
-        ValueError: for missing or unmatched tensors, all of them by name; another size; a file
-            that cannot be told or read, or whose pickle asks for more than tensors.
+        ValueError: for missing or unmatched tensors (all are named), or another size; for a file
+            that cannot be recognised or read, or whose pickle asks for more than tensors.
 
     Example:
         >>> network = load_network("SiT-XL-2-256.pt", "sit")
@@ -75,18 +77,18 @@ def load_network(
 
 
 def save_network(network: Network, path: str | os.PathLike, format: str = OWN) -> None:
-    """Write a network's weights in a format: tensors named and laid out as others read them.
+    """Write a network's weights with the names and layouts of a format.
 
-    The package's own format is a `.safetensors` file that also holds the network's arguments.
+    The format "keras_meanflow" is a `.safetensors` file that also holds the network's arguments.
 
     Args:
-        network: a `DiT` or `InContextDiT`, in a `NoisePrediction` for "dit" and "diffusers"; any
-            network in the package's own format.
-        path: ends in the container: `.safetensors`, `.npz`, `.msgpack`, `.pt` or `.pth`.
+        network: any network for "keras_meanflow"; a `NoisePrediction` around a `DiT` for "dit" and
+            "diffusers"; otherwise the `DiT`, `DiTDH`, `InContextDiT` or `UNet` of the format.
+        path: its ending is the container: `.safetensors`, `.npz`, `.msgpack`, `.pt` or `.pth`.
         format: a name of `FORMATS`, or "keras_meanflow".
 
     Raises:
-        ValueError: for a network that the code that reads the format would compute otherwise.
+        ValueError: for a network that the code of the format would compute differently.
 
     Example:
         >>> save_network(network, "network.safetensors")
@@ -94,7 +96,7 @@ def save_network(network: Network, path: str | os.PathLike, format: str = OWN) -
     """
     if format == OWN:
         if not str(path).endswith(".safetensors"):
-            raise ValueError(f"The package's own format ends in .safetensors. Received: {path}.")
+            raise ValueError(f"Files in the format {OWN} end in .safetensors. Received: {path}.")
         write_weights(path, own_state(network), metadata={OWN: json.dumps(_config(network))})
         return
     found = _named(format)
@@ -108,22 +110,22 @@ def own_state(network: keras.Layer) -> dict[str, np.ndarray]:
 
 
 def assign_own(network: keras.Layer, state: dict[str, np.ndarray]) -> None:
-    """Give a network the arrays of `own_state`.
+    """Assign the arrays of `own_state` to a network.
 
     Raises:
-        ValueError: for missing or unmatched names, all of them, or another shape.
+        ValueError: for missing or unmatched names (all are listed), or another shape.
     """
     weights = named_weights(network)
     missing, unmatched = sorted(set(weights) - set(state)), sorted(set(state) - set(weights))
     if missing or unmatched:
         raise ValueError(
-            "The tensors must be the network's. "
+            "The file must hold the network's tensors. "
             f"Missing: {', '.join(missing) or 'none'}. Unmatched: {', '.join(unmatched) or 'none'}."
         )
     for name, variable in weights.items():
         if tuple(variable.shape) != state[name].shape:
             raise ValueError(
-                "The file's sizes must be the network's. "
+                "The file's sizes must match the network's. "
                 f"{name} is {state[name].shape}, the network's is {tuple(variable.shape)}."
             )
     for name, variable in weights.items():
@@ -146,17 +148,17 @@ def _own_network(path, config, format, settings):
     return network
 
 
-def weights_of(tree, *, averaged=True):
-    """The dict of tensors inside a training checkpoint, which has them several times.
+def weights_of(tree: Any, *, averaged: bool = True) -> dict[str, Any]:
+    """The dict of tensors in a training checkpoint, which may hold raw and averaged weights.
 
     Raises:
-        ValueError: if there are none, or only averaged ones where the raw are asked for.
+        ValueError: if there is no dict, or only averaged weights where raw ones are asked for.
     """
     if not isinstance(tree, dict):
         raise ValueError(f"Weights are a dict of tensors. Received: {type(tree).__name__}.")
     names = [n for n in (*AVERAGED, *RAW) if isinstance(tree.get(n), dict)]
     if not averaged and names and not set(names) & set(RAW):
-        raise ValueError(f"The file has averaged weights only, {names}: load those.")
+        raise ValueError(f"The file has averaged weights only, {names}. Load these: averaged=True.")
     if averaged and "shadow_params" in tree.get("ema", {}):
         return _with_shadows(tree["state_dict"], tree["ema"]["shadow_params"])
     names = [n for n in names if "shadow_params" not in tree[n]]
@@ -167,14 +169,14 @@ def weights_of(tree, *, averaged=True):
 
 
 def _with_shadows(state, averages):
-    """The tensors with torch-ema's averages in place: a list, in order, without names."""
+    """The tensors, replaced by torch-ema's averages: a list in the same order, without names."""
     learned = [name for name in state if not name.endswith(("all_modules.0.W", "delta_gfproj.W"))]
     names = list(state) if len(averages) == len(state) else learned
     return {**state, **dict(zip(names, averages, strict=True))}
 
 
-def one_of(state, *, averaged=True):
-    """The tensors of one network where a state has several, told by the prefixes of names."""
+def one_of(state: dict[str, np.ndarray], *, averaged: bool = True) -> dict[str, np.ndarray]:
+    """The tensors of one network, by the prefix of its names, if the state holds several."""
     for prefix in NETWORKS[0 if averaged else 1 :]:
         inner = {n.removeprefix(prefix): a for n, a in state.items() if n.startswith(prefix)}
         if inner:
@@ -182,8 +184,8 @@ def one_of(state, *, averaged=True):
     return state
 
 
-def flat(tree, prefix=""):
-    """Nested dicts as one, their keys joined by "/"; DistributedDataParallel's prefix left out."""
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dicts as one, keys joined by "/"; without the prefix of DistributedDataParallel."""
     state = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -207,7 +209,7 @@ def _format(name, state):
     if len(found) != 1:
         known = "; ".join(f"{f.name}: {f.origin}" for f in found or FORMATS.values())
         raise ValueError(
-            f"{'Several formats have' if found else 'No format has'} tensors of these names, "
-            f"{sorted(state)[:3]} and {len(state)} in all: say which. {known}."
+            f"{'Several formats have' if found else 'No format has'} tensors with these "
+            f"{len(state)} names, such as {sorted(state)[:3]}: say which format it is. {known}."
         )
     return found[0]

@@ -1,6 +1,8 @@
-"""How torch, flax and diffusers name the tensors of a layer, and lay them out."""
+"""How torch, flax and diffusers name and lay out the tensors of a layer."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from keras_meanflow.formats import turns
@@ -8,14 +10,14 @@ from keras_meanflow.formats.turns import Row
 
 
 class Dialect(NamedTuple):
-    """Per kind of layer: (our weight's name, their ending, turn); and what becomes of a path."""
+    """For each kind of layer (our weight's name, their ending, turn), and the spelling of paths."""
 
     kinds: dict
     path: Callable = lambda path: path
     patch: Callable = lambda shape: (shape[2], shape[1])  # (patch size, channels) of the kernel
 
-    def rows(self, ours, theirs, kind):
-        """The rows of a layer: our path, their path or the paths that one of ours joins."""
+    def rows(self, ours: str, theirs: str | Sequence[str], kind: str) -> list[Row]:
+        """The rows of a layer: our path, and their path or the paths that ours joins."""
         theirs = (theirs,) if isinstance(theirs, str) else theirs
         return [
             Row(f"{ours}.{name}", tuple(self.path(t) + ending for t in theirs), turn)
@@ -41,11 +43,11 @@ FLAX = {
 }
 
 
-def repeated(kind, count):
+def repeated(kind: str, count: int) -> list[tuple[str, str, turns.Turn]]:
     """A kind of torch layer that a file holds `count` times."""
     return [(name, ending, turns.copies(turn, count)) for name, ending, turn in TORCH[kind]]
 
 
-def flax_patch(shape):
+def flax_patch(shape: tuple[int, ...]) -> tuple[int, int]:
     """(patch size, channels) of a flax kernel (p, p, channels, width)."""
     return shape[0], shape[2]

@@ -1,13 +1,19 @@
 """The formats of the DiT family: seven ways to publish the weights of one transformer."""
 
+from __future__ import annotations
+
 import abc
 import dataclasses
 import re
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
 from keras_meanflow.formats.dialects import FLAX, TORCH, Dialect, flax_patch, repeated
 from keras_meanflow.formats.format import Format, required
+from keras_meanflow.formats.turns import Row
+from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.dit import SIZES, DiT
 from keras_meanflow.networks.layers import sincos_positions
 from keras_meanflow.networks.noise_prediction import BETAS, STEPS, NoisePrediction
@@ -41,18 +47,18 @@ FLAX_DIALECT = Dialect(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiTFormat(Format):
-    """A format of the DiT family: what tells its networks apart, and its table.
+    """A format of the DiT family: the properties of its networks, and its table.
 
     Args:
         name, origin, training_only, wrapping: see `Format`.
-        time_inputs: of the network.
+        time_inputs: of its networks.
         time_scale: factor between our time in [0, 1] and the sinusoid.
         frequency_shift: of the sinusoids.
         stores_positions: whether the fixed position table is in the file.
-        qk_norm: whether queries and keys may be RMS-normed.
-        splits: whether a network may be split between t and r.
-        predicts_noise: whether it predicts the noise of a DDPM with DiT's schedule.
-        dialect: how layers' tensors are called and laid out.
+        qk_norm: whether queries and keys may be RMS-normalised.
+        splits: whether a network may have a `split_depth`: the later blocks get r instead of t.
+        predicts_noise: whether its networks predict the noise of a DDPM with DiT's schedule.
+        dialect: names and layouts of the layers' tensors.
     """
 
     name: str
@@ -69,21 +75,21 @@ class DiTFormat(Format):
     dialect: Dialect = TORCH_DIALECT
 
     @abc.abstractmethod
-    def table(self, depth, qk_norm=False):
+    def table(self, depth: int, qk_norm: bool = False) -> list[Row]:
         """The rows of a network of this depth."""
 
-    def rows(self, network):
+    def rows(self, network: DiT) -> list[Row]:
         """The table of the network."""
         return self.table(network.depth, network.qk_norm)
 
-    def constants(self, network):
+    def constants(self, network: DiT) -> dict[str, np.ndarray]:
         """The position table."""
         if not self.stores_positions:
             return {}
         return {"pos_embed": sincos_positions(*network.grid, network.width)[None]}
 
-    def network(self, state, **settings):
-        """The DiT of these tensors; heads are those of the published size of this width."""
+    def network(self, state: dict[str, np.ndarray], **settings: Any) -> DiT:
+        """The DiT for these tensors; for a published width the number of heads is known."""
         shapes = {name: array.shape for name, array in state.items()}
         depth = 0
         while self._shape(shapes, f"blocks.{depth}.fc1.bias", depth + 1):
@@ -121,28 +127,28 @@ class DiTFormat(Format):
             required(found, "split_depth", "20 for DMF-XL/2 or None for a flow model")
         return DiT(**found)
 
-    def velocity(self, network):
+    def velocity(self, network: DiT) -> Network:
         """See `Format.velocity`."""
         return NoisePrediction(network) if self.predicts_noise else network
 
-    def published(self, network):
+    def published(self, network: Network) -> Network:
         """See `Format.published`."""
         if not self.predicts_noise:
             return network
         if not isinstance(network, NoisePrediction):
             raise ValueError(
-                f"The format {self.name} is of networks that predict noise, NoisePrediction(DiT). "
+                f"The format {self.name} holds networks that predict noise, NoisePrediction(DiT). "
                 f"Received: {type(network).__name__}."
             )
         if (network.betas, network.steps) != (BETAS, STEPS):
             raise ValueError(
-                f"The format {self.name} has the linear schedule {BETAS} in {STEPS} steps. "
+                f"The format {self.name} uses the linear schedule {BETAS} in {STEPS} steps. "
                 f"Received: {network.betas} in {network.steps}."
             )
         return network.network
 
     def _shape(self, shapes, ours, depth):
-        """The shape of the first of their tensors that make a weight of ours; None without it."""
+        """The shape of the first tensor that our weight is made from; None if it is missing."""
         for row in self.table(depth, self._has_qk_norm(shapes)):
             if row.ours == ours:
                 return shapes.get(row.theirs[0])
@@ -151,11 +157,11 @@ class DiTFormat(Format):
     def _has_qk_norm(self, shapes):
         return self.qk_norm and "blocks.0.attn.q_norm.scale" in shapes
 
-    def check(self, network):
-        """Raise a ValueError for a network that this format's own code would not compute."""
+    def check(self, network: Network) -> None:
+        """Raise a ValueError for a network that the code of this format computes differently."""
         if not isinstance(network, DiT) or not network.conditional:
             raise ValueError(
-                f"The format {self.name} is of DiT networks with labels. "
+                f"The format {self.name} holds DiT networks with labels. "
                 f"Received: {type(network).__name__}, num_classes {network.num_classes}."
             )
         scales = np.broadcast_to(network.time_scale, len(network.time_inputs)).tolist()
@@ -179,25 +185,25 @@ class DiTFormat(Format):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NamedDiT(DiTFormat):
-    """DiT's own names, in torch's or flax' spelling.
+    """The names of the original DiT code, as torch or flax spells them.
 
     Args:
-        embedders: the names of the time inputs' embedders, in their order.
-        negated: whether their output is minus ours, as where time 1 is data.
+        embedders: the names of the time embedders, in the order of `time_inputs`.
+        negated: whether the published output is minus ours, because its time 1 is data.
     """
 
     embedders: tuple = ("t_embedder",)
     negated: bool = False
 
-    def recognises(self, names):
-        """Whether there are these embedders, and no others, in this dialect."""
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether there are exactly these embedders, in this dialect."""
         found = {match[0] for name in names if (match := re.match(r"[a-z_]+_embedder.", name))}
         embedders = ("x_embedder", "y_embedder", *self.embedders)
         if found != {self.dialect.path(f"{name}.") for name in embedders}:
             return False
         return any(name.startswith(self.dialect.path("blocks.0.")) for name in names)
 
-    def table(self, depth, qk_norm=False):
+    def table(self, depth: int, qk_norm: bool = False) -> list[Row]:
         """The rows of a network of this depth."""
         layers = [("patches", "x_embedder.proj", "patches")]
         for i, embedder in enumerate(self.embedders):
@@ -219,24 +225,24 @@ class NamedDiT(DiTFormat):
 class DiffusersDiT(DiTFormat):
     """diffusers' `DiTTransformer2DModel`: each block has a copy of the two embeddings."""
 
-    def recognises(self, names):
-        """Whether the first block has its copy."""
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether the first block has its copy of the class embedding."""
         return any(n.startswith("transformer_blocks.0.norm1.emb.class_embedder.") for n in names)
 
-    def constants(self, network):
+    def constants(self, network: DiT) -> dict[str, np.ndarray]:
         """The position table, which some versions store."""
         return {"pos_embed.pos_embed": sincos_positions(*network.grid, network.width)[None]}
 
-    def optional(self, network):
+    def optional(self, network: DiT) -> tuple[str, ...]:
         """The position table."""
         return ("pos_embed.pos_embed",)
 
-    def state_of(self, network):
+    def state_of(self, network: DiT) -> dict[str, np.ndarray]:
         """The tensors by name, without the position table."""
         state = super().state_of(network)
         return {name: array for name, array in state.items() if name not in self.optional(network)}
 
-    def table(self, depth, qk_norm=False):
+    def table(self, depth: int, qk_norm: bool = False) -> list[Row]:
         """The rows of a network of this depth."""
         copies = Dialect({k: repeated(k, depth) for k in ("linear", "embedding")})
         embeddings = (

@@ -1,6 +1,10 @@
 """The formats of DiT^DH: the flow model of RAE and the flow map of MF-RAE."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +12,7 @@ from keras_meanflow.formats import turns
 from keras_meanflow.formats.dialects import TORCH, Dialect
 from keras_meanflow.formats.format import Format, required
 from keras_meanflow.formats.turns import Row
+from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.dit_dh import DH_SIZES, DiTDH, rotary_grid
 from keras_meanflow.networks.layers import sincos_positions
 
@@ -30,7 +35,7 @@ class DiTDHFormat(Format):
 
     Args:
         name, origin: see `Format`.
-        embedders: the names of the time inputs' embedders: t's, and the one of t - r.
+        embedders: the names of the time embedders: for t, then for t - r if there is one.
     """
 
     name: str
@@ -38,17 +43,17 @@ class DiTDHFormat(Format):
     embedders: tuple
 
     @property
-    def time_inputs(self):
-        """Of the network."""
+    def time_inputs(self) -> tuple[str, ...]:
+        """The time inputs of its networks."""
         return ("t", "t-r")[: len(self.embedders)]
 
-    def recognises(self, names):
-        """Whether there are the body's patches, and these embedders of time."""
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether there are the body's patches and exactly these time embedders."""
         found = {name for name in ("t_embedder", "r_embedder") if f"{name}.W" in names}
         return "s_embedder.proj.weight" in names and found == set(self.embedders)
 
-    def network(self, state, **settings):
-        """The network of these tensors; heads are those of the published size of these widths."""
+    def network(self, state: dict[str, np.ndarray], **settings: Any) -> DiTDH:
+        """The network for these tensors; for published widths the numbers of heads are known."""
         shape = {name: array.shape for name, array in state.items()}
         self._check_names(state, self.table((0, 0)), state, tuple(state))
         width = (shape["s_embedder.proj.bias"][0], shape["x_embedder.proj.bias"][0])
@@ -71,7 +76,7 @@ class DiTDHFormat(Format):
         return DiTDH(**found)
 
     def _depth(self, shape, width):
-        """How many blocks have the width of the body, and how many that of the head."""
+        """The number of blocks with the body's width, and with the head's width."""
         sizes = []
         while (name := f"blocks.{len(sizes)}.norm1.weight") in shape:
             sizes.append(shape[name][0])
@@ -79,22 +84,22 @@ class DiTDHFormat(Format):
             return (len(sizes) - 2, 2)
         return tuple(sizes.count(size) for size in width)
 
-    def check(self, network):
-        """Raise a ValueError for a network that the authors' code would compute otherwise."""
+    def check(self, network: Network) -> None:
+        """Raise a ValueError for a network that the authors' code would compute differently."""
         if not isinstance(network, DiTDH) or not network.conditional:
             raise ValueError(
-                f"The format {self.name} is of DiTDH networks with labels. "
+                f"The format {self.name} holds DiTDH networks with labels. "
                 f"Received: {type(network).__name__}, num_classes {network.num_classes}."
             )
         found = (network.time_inputs, network.patch_size, network.width[0] != network.width[1])
         if found != (self.time_inputs, 1, True):
             raise ValueError(
-                f"The code that reads the format {self.name} has time_inputs {self.time_inputs}, "
-                "patches of 1 and a head of another width. Received: "
+                f"The code that reads the format {self.name} needs time_inputs {self.time_inputs}, "
+                "patch_size 1 and a head of another width than the body. Received: "
                 f"{network.time_inputs}, {network.patch_size} and widths {network.width}."
             )
 
-    def constants(self, network):
+    def constants(self, network: DiTDH) -> dict[str, np.ndarray]:
         """The tables of positions."""
         tables = {"pos_embed": sincos_positions(*network.grid, network.width[0])[None]}
         for part, width, heads in zip(("enc", "dec"), network.width, network.heads, strict=True):
@@ -103,11 +108,11 @@ class DiTDHFormat(Format):
             tables[f"{part}_feat_rope.freqs_sin"] = np.repeat(sin, 2, axis=1)
         return tables
 
-    def rows(self, network):
+    def rows(self, network: DiTDH) -> list[Row]:
         """The table of the network."""
         return self.table(network.depth)
 
-    def table(self, depth):
+    def table(self, depth: tuple[int, int]) -> list[Row]:
         """The rows of a network with these numbers of blocks."""
         layers = [("body_patches", "s_embedder.proj", "patches")]
         layers.append(("head_patches", "x_embedder.proj", "patches"))

@@ -1,4 +1,4 @@
-"""From a flow model to the start of a flow map: the same output at r = t, and room for r."""
+"""Turns a flow model into the start of a flow map: an input for r, and the same output at r = t."""
 
 import numpy as np
 from keras import ops
@@ -8,17 +8,17 @@ from keras_meanflow.networks import DiT, DiTDH, Network, NoisePrediction
 
 
 def add_interval(network: Network) -> Network:
-    """A flow model that is also told t - r, by an embedding whose last layer is zero.
+    """Add an input t - r to a flow model; the output does not change until it is trained.
 
-    The output is the flow model's for every r, until training moves the new embedding. Its
-    `time_scale` is 1, as a larger one multiplies du/dt.
+    The last layer of the new embedding starts at zero, so the output is the flow model's for every
+    r. The new `time_scale` is 1, because a larger one multiplies du/dt.
 
     Args:
         network: a `DiT` or `DiTDH` with the one time input "t" or "1-t", and no split; or a
-            `NoisePrediction` around one, where t - r is told in the DDPM's clock.
+            `NoisePrediction` around one, where both inputs are in the DDPM's time.
 
     Raises:
-        ValueError: for a network that knows r already.
+        ValueError: for another network, or one that already has an input for r.
 
     Example:
         >>> network = add_interval(load_network("SiT-XL-2-256.pt", "sit"))
@@ -42,19 +42,21 @@ def add_interval(network: Network) -> Network:
 
 
 def decouple(network: Network, split_depth: int) -> Network:
-    """A flow model whose blocks from `split_depth` on see r: a Decoupled MeanFlow, no new weights.
+    """Make a flow model a Decoupled MeanFlow: its last blocks get r instead of t.
 
-    At r = t the output is the flow model's: bit for bit, or to rounding where it was told t - r as
-    well, whose embedding of 0 becomes part of a bias.
+    No weight is added. At r = t the output is the flow model's bit for bit. A network with the
+    inputs ("t", "t-r") loses the second one: the embedding of t - r = 0 becomes part of a bias, and
+    the output at r = t is the same up to rounding.
 
     Args:
         network: a `DiT` with the one time input "t" or "1-t", or with ("t", "t-r") and trained at
             r = t, or a `NoisePrediction` around one.
-        split_depth: number of blocks that go on seeing t: 20 of 28 in the paper's XL/2, 18 of 24
+        split_depth: number of blocks that still get t: 20 of 28 in the paper's XL/2, 18 of 24
             in its L/2, and about two thirds elsewhere.
 
     Raises:
-        ValueError: for a network that knows r already, or a split depth outside 0..depth.
+        ValueError: for a network with other time inputs or a split, or a split depth outside
+            0..depth.
 
     Example:
         >>> network = decouple(load_network("SiT-XL-2-256.pt", "sit"), split_depth=20)
@@ -65,12 +67,12 @@ def decouple(network: Network, split_depth: int) -> Network:
     if isinstance(network, NoisePrediction):
         return network.around(decouple(network.network, split_depth))
     if isinstance(network, DiT) and network.time_inputs == ("t", "t-r"):
-        network = _told_t_alone(network)
+        network = _at_r_equal_t(network)
     return _with_weights_of(network, {**_flow_config(network, DiT), "split_depth": split_depth})
 
 
-def _told_t_alone(network):
-    """What a network that is told t and t - r computes at r = t."""
+def _at_r_equal_t(network):
+    """The network with the one input "t" that computes what this one does at r = t."""
     scale = np.broadcast_to(network.time_scale, 2).tolist()[0]
     config = {**network.get_config(), "time_inputs": ("t",), "time_scale": scale}
     made = _with_weights_of(network, config)
@@ -84,8 +86,8 @@ def _flow_config(network, kinds):
     if not single or getattr(network, "split_depth", None) is not None:
         known = (getattr(network, name, None) for name in ("time_inputs", "split_depth"))
         raise ValueError(
-            "A flow model is a DiT with the one time input 't' or '1-t', not split. Received: "
-            "{}, time_inputs={}, split_depth={}.".format(type(network).__name__, *known)
+            "A flow model must be a DiT with the one time input 't' or '1-t', without a split. "
+            "Received: {}, time_inputs={}, split_depth={}.".format(type(network).__name__, *known)
         )
     return network.get_config()
 

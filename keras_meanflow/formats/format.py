@@ -1,22 +1,28 @@
-"""What every format of published weights shares: a table of names, both ways, and its refusals."""
+"""The base class of formats: a table of names, used in both directions, and its checks."""
+
+from __future__ import annotations
 
 import abc
 import fnmatch
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_meanflow.formats.names import named_weights
+from keras_meanflow.formats.turns import Row
+from keras_meanflow.networks import Network
 
 
 class Format(abc.ABC):
     """A way to name and lay out a network's weights; a subclass writes the table.
 
     Attributes:
-        name: what users call it.
-        origin: where files of it come from.
-        training_only: patterns of tensors that serve training alone; left out on reading.
-        wrapping: names that a written file nests its tensors under.
+        name: the format's name for users.
+        origin: the code that writes such files.
+        training_only: patterns of tensors that only training needs; reading ignores them.
+        wrapping: names of the dicts around the tensors of a written file, outermost first.
     """
 
     name = origin = ""
@@ -24,52 +30,52 @@ class Format(abc.ABC):
     wrapping = ()
 
     @abc.abstractmethod
-    def recognises(self, names):
-        """Whether tensors of these names are in this format."""
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether tensors with these names are in this format."""
 
     @abc.abstractmethod
-    def network(self, state, **settings):
-        """A network for the tensors; `settings` are what no tensor tells.
+    def network(self, state: dict[str, np.ndarray], **settings: Any) -> Network:
+        """A network for the tensors; `settings` are the arguments that no tensor shows.
 
         Raises:
-            ValueError: for a setting that the file does not tell and nobody gave.
+            ValueError: for a missing argument that no tensor shows.
         """
 
-    def velocity(self, network):
-        """The network of the file as one that predicts velocities: itself, unless it does not."""
+    def velocity(self, network: Network) -> Network:
+        """The file's network as one that predicts velocities: unchanged if it predicts them."""
         return network
 
-    def published(self, network):
-        """The network that the file has, of one that `velocity` returned.
+    def published(self, network: Network) -> Network:
+        """The network that a file holds, from one that `velocity` returned.
 
         Raises:
-            ValueError: for a network that predicts something else than the file's.
+            ValueError: for a network that predicts another quantity than the format's networks.
         """
         return network
 
     @abc.abstractmethod
-    def check(self, network):
-        """Raise a ValueError for a network that this format's own code would not compute."""
+    def check(self, network: Network) -> None:
+        """Raise a ValueError for a network that this format's code would compute differently."""
 
     @abc.abstractmethod
-    def rows(self, network):
+    def rows(self, network: Network) -> list[Row]:
         """The table: a list of `Row`."""
 
-    def constants(self, network):
-        """Tensors that are stored and never learned, by name: written, and checked on reading."""
+    def constants(self, network: Network) -> dict[str, np.ndarray]:
+        """Tensors that are stored but not learned, by name: written, and checked on reading."""
         del network
         return {}
 
-    def optional(self, network):
-        """The constants that a file may lack."""
+    def optional(self, network: Network) -> tuple[str, ...]:
+        """The names of constants that a file may leave out."""
         del network
         return ()
 
-    def read_into(self, network, state):
-        """Give a network the tensors of a file.
+    def read_into(self, network: Network, state: dict[str, np.ndarray]) -> None:
+        """Assign the tensors of a file to a network.
 
         Raises:
-            ValueError: for missing or unmatched tensors, all of them by name; for another shape.
+            ValueError: for missing or unmatched tensors (all are named), or another shape.
         """
         rows, constants = self.rows(network), self.constants(network)
         self._check_names(state, rows, constants, self.optional(network))
@@ -90,7 +96,7 @@ class Format(abc.ABC):
         for name, like in zip(row.theirs, theirs, strict=True):
             if state[name].shape != like.shape:
                 raise ValueError(
-                    "The file's sizes must be the network's. "
+                    "The file's sizes must match the network's. "
                     f"{name} is {state[name].shape}, the network's is {like.shape}."
                 )
         arrays = [np.asarray(state[name], "float32") for name in row.theirs]
@@ -106,16 +112,16 @@ class Format(abc.ABC):
         ]
         if missing or unmatched:
             raise ValueError(
-                f"The tensors must be those of the format {self.name} ({self.origin}), for a "
-                f"network of this size. Missing: {', '.join(missing) or 'none'}. "
+                f"The file must hold the tensors of the format {self.name} ({self.origin}), for "
+                f"a network of this size. Missing: {', '.join(missing) or 'none'}. "
                 f"Unmatched: {', '.join(unmatched) or 'none'}."
             )
 
-    def state_of(self, network):
-        """The network's weights as tensors of this format, by name: what `read_into` reads.
+    def state_of(self, network: Network) -> dict[str, np.ndarray]:
+        """The network's weights as tensors of this format, by name, as `read_into` reads them.
 
         Raises:
-            ValueError: for a network that this format's own code would not compute.
+            ValueError: for a network that the code of this format would compute differently.
         """
         self.check(network)
         weights = named_weights(network)
@@ -127,14 +133,14 @@ class Format(abc.ABC):
         return state
 
 
-def required(settings, name, why):
-    """A setting that no tensor tells.
+def required(settings: dict[str, Any], name: str, example: str) -> Any:
+    """An argument of the network that no tensor shows.
 
     Raises:
-        ValueError: if nobody gave it.
+        ValueError: if it is missing; the message gives the example.
     """
     if name not in settings:
-        raise ValueError(f"{name} is not in the file: give it, as in {name}={why}.")
+        raise ValueError(f"{name} is not in the file: give it, as in {name}={example}.")
     return settings[name]
 
 
@@ -146,5 +152,5 @@ def _check_constant(name, found, expected):
         )
     if np.abs(np.asarray(found, "float32") - expected).max() > 5e-3:  # bfloat16 rounds by 4e-3
         raise ValueError(
-            f"{name} must be the fixed sin-cos table, and the file's is not: it was trained."
+            f"{name} must be the fixed sin-cos table. The file's table differs: it was trained."
         )

@@ -1,17 +1,24 @@
 """The formats of improved MeanFlow: the flax file and the torch one."""
 
+from __future__ import annotations
+
 import dataclasses
 import re
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
 
 from keras_meanflow.formats import turns
 from keras_meanflow.formats.dialects import FLAX, TORCH, Dialect, flax_patch
 from keras_meanflow.formats.format import Format, required
 from keras_meanflow.formats.turns import Row
+from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.in_context import IN_CONTEXT_SIZES, InContextDiT
 
 HEADS = {width: heads for _, width, heads in IN_CONTEXT_SIZES.values()}
 STACKS = {"trunk": "shared_blocks", "u_blocks": "u_heads", "v_blocks": "v_heads"}
-TOKENS = {  # ours: how many there are, theirs
+TOKENS = {  # our weight: (the argument that counts its tokens, their name)
     "class_prefix": ("class_tokens", "class_tokens"),
     "omega_prefix": ("omega_tokens", "omega_tokens"),
     "t_min_prefix": ("interval_tokens", "t_min_tokens"),
@@ -74,7 +81,7 @@ class InContextFormat(Format):
 
     Args:
         name, origin, wrapping: see `Format`.
-        dialect: how layers' tensors are called and laid out.
+        dialect: names and layouts of the layers' tensors.
     """
 
     name: str
@@ -82,12 +89,12 @@ class InContextFormat(Format):
     dialect: Dialect
     wrapping: tuple = ()
 
-    def recognises(self, names):
-        """Whether omega has its embedder, in this dialect."""
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether there is an embedder of omega, in this dialect."""
         return any(name.startswith(self.dialect.path("omega_embedder.mlp.0.")) for name in names)
 
-    def network(self, state, **settings):
-        """The transformer of these tensors; heads are told by the size of the key norms."""
+    def network(self, state: dict[str, np.ndarray], **settings: Any) -> InContextDiT:
+        """The transformer for these tensors; the size of the query norms gives the heads."""
         depths = {ours: self._depth(state, theirs) for ours, theirs in STACKS.items()}
         self._check_names(state, self.table(depths), {}, ())
         first = {row.ours: row.theirs[0] for row in self.table(depths)}
@@ -119,21 +126,23 @@ class InContextFormat(Format):
             depth += 1
         return depth
 
-    def check(self, network):
+    def check(self, network: Network) -> None:
         """Raise a ValueError for any other network, or another time scale."""
         if not isinstance(network, InContextDiT) or not network.conditional:
             raise ValueError(
-                f"The format {self.name} is of InContextDiT networks with labels. "
+                f"The format {self.name} holds InContextDiT networks with labels. "
                 f"Received: {type(network).__name__}, num_classes {network.num_classes}."
             )
         if network.time_scale != 1.0:
-            raise ValueError(f"{self.name} has time_scale 1. Received: {network.time_scale}.")
+            raise ValueError(
+                f"The format {self.name} needs time_scale 1. Received: {network.time_scale}."
+            )
 
-    def rows(self, network):
+    def rows(self, network: InContextDiT) -> list[Row]:
         """The table of the network."""
         return self.table({ours: len(getattr(network, ours)) for ours in STACKS})
 
-    def table(self, depths):
+    def table(self, depths: dict[str, int]) -> list[Row]:
         """The rows of a network whose stacks of blocks have these depths."""
         rows = [Row(ours, (theirs,), turns.SAME) for ours, (_, theirs) in TOKENS.items()]
         layers = [("patches", "x_embedder.proj", "patches")]

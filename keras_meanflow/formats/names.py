@@ -1,12 +1,12 @@
-"""A network's weights by name: the attributes that lead to them, as in `blocks.3.fc1.kernel`."""
+"""Names of a network's weights: the attributes that lead to them, as in `blocks.3.fc1.kernel`."""
 
 import keras
 
 
-def named_weights(network):
+def named_weights(network: keras.Layer) -> dict[str, keras.Variable]:
     """The variables of a network by the attributes that lead to them, in their order.
 
-    Unlike `variable.path` the names are the same in every process and on every backend.
+    Unlike `variable.path`, the names are the same in every process and on every backend.
 
     Args:
         network: a `keras.Layer`.
@@ -22,17 +22,17 @@ def named_weights(network):
     lost = [variable.path for variable in network.weights if id(variable) not in names]
     if lost:
         raise ValueError(
-            f"Every weight must hang on public attributes of {type(network).__name__}. "
+            f"Public attributes of {type(network).__name__} must lead to every weight. "
             f"Received: {lost[:5]}."
         )
     return {names[id(variable)]: variable for variable in network.weights}
 
 
 def _walk(layer, prefix):
-    """Yields (name, variable) of a layer and of all that hang on it."""
+    """Yields (name, variable) of a layer and of the layers in its public attributes."""
     for variable in layer._trainable_variables + layer._non_trainable_variables:
         yield prefix + variable.name, variable
-    # PyTorch keeps a module's modules apart from its other attributes.
+    # PyTorch keeps the submodules of a module apart from its other attributes.
     attributes = {**vars(layer), **vars(layer).get("_modules", {})}
     for name, value in attributes.items():
         if name.startswith("_"):

@@ -1,4 +1,6 @@
-"""How the numbers of a published tensor lie in ours, and back: exact in both directions."""
+"""Lossless conversions of a published tensor to our weight and back: transpose, negate, join."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,14 +9,14 @@ import numpy as np
 
 
 class Turn(NamedTuple):
-    """`ours(arrays, network)` makes our array of theirs; `theirs(array, network)` the list back."""
+    """A conversion: `ours(arrays, network)` is our array, `theirs(array, network)` their arrays."""
 
     ours: Callable
     theirs: Callable
 
 
 class Row(NamedTuple):
-    """One line of a format's table: our weight, the names of their tensors, and how they turn."""
+    """One line of a format's table: our weight, the names of their tensors, and the conversion."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -22,7 +24,7 @@ class Row(NamedTuple):
 
 
 def _one(ours, theirs):
-    """The turn of a single tensor."""
+    """The conversion of a single tensor."""
     return Turn(lambda a, _: ours(a[0]), lambda a, _: [theirs(a)])
 
 
@@ -32,19 +34,19 @@ NEGATED = _one(np.negative, np.negative)
 NEGATED_TRANSPOSED = _one(lambda a: -a.T, lambda a: -a.T)
 
 
-# Torch has the output channels first, we have them last.
+# The output channels are first in torch, and last in Keras.
 TORCH_CONV = _one(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
 TORCH_CONV1 = _one(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
 NEGATED_TORCH_CONV1 = _one(lambda a: -a[:, :, 0, 0].T, lambda a: -a.T[:, :, None, None])
 
 
 def _swap_halves(rows):
-    """Of the two halves of the rows, each with its own two halves in the other order."""
+    """The rows with their first and second quarter swapped, and their third and fourth."""
     parts = rows.reshape(2, 2, len(rows) // 4, *rows.shape[1:])
     return parts[:, ::-1].reshape(rows.shape)
 
 
-# Of two embeddings side by side, sines and then cosines, where ours have the cosines first.
+# Two embeddings side by side: theirs begin with the sines, ours with the cosines.
 SINES_FIRST = _one(lambda a: _swap_halves(a.T), lambda a: _swap_halves(a).T)
 SINES_FIRST_OUTPUT = _one(lambda a: _swap_halves(a).T, lambda a: _swap_halves(a.T))
 
@@ -53,7 +55,7 @@ def _patch_shape(array, network):
     return (network.patch_size, network.patch_size, network.channels, array.shape[-1])
 
 
-# A convolution over patches is a product with their (p, p, channels) numbers.
+# A convolution over patches is a matrix product with the (p, p, channels) numbers of a patch.
 TORCH_PATCHES = Turn(
     lambda a, _: a[0].transpose(2, 3, 1, 0).reshape(-1, len(a[0])),
     lambda a, network: [a.reshape(_patch_shape(a, network)).transpose(3, 2, 0, 1)],
@@ -72,14 +74,14 @@ JOINED_TRANSPOSED = Turn(
 )
 
 
-def copies(turn, count):
-    """The turn of a tensor that a file repeats; refuses copies that differ."""
+def copies(turn: Turn, count: int) -> Turn:
+    """The conversion of a tensor that a file holds `count` times; the copies must be equal."""
 
     def ours(arrays, network):
         if any(not np.array_equal(arrays[0], other) for other in arrays[1:]):
             raise ValueError(
-                f"The file has {count} copies of an embedding that our networks have once, and "
-                "they differ: it was trained further after its conversion."
+                f"The file's {count} copies of an embedding must be equal, but they differ: "
+                "it was trained after its conversion. Our networks have the embedding once."
             )
         return turn.ours(arrays[:1], network)
 

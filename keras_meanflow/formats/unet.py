@@ -1,11 +1,17 @@
 """The formats of published U-Nets: NCSN++ of MeanFlowSE and SongUNet of py-meanflow."""
 
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
 import numpy as np
 
 from keras_meanflow.formats import turns
 from keras_meanflow.formats.dialects import TORCH, Dialect
 from keras_meanflow.formats.format import Format
 from keras_meanflow.formats.turns import Row
+from keras_meanflow.networks.base import Network
 from keras_meanflow.networks.unet import UNet
 from keras_meanflow.networks.unet_layers import LogFourierPair, SinusoidPair
 
@@ -56,7 +62,7 @@ FILTER = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype("float32")[None, None] / 64
 
 
 def _layer_rows(ours, theirs, table):
-    """The rows of a table of layers, under a path of ours and one of theirs."""
+    """The rows of a table of layers, below our path and their path."""
     rows = []
     for name, parts, kind in table:
         parts = (parts,) if isinstance(parts, str) else parts
@@ -65,11 +71,11 @@ def _layer_rows(ours, theirs, table):
 
 
 def _check_unet(name, network, **expected):
-    """Raise a ValueError for another network than a UNet with these attributes."""
+    """Raise a ValueError unless the network is a UNet with these attributes."""
     found = {key: getattr(network, key, None) for key in expected}
     if not isinstance(network, UNet) or found != expected:
         raise ValueError(
-            f"The format {name} is of UNet networks with {expected}. "
+            f"The format {name} holds UNet networks with {expected}. "
             f"Received: {type(network).__name__} with {found}."
         )
 
@@ -80,23 +86,26 @@ class NCSNpp(Format):
     name = "ncsnpp"
     origin = "liduojia1/MeanFlowSE, torch"
 
-    def recognises(self, names):
-        """Whether the embedding of the interval is there."""
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether there is an embedding of the interval t - r."""
         return "delta_gfproj.W" in names
 
-    def network(self, state, **settings):
-        """The UNet of this width; sizes are the published ones unless given."""
+    def network(self, state: dict[str, np.ndarray], **settings: Any) -> UNet:
+        """The UNet of this width; other sizes are the published ones, unless they are given."""
         return UNet.ncsnpp(**{"width": len(state["delta_gfproj.W"]), **settings})
 
-    def check(self, network):
-        """Raise a ValueError for a network that the published code would not compute."""
+    def check(self, network: Network) -> None:
+        """Raise a ValueError for a network that the published code would compute differently."""
         skips = {"input_skips": True, "output_skips": True, "num_classes": None}
         _check_unet(self.name, network, channels=2, context_channels=2, **skips)
         if not isinstance(network.times, LogFourierPair) or network.augmentation_size:
-            raise ValueError(f"{self.name} has times=LogFourierPair and no augmentation.")
+            raise ValueError(
+                f"The format {self.name} needs times=LogFourierPair and no augmentation. Received: "
+                f"{type(network.times).__name__}, augmentation_size={network.augmentation_size}."
+            )
 
-    def rows(self, network):
-        """The table: their modules are numbered in the order in which they are called."""
+    def rows(self, network: UNet) -> list[Row]:
+        """The table: the published modules are numbered in the order of their calls."""
         rows = [
             Row("times.t_frequencies", ("all_modules.0.W",), turns.SAME),
             Row("times.gap_frequencies", ("delta_gfproj.W",), turns.SAME),
@@ -152,32 +161,35 @@ class NCSNpp(Format):
 
 
 class SongUNet(Format):
-    """The network of py-meanflow's CIFAR-10, after EDM; its sinusoids have the sines first."""
+    """py-meanflow's network for CIFAR-10, after EDM; its sinusoids begin with the sines."""
 
     name = "song"
     origin = "Gsunshine/py-meanflow, torch"
 
-    def recognises(self, names):
+    def recognises(self, names: Collection[str]) -> bool:
         """Whether the layers have the names that EDM gave them."""
         return "map_layer0.weight" in names and any(n.startswith("enc.") for n in names)
 
-    def network(self, state, **settings):
-        """The UNet of this width; sizes are the published ones unless given."""
+    def network(self, state: dict[str, np.ndarray], **settings: Any) -> UNet:
+        """The UNet of this width; other sizes are the published ones, unless they are given."""
         first = next(n for n in state if n.startswith("enc.") and n.endswith("_conv.weight"))
         width, channels = state[first].shape[:2]
-        told = state["map_augment.weight"].shape[1] if "map_augment.weight" in state else 0
+        labels = state["map_augment.weight"].shape[1] if "map_augment.weight" in state else 0
         image_size = int(first.split(".")[1].split("x")[0])
-        found = {"width": width, "channels": channels, "augmentation_size": told}
+        found = {"width": width, "channels": channels, "augmentation_size": labels}
         return UNet.song(**{**found, "image_size": image_size, **settings})
 
-    def check(self, network):
-        """Raise a ValueError for a network that the published code would not compute."""
+    def check(self, network: Network) -> None:
+        """Raise a ValueError for a network that the published code would compute differently."""
         skips = {"input_skips": False, "output_skips": False, "num_classes": None}
         _check_unet(self.name, network, context_channels=0, **skips)
         if not isinstance(network.times, SinusoidPair) or network.times.time_scale != 1.0:
-            raise ValueError(f"{self.name} has times=SinusoidPair with time_scale 1.")
+            raise ValueError(
+                f"The format {self.name} needs times=SinusoidPair with time_scale 1. Received: "
+                f"{type(network.times).__name__}, {getattr(network.times, 'time_scale', None)}."
+            )
 
-    def rows(self, network):
+    def rows(self, network: UNet) -> list[Row]:
         """The table."""
         rows = DIALECT.rows("times.hidden", "map_layer0", "after sinusoids")
         rows += DIALECT.rows("times.out", "map_layer1", "linear")
@@ -195,8 +207,8 @@ class SongUNet(Format):
                 rows += _layer_rows(ours, theirs, SONG_ATTENTION)
         return rows
 
-    def constants(self, network):
-        """The resampling filter, in each layer that resamples."""
+    def constants(self, network: UNet) -> dict[str, np.ndarray]:
+        """The resampling filter of each layer that resamples."""
         resampled = [theirs for block, _, theirs in self._blocks(network) if block.resample]
         layers = ("conv0", "skip")
         return {
@@ -204,12 +216,12 @@ class SongUNet(Format):
         }
 
     def _sizes(self, network):
-        """The names of the levels, which have the sides of the squares."""
+        """The names of the levels: the sides of their squares, as in 32x32."""
         sides = [network.image_size[0] >> level for level in range(len(network.multipliers))]
         return [f"{side}x{side}" for side in sides]
 
     def _blocks(self, network):
-        """(block, our path, their path) of each."""
+        """Yields (block, our path, their path)."""
         count, sizes = network.blocks, self._sizes(network)
         paths = {f"middle.{i}": f"dec.{sizes[-1]}_in{i}" for i in range(2)}
         for level, size in enumerate(sizes):

@@ -1,6 +1,6 @@
-"""Converted networks against the authors' own code on the same weights, and the way back.
+"""Converted networks against the authors' code on the same weights, and the conversion back.
 
-`golden/weights_formats.py` ran the authors' code and wrote what is compared with.
+`golden/weights_formats.py` ran the authors' code and wrote the expected outputs.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ from keras_meanflow.formats.conversion import (
 from keras_meanflow.formats.names import named_weights
 from keras_meanflow.networks import MLP, DiT, InContextDiT, NoisePrediction, UNet
 
-# What the tensors do not tell.
+# The arguments that no tensor shows.
 SETTINGS = {name: {"heads": golden.SIZE["heads"]} for name in FORMATS}
 SETTINGS |= {"imf": {}, "imf-torch": {}}
 for _name in ("diffusers", "meanflow", "imf", "imf-torch"):
@@ -32,9 +32,9 @@ SETTINGS |= {"ncsnpp": {**UNET_SETTINGS, "image_size": (8, 16)}, "song": UNET_SE
 SETTINGS["dmf"]["split_depth"] = golden.SPLIT_DEPTH
 SETTINGS |= {name: {"heads": golden.BODY_AND_HEAD["heads"]} for name in ("rae", "mf-rae")}
 CONTAINER = {"meanflow": ".msgpack", "imf": ".msgpack", "diffusers": ".safetensors"}
-# Sinusoids of 1000 t, and of 16 turns, round at 1e-7 of as much in both codes.
+# Both codes round the arguments of sinusoids, 1000 t or 16 turns, by a relative 1e-7.
 TOLERANCE = {"dit": 5e-5, "diffusers": 5e-5, "ncsnpp": 5e-5}
-AMBIGUOUS = "dit", "sit"  # the same tensors, told apart by nothing in the file
+AMBIGUOUS = "dit", "sit"  # the same tensors: nothing in a file tells which
 
 
 def published(name):
@@ -48,7 +48,7 @@ def published(name):
 
 
 def published_file(name, folder):
-    """Those tensors in a file as it would be published, and the outputs."""
+    """These tensors in a file as it would be published, and the outputs."""
     state, outputs = published(name)
     path = folder / f"published{CONTAINER.get(name, '.pt')}"
     write_weights(path, state, wrapping=("params", "net") if "." not in next(iter(state)) else ())
@@ -61,7 +61,7 @@ def tree(path):
 
 
 def outputs_of(network):
-    """What the authors' code computes too, for the golden inputs: noise, where it is noise."""
+    """The outputs for the golden inputs: noise, if the authors' network predicts noise."""
     if isinstance(network, UNet):
         return unet_outputs(network)
     z, r, t, labels, guidance = golden.inputs()
@@ -107,7 +107,7 @@ def test_a_converted_network_computes_what_the_authors_code_does_and_converts_ba
     assert written.keys() == kept.keys()
     for key, expected in kept.items():
         assert written[key].dtype == expected.dtype and written[key].shape == expected.shape
-        if "feat_rope" in key:  # a table of cosines, which no two libraries round alike
+        if "feat_rope" in key:  # a table of cosines, which libraries round differently
             np.testing.assert_allclose(written[key], expected, atol=2e-7)
         else:
             assert written[key].tobytes() == np.ascontiguousarray(expected).tobytes(), key
@@ -115,7 +115,7 @@ def test_a_converted_network_computes_what_the_authors_code_does_and_converts_ba
 
 @pytest.mark.parametrize(
     ("name", "depth", "tensors"),
-    [  # counted by instantiating the authors' models: XL/2, B/4, B/4, XL/2
+    [  # counted in the authors' models: XL/2, B/4, B/4, XL/2
         ("sit", 28, 292),
         ("zhuyu", 12, 136),
         ("meanflow", 12, 135),
@@ -130,14 +130,16 @@ def test_published_sizes_have_as_many_tensors_as_the_authors_models(name, depth,
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in (*AMBIGUOUS, "dmf")])
-def test_a_format_is_told_by_the_names_of_its_tensors(name):
+def test_a_format_is_recognised_by_the_names_of_its_tensors(name):
     state, _ = published(name)
     assert [f.name for f in FORMATS.values() if f.recognises(state)] == [name]
 
 
-def test_formats_with_the_same_names_are_asked_for(tmp_path):
+def test_a_file_that_fits_several_formats_needs_the_name_of_one(tmp_path):
     path, _, _ = published_file("sit", tmp_path)
-    with refused("Several formats have.*say which. dit:.*sit:.*whose time 1 is data.*dmf"):
+    with refused(
+        "Several formats have.*say which format it is. dit:.*sit:.*whose time 1 is data.*dmf"
+    ):
         load_network(path, heads=3)
     with refused("No format has.*'a'.*say which"):
         load_network(_file(tmp_path, {"a": np.zeros(3, "f4")}))
@@ -164,7 +166,7 @@ def test_missing_and_unmatched_tensors_are_all_named(name, tmp_path):
         assert key in str(raised.value) and key.replace("q", "p", 1) in str(raised.value)
 
 
-def test_loading_nothing_is_impossible(tmp_path):
+def test_a_file_without_the_tensors_is_refused(tmp_path):
     state, _ = published("sit")
     nested = _file(tmp_path, {f"inner.{key}": value for key, value in state.items()})
     with refused("x_embedder.proj.weight.*Unmatched: inner.blocks.0"):
@@ -186,7 +188,7 @@ def test_a_checkpoint_for_another_size_is_refused_with_both_sizes(tmp_path):
         load_network(_file(tmp_path, state), "zhuyu", heads=3)
 
 
-def test_what_no_tensor_tells_is_asked_for(tmp_path):
+def test_an_argument_that_no_tensor_shows_is_asked_for(tmp_path):
     path, _, _ = published_file("zhuyu", tmp_path)
     with refused("heads is not in the file: give it, as in heads=16"):
         load_network(path)
@@ -204,7 +206,7 @@ def test_a_diffusers_model_whose_copies_differ_is_refused(tmp_path):
         load_network(_file(tmp_path, state), heads=3, image_size=8)
 
 
-def test_a_network_that_the_formats_code_would_compute_otherwise_is_not_written(tmp_path):
+def test_a_network_that_the_formats_code_would_compute_differently_is_not_written(tmp_path):
     small = {"image_size": 8, "channels": 3, "patch_size": 2, "width": 24, "depth": 1, "heads": 3}
     network = DiT(**small, num_classes=5)
     path = tmp_path / "a.pt"
@@ -225,7 +227,7 @@ def test_a_network_that_the_formats_code_would_compute_otherwise_is_not_written(
         save_network(DiT(**small), path, "zhuyu")
     with refused("InContextDiT networks.*Received: DiT"):
         save_network(network, path, "imf")
-    with refused("own format ends in .safetensors"):
+    with refused("keras_meanflow end in .safetensors"):
         save_network(network, path)
     with refused("Weights are written as .safetensors, .npz"):
         save_network(network, tmp_path / "a.ckpt", "zhuyu")
@@ -247,7 +249,7 @@ def test_a_training_checkpoint_gives_its_averaged_weights_or_its_raw_ones(tmp_pa
         load_network(tmp_path / "ema.msgpack", averaged=False, **arguments)
 
 
-def test_halved_weights_become_single_and_a_parallel_prefix_is_left_out(tmp_path):
+def test_float16_weights_become_float32_and_the_prefix_of_parallel_training_is_removed(tmp_path):
     state, _ = published("haoyi")
     path = _file(tmp_path, {f"module.{k}": v.astype("float16") for k, v in state.items()})
     network = load_network(path, heads=3)
@@ -268,7 +270,7 @@ OWN = [
 
 
 @pytest.mark.parametrize("make", OWN)
-def test_the_packages_own_file_holds_the_network_and_its_arguments(make, tmp_path):
+def test_a_file_of_this_package_holds_the_network_and_its_arguments(make, tmp_path):
     network, path = make(), tmp_path / "network.safetensors"
     for variable in network.weights:
         variable.assign(np.random.default_rng(3).standard_normal(variable.shape))
@@ -290,7 +292,7 @@ def test_names_of_weights_are_the_attributes_that_lead_to_them():
     assert [id(v) for v in named_weights(network).values()] == [id(v) for v in network.weights]
 
 
-def test_the_own_format_is_refused_as_another(tmp_path):
+def test_a_file_of_this_package_is_refused_as_another_format(tmp_path):
     save_network(OWN[0](), tmp_path / "a.safetensors")
     with refused("is in the format keras_meanflow. Received: format='sit'"):
         load_network(tmp_path / "a.safetensors", "sit")
@@ -310,7 +312,7 @@ def test_training_checkpoints_of_the_unets_hold_their_network_under_a_prefix(tmp
         np.testing.assert_array_equal(kernel, expected["map_layer1.weight"].T)
 
 
-def test_averages_without_names_are_those_of_the_tensors_that_learn(tmp_path):
+def test_averages_without_names_belong_to_the_trained_tensors(tmp_path):
     raw, _ = published("ncsnpp")
     fixed = ("all_modules.0.W", "delta_gfproj.W")
     for shadowed in (list(raw), [name for name in raw if name not in fixed]):

@@ -19,7 +19,7 @@ def u(network, r):
     return ops.convert_to_numpy(network(z, t if r is None else r, t, labels))
 
 
-def test_a_ddpm_with_an_interval_or_split_is_its_own_velocity_at_r_equal_t():
+def test_an_interval_or_a_split_keeps_the_velocity_of_a_ddpm_at_r_equal_t():
     flow = NoisePrediction(randomise(DiT(**SMALL, num_classes=5, **DIT)))
     _, r, _, _, _ = golden.inputs()
     expected = u(flow, None)
@@ -36,7 +36,7 @@ def test_a_ddpm_with_an_interval_or_split_is_its_own_velocity_at_r_equal_t():
 
 
 @pytest.mark.parametrize("kind", [DIT, SIT])
-def test_a_flow_model_with_an_interval_is_itself_until_it_is_trained(kind):
+def test_an_interval_keeps_the_output_of_a_flow_model_until_it_is_trained(kind):
     flow = randomise(DiT(**SMALL, num_classes=5, **kind))
     network = add_interval(flow)
     _, r, _, _, _ = golden.inputs()
@@ -52,7 +52,7 @@ def test_a_flow_model_with_an_interval_is_itself_until_it_is_trained(kind):
         add_interval(MLP(data_size=2))
 
 
-def test_a_decoupled_flow_model_is_itself_at_r_equal_t():
+def test_a_split_keeps_the_output_of_a_flow_model_at_r_equal_t():
     flow = randomise(DiT(**SMALL, num_classes=5, **SIT))
     network = decouple(flow, split_depth=1)
     _, r, _, _, _ = golden.inputs()
@@ -62,8 +62,8 @@ def test_a_decoupled_flow_model_is_itself_at_r_equal_t():
         decouple(network, split_depth=1)
 
 
-def test_a_network_that_knows_the_interval_is_decoupled_at_r_equal_t():
-    knowing = randomise(DiT(**SMALL, num_classes=5))
-    network = decouple(knowing, split_depth=1)
+def test_a_network_with_an_interval_is_decoupled_at_r_equal_t():
+    flow_map = randomise(DiT(**SMALL, num_classes=5))
+    network = decouple(flow_map, split_depth=1)
     assert (network.time_inputs, network.split_depth) == (("t",), 1)
-    np.testing.assert_allclose(u(network, None), u(knowing, None), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(u(network, None), u(flow_map, None), rtol=1e-4, atol=1e-5)

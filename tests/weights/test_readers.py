@@ -1,4 +1,4 @@
-"""The readers against torch's own, and against files that want more than tensors."""
+"""The readers against torch.load, and against files that ask for more than tensors."""
 
 import argparse
 import collections
@@ -127,14 +127,14 @@ def test_a_pickle_that_calls_is_refused_by_name(tmp_path, protocol, thing, name)
 @pytest.mark.parametrize(
     "thing", [np.float64(1.0), collections.Counter("ab"), {1, 2}, argparse.ArgumentParser]
 )
-def test_what_is_not_a_tensor_is_refused(tmp_path, thing):
+def test_a_pickle_of_other_objects_is_refused(tmp_path, thing):
     path = torch_zip(tmp_path / "bad.pt", pickle.dumps(thing, protocol=4))
     with refused("bad.pt cannot be read"):
         read_torch(path)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_plain_containers_come_through_every_protocol(protocol):
+def test_plain_containers_are_read_in_every_protocol(protocol):
     value = {"a": [1, -2, 2.5, None, "x"], "b": ((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4))}
     assert interpret(io.BytesIO(pickle.dumps(value, protocol=protocol))) == value
 

@@ -1,4 +1,4 @@
-"""What is written here is read by the libraries of its format; what is cut or odd is refused."""
+"""The usual libraries read the written files; truncated and odd files are refused."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_an_orbax_checkpoint_is_read(tmp_path):
     orbax.PyTreeCheckpointer().save(tmp_path / "run" / "checkpoint_3", tree)
     found = read_weights(tmp_path / "run")
     assert_same(found, tree)
-    assert isinstance(found["params"]["net"]["kernel"], np.ndarray)  # of any number of devices
+    assert isinstance(found["params"]["net"]["kernel"], np.ndarray)  # for any number of devices
 
 
 def test_another_folder_is_refused(tmp_path):
@@ -95,13 +95,13 @@ def test_a_damaged_flax_file_is_refused(tmp_path, data, message):
         read_weights(tmp_path / "checkpoint_0")
 
 
-def test_flax_bfloat16_becomes_single():
+def test_bfloat16_of_flax_becomes_float32():
     data = pack(((2,), "bfloat16", np.array([0x3F80, 0xC020], "<u2").tobytes()))
     packed = b"\x81\xa1a\xc7" + bytes([len(data), 1]) + data
     np.testing.assert_array_equal(unpack(packed)["a"], np.array([1, -2.5], "float32"))
 
 
-def test_a_headers_text_is_read(tmp_path):
+def test_the_text_of_a_header_is_read(tmp_path):
     write_weights(tmp_path / "a.safetensors", STATE, metadata={"about": "a network"})
     write_weights(tmp_path / "a.pt", STATE)
     assert read_metadata(tmp_path / "a.safetensors") == {"about": "a network"}
