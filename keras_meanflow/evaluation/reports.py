@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from keras_meanflow.files.atomic import write_text
-from keras_meanflow.pictures.samples import curves
+from keras_meanflow.pictures.charts import curves
 
 PAIRS = ("precision", "recall", "density", "coverage")
 HEAD = ("", "FID", "95 % interval", "infinity", "KID", "95 % interval", *PAIRS, "IS")
@@ -92,13 +92,11 @@ def picture(reports):
     """FID, and KID where it is measured, over the number of network evaluations (NFE)."""
     reports = [report for report in reports if report["subject"] == "samples"]
     measured = {name: [r[name] for r in reports if name in r] for name in ("fid", "kid")}
-    whole = {name: found for name, found in measured.items() if len(found) == len(reports)}
-    names = {name: f"{name.upper()} over NFE" for name in whole}
+    whole = {name.upper(): found for name, found in measured.items() if len(found) == len(reports)}
     return curves(
         [report["nfe"] for report in reports],
-        {names[name]: [one["value"] for one in found] for name, found in whole.items()},
-        intervals={
-            names[name]: [one["interval"] for one in found] for name, found in whole.items()
-        },
+        {name: [one["value"] for one in found] for name, found in whole.items()},
+        intervals={name: [one["interval"] for one in found] for name, found in whole.items()},
         columns=len(whole),
+        x_label="network evaluations (NFE)",
     )

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_meanflow.files.atomic import write_atomically
-from keras_meanflow.pictures.samples import curves
+from keras_meanflow.pictures.charts import curves
 from keras_meanflow.training.callbacks.non_finite import WATCHED
 
 
