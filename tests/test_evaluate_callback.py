@@ -11,11 +11,10 @@ from keras import ops
 
 from keras_meanflow import DiT, FlowMap, MeanFlow
 from keras_meanflow.data import ArraySource, Batches, load_digits
-from keras_meanflow.evaluation import Protocol
+from keras_meanflow.evaluation import Evaluate, Protocol
 from keras_meanflow.evaluation.samples import Evaluation, open_reference
 from keras_meanflow.features.extractor import FeatureExtractor
 from keras_meanflow.parts import Uniform
-from keras_meanflow.training.callbacks.evaluate import Evaluate
 from keras_meanflow.training.callbacks.log import Log, read_log
 from keras_meanflow.training.run import train
 from keras_meanflow.training.training import Training
