@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -84,7 +85,9 @@ class Frame:
         for x, y in points:
             self.draw.circle((x * SHARP, y * SHARP), radius * SHARP, fill=fill)
 
-    def rectangle(self, left: float, top: float, right: float, bottom: float, **colours) -> None:
+    def rectangle(
+        self, left: float, top: float, right: float, bottom: float, **colours: Any
+    ) -> None:
         """A rectangle between pixels; `fill` and `outline` are Pillow's."""
         self.draw.rectangle([SHARP * a for a in (left, top, right, bottom)], **colours)
 

@@ -9,13 +9,15 @@ from PIL import Image
 
 from keras_meanflow.pictures.frame import BOTTOM, LEFT, LEGEND, RIGHT, TOP, Frame
 
-CELL = 48  # images smaller than this are enlarged, in whole steps
+CELL = 48  # smaller images are enlarged by a whole factor, up to this size in pixels
 MARGIN = 2
 POINTS = {"data": (140, 140, 140, 190), "samples": (31, 78, 121, 110)}  # red, green, blue, opacity
 
 
-def draw_samples(samples, reference=None, *, columns=None):
-    """The picture that fits the samples: a grid of images, or a scatter plot of vectors.
+def draw_samples(
+    samples: np.ndarray, reference: np.ndarray | None = None, *, columns: int | None = None
+) -> Image.Image:
+    """A grid of images, or a scatter plot of points.
 
     Args:
         samples: (n, height, width, channels) in [-1, 1], or (n, 2).
@@ -23,7 +25,7 @@ def draw_samples(samples, reference=None, *, columns=None):
         columns: of the grid.
 
     Raises:
-        ValueError: for samples of any other shape.
+        ValueError: for samples of another shape.
 
     Example:
         >>> draw_samples(flow_map.generate(np.arange(10))).save("samples.png")
@@ -33,23 +35,23 @@ def draw_samples(samples, reference=None, *, columns=None):
     if samples.ndim == 2 and samples.shape[1] == 2:
         return scatter(samples, reference)
     raise ValueError(
-        "Pictures are drawn of images (n, height, width, channels) and of points (n, 2). "
+        "Only images (n, height, width, channels) and points (n, 2) can be drawn. "
         f"Received: {samples.shape}."
     )
 
 
-def image_grid(images, columns=None):
-    """Images (n, height, width, channels) in [-1, 1], side by side from the top left.
+def image_grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
+    """Images (n, height, width, channels) in [-1, 1], row by row from the top left.
 
-    One channel is grey, three are RGB; of more (latents) the first three are shown.
+    One channel is grey, three are RGB. If there are more (latents), the first three are shown.
 
     Raises:
-        ValueError: if there are no images, or of two channels.
+        ValueError: if there are no images, or if they have two channels.
     """
     n, height, width, channels = images.shape
     if n < 1 or channels == 2:
         raise ValueError(
-            f"A grid takes one image or more, of 1, 3 or more channels. Received: {images.shape}."
+            f"A grid needs one image or more, with 1, 3 or more channels. Received: {images.shape}."
         )
     columns = min(columns or math.ceil(math.sqrt(n)), n)
     rows = math.ceil(n / columns)
@@ -66,8 +68,8 @@ def image_grid(images, columns=None):
     return Image.fromarray(grid[..., 0] if depth == 1 else grid)
 
 
-def to_pixels(images):
-    """Floats in [-1, 1] to the nearest of 0..255, clipped."""
+def to_pixels(images: np.ndarray) -> np.ndarray:
+    """Floats in [-1, 1] to the nearest integer of 0..255, clipped."""
     return np.clip(np.round((np.asarray(images) + 1.0) * 127.5), 0, 255).astype("uint8")
 
 
