@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from keras_meanflow.pictures.samples import CELL, MARGIN, curves, draw_samples, image_grid, scatter
+from keras_meanflow.pictures.frame import BOTTOM, LEFT, RIGHT, TOP
+from keras_meanflow.pictures.samples import CELL, MARGIN, draw_samples, image_grid, scatter
 
 
 def test_a_grid_reads_row_by_row_from_the_top_left():
@@ -31,31 +31,20 @@ def test_of_latents_the_first_three_channels_are_shown():
 
 def test_a_point_is_drawn_where_it_lies():
     corner, others = np.array([[1.0, 1.0]]), np.array([[-1.0, -1.0], [1.0, -1.0]])
-    pixels = np.asarray(scatter(corner, others, size=100).convert("L"))
-    assert (pixels[:50, 50:] < 250).any() and (pixels[50:, :50] < 250).any()
-    assert (pixels[:50, :50] > 250).all()
+    picture = np.asarray(scatter(corner, others, size=100).convert("L"))
+    pixels = picture[TOP + 1 : TOP + 99, LEFT + 1 : LEFT + 99]  # within the frame
+    assert (pixels[:49, 49:] < 180).any() and (pixels[49:, :49] < 180).any()
+    assert (pixels[:49, :49] > 180).all()
 
 
-def test_curves_falls_where_the_values_fall():
-    picture = np.asarray(curves([0, 1, 2], {"falling": [100.0, 10.0, 1.0]}, columns=1).convert("L"))
-    rows = [np.argmin(picture[26:174, column]) for column in (70, 230, 395)]
-    assert rows[0] < rows[1] < rows[2]
-    # Logarithmic: the middle value lies half-way.
-    assert abs(rows[1] - (rows[0] + rows[2]) / 2) < 4
-
-
-def test_bars_reach_from_end_to_end_of_their_intervals():
-    lines, bars = {"fid": [2.0, 3.0]}, {"fid": [(1.0, 3.0), (1.0, 5.0)]}
-    picture = np.asarray(curves([1, 4], lines, columns=1, intervals=bars).convert("L"))
-    ink = [np.flatnonzero(picture[26:174, column] < 200) + 26 for column in (72, 396)]
-    assert ink[1].min() < 30 and ink[0].max() > 170 and ink[1].max() > 170  # 1 to 5 is all of it
-    # Logarithmic: 3 lies at log 3 / log 5 of the height.
-    assert abs((174 - ink[0].min()) / 150 - np.log(3) / np.log(5)) < 0.05
-
-
-def test_one_point_and_no_finite_value_still_make_a_curve():
-    image = curves([5], {"one": [2.0], "none": [np.nan]})
-    assert isinstance(image, Image.Image)
+def test_points_that_are_not_finite_are_left_out_and_both_axes_have_one_scale():
+    points = np.array([[0.0, 0.0], [3.0, 1.0], [np.nan, 9.0]])
+    image = scatter(points, size=200)
+    assert image.size == (LEFT + 200 + RIGHT, TOP + 200 + BOTTOM)
+    inside = np.asarray(image.convert("L"))[TOP + 1 : TOP + 199, LEFT + 1 : LEFT + 199]
+    rows, columns = np.nonzero(inside < 180)
+    assert np.ptp(columns) / np.ptp(rows) == pytest.approx(3, rel=0.1)
+    scatter(points[2:], size=100)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (3,), (0, 8, 8, 1), (2, 8, 8, 2)])

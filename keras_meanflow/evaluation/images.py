@@ -1,4 +1,4 @@
-"""The images of a reference set, wherever they lie, as the uint8 batches that features want."""
+"""The images of a reference set, from files or folders, as uint8 batches for feature networks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from keras_meanflow.metrics.reference import npz_images, npz_names, npz_shape
 
 
 class Images:
-    """A set of images, read a batch at a time in an order that is random and always the same.
+    """A set of images, read batch by batch in a fixed random order.
 
-    Only the batch file of ADM (`arr_0`) comes in its own order: it is read as a stream.
+    Only a batch file of ADM (`arr_0`) keeps its order, because it is read as a stream.
 
     Args:
         data: A folder of images; an `.npz` file with `x_train` or `x`, or `arr_0`; another split of
-            it, as in "mnist.npz:test"; or "digits", "digits:train", "digits:test" of the package.
-        image_size: Side in pixels; a folder's images are cropped to it, and need it.
+            such a file, as in "mnist.npz:test"; or "digits", "digits:train", "digits:test".
+        image_size: Side in pixels, to which a folder's images are cropped; required for a folder.
         channels: Of a folder's images; 3 by default.
 
     Raises:
-        ValueError: For data of no such kind, and as `data.open_source`.
+        ValueError: For other data, and as in `data.open_source`.
 
     Example:
         >>> images = Images("digits:test")
@@ -62,6 +62,6 @@ class Images:
 
 
 def _split(name):
-    """("mnist.npz", "test") of "mnist.npz:test"; without a split ("mnist.npz", "")."""
+    """("mnist.npz", "test") for "mnist.npz:test"; ("mnist.npz", "") without a split."""
     found = re.fullmatch(r"(.+\.npz|digits):(\w+)", name)
     return found.groups() if found else (name, "")

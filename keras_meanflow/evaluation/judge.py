@@ -1,4 +1,4 @@
-"""From batches of images to a report: Frechet distance, KID, neighbours, score, and how sure."""
+"""From batches of images to a report: metrics of their features, with intervals."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from keras_meanflow.metrics.neighbours import density_coverage, precision_recall
 from keras_meanflow.metrics.reference import FeatureFile, Reference, read_features
 from keras_meanflow.metrics.statistics import Statistics
 
-PAIRWISE = 10_000  # rows kept for KID and the neighbours, which visit all pairs
+PAIRWISE = 10_000  # rows kept for KID and the neighbours, which compute all pairs
 BLOCKS = 20
 FEWEST_PAIRWISE = 2 * BLOCKS  # KID's jackknife needs two rows a block
 
 
 class _Gathered:
-    """Statistics of all features, and a file with the first of them."""
+    """Statistics of all features, and a file with the first rows."""
 
     def __init__(self, path, keep, blocks=BLOCKS):
         self.statistics, self.file = Statistics(blocks), FeatureFile(path, keep)
@@ -54,26 +54,26 @@ def evaluate_images(
 ) -> dict:
     """The report of generated images under a protocol, as JSON values.
 
-    Frechet distance and Inception Score take one pass over all samples; KID, precision, recall,
-    density and coverage the first `pairwise` of them, whose features lie in a temporary file, and
-    as many of the reference, where it kept its features.
+    Frechet distance and Inception Score take one pass over all samples. KID, precision, recall,
+    density and coverage use the first `pairwise` samples, whose features are kept in a temporary
+    file, and as many rows of the reference, if it has features.
 
     Args:
-        batches: Float images in [-1, 1], or uint8, (N, H, W, C) each; what exceeds the protocol's
-            number of samples is not read.
-        protocol: What to measure with.
-        reference: Statistics to compare with, made by `make_reference` or by others.
+        batches: Float images in [-1, 1], or uint8, (N, H, W, C) each; images beyond the protocol's
+            number of samples are not used.
+        protocol: How to measure.
+        reference: Statistics to compare with, from `make_reference` or from other software.
         extract: The feature network that the protocol names.
-        pairwise: How many samples to keep for the metrics of pairs.
+        pairwise: The number of samples for the metrics of pairs.
 
     Returns:
         `protocol`, `reference`, `samples`, `fid` (value, standard_error, interval, infinity),
         `kid`, `precision`, `recall`, `density`, `coverage`, `pairwise`, `inception_score`, and
-        `warnings`. What cannot be measured is absent.
+        `warnings`. Numbers that cannot be measured are absent.
 
     Raises:
         ValueError: When protocol, network and reference disagree, an image is not finite, or
-            fewer images come than the protocol asks for.
+            there are fewer images than the protocol says.
 
     Example:
         >>> report = evaluate_images(batches, protocol, reference, extract)
@@ -105,17 +105,17 @@ def make_reference(
     name: str,
     pairwise: int = PAIRWISE,
 ) -> Reference:
-    """Writes the statistics of a reference set, and its first features for the metrics of pairs.
+    """Write the statistics of a reference set, and its first features for the metrics of pairs.
 
     Args:
-        batches: uint8 images (N, H, W, C), in random order where `pairwise` is not all.
+        batches: uint8 images (N, H, W, C); in random order, if there are more than `pairwise`.
         extract: The feature network.
-        path: The `.npz` to write; the features go beside it.
-        name: What the reference is called.
-        pairwise: How many rows of features to keep.
+        path: The `.npz` to write; the features go into a file next to it.
+        name: Of the reference.
+        pairwise: The number of rows of features to keep.
 
     Returns:
-        What `Reference.load(path)` gives.
+        The result of `Reference.load(path)`.
 
     Example:
         >>> reference = make_reference(npz_images("x.npz"), extract, "ref.npz", name="x")
@@ -137,20 +137,20 @@ def self_check(
     samples: int | None = None,
     pairwise: int = PAIRWISE,
 ) -> dict:
-    """What a perfect model would score: one half of a reference set against the other.
+    """The numbers of a perfect model: one half of a reference set against the other half.
 
-    Images are dealt to the halves at random. A model that scores lower than this copies its
-    reference, or is ahead by noise.
+    Images are assigned to the halves at random. A model with a lower FID copies its reference, or
+    the difference is noise.
 
     Args:
         batches: uint8 images of the reference set, (N, H, W, C).
         extract: The feature network.
-        samples: How many images play the model: as many as a model will be measured with; the
-            whole first half by default.
-        pairwise: How many rows the metrics of pairs take from each half.
+        samples: The number of images in place of the model's samples: use the number of samples of
+            the models to compare with. By default the whole first half.
+        pairwise: The number of rows of each half for the metrics of pairs.
 
     Returns:
-        The report of `evaluate_images`, without `protocol` and score.
+        The report of `evaluate_images`, without `protocol` and Inception Score.
 
     Raises:
         ValueError: When half of the set has fewer images than `samples`.
@@ -171,14 +171,14 @@ def self_check(
             other.add(features[half == 1])
         if samples is not None and model.statistics.count < samples:
             raise ValueError(
-                "Half of the reference must hold as many images as a model is measured with. "
+                "Half of the reference must have at least as many images as `samples`. "
                 f"Received samples={samples} and {rows} images."
             )
         return compare(model, other.reference({**described(extract), "name": "the other half"}))
 
 
 def compare(samples: _Gathered, reference: Reference) -> dict:
-    """The numbers of a report, from gathered features and a reference."""
+    """The numbers of a report, from the features of samples and a reference."""
     statistics, width = samples.statistics, reference.mean.size
     fid = frechet_with_interval(statistics, reference).to_dict()
     fid["infinity"] = frechet_infinity(statistics, reference)
@@ -211,13 +211,13 @@ def _warnings(count, reference, width, rows):
         if number is not None and number <= width:
             texts.append(
                 f"{number} {owner} are not more than the {width} features: their covariance is "
-                f"singular and knows {number - 1} directions. The Frechet distance is mostly bias; "
-                "compare it only with numbers at the same count."
+                f"singular, of rank {number - 1} at most. The Frechet distance is mostly bias; "
+                "compare it only with values for the same number of samples."
             )
     if reference.protocol is None:
         texts.append(
-            "The reference does not say how it was made: that features, resize and weights are "
-            "those of the protocol is taken on trust."
+            "The reference does not say how it was made. Its features, resize and weights are "
+            "assumed to be the protocol's."
         )
     if rows < FEWEST_PAIRWISE:
         texts.append(
@@ -231,11 +231,11 @@ def _other_shape(shape, reference):
     theirs = (reference.protocol or {}).get("image_shape", list(shape))
     if list(shape) == theirs:
         return []
-    return [f"The reference was made of images of {theirs}, the samples are {list(shape)}."]
+    return [f"The reference was made from images of {theirs}, the samples are {list(shape)}."]
 
 
 def _check_width(features, reference):
-    """Refuses at the first batch what could not be compared after the last."""
+    """Raise at the first batch, and not after the last one."""
     if features.shape[1] != reference.mean.size:
         raise ValueError(
             "Samples and reference must have features of the same width. Received "
@@ -244,7 +244,7 @@ def _check_width(features, reference):
 
 
 def _first(batches, samples):
-    """Yields batches as arrays up to a number of images; refuses fewer."""
+    """Yields batches as arrays, up to `samples` images; fewer are an error."""
     seen = 0
     for batch in batches:
         images = keras.ops.convert_to_numpy(batch)[: samples - seen]

@@ -1,10 +1,11 @@
-"""Protocols by name, and the feature networks that they ask for."""
+"""Protocols by name, and their feature networks."""
 
 from __future__ import annotations
 
 import difflib
 import json
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -14,7 +15,7 @@ from keras_meanflow.features.published import PUBLISHED, fetch_weights
 from keras_meanflow.features.resize import resize_of
 from keras_meanflow.files.cache import check_sha256
 
-# What protocols call the features -> name of the published weights, and who makes the network.
+# Name of the features in protocols -> name of the published weights, function for the network.
 NETWORKS = {
     "inception-2015": ("inception", FeatureExtractor.inception),
     "dinov2-vitl14": ("dinov2-l", FeatureExtractor.dinov2),
@@ -48,7 +49,7 @@ PROTOCOLS = {
             "eurosat-squeezenet", "squeezenet-1.1", "Bicubic 64", 9_000, "balanced", "eurosat-train"
         ),
         _named("cifar10-inception", *_INCEPTION, 50_000, "none", "cifar10-train"),
-        # As Mean Flows (arXiv 2505.13447) and its code have it: 50,000 samples of random classes.
+        # As in Mean Flows (arXiv 2505.13447) and its code: 50,000 samples of random classes.
         _named("imagenet256-inception", *_INCEPTION, 50_000, "random", "imagenet256-train"),
         _named(
             "imagenet256-dinov2",
@@ -65,10 +66,10 @@ PROTOCOLS = {
 def find_protocol(name: str | Path) -> Protocol:
     """The protocol of a name in `PROTOCOLS`, or of a `.json` file.
 
-    A file without a `name` is called what the file is called.
+    A protocol in a file without the field `name` gets the name of the file.
 
     Raises:
-        ValueError: For an unknown name, with the nearest ones, or a file that holds no protocol.
+        ValueError: For an unknown name, or a file that holds no protocol.
 
     Example:
         >>> find_protocol("mnist-lenet").samples
@@ -82,7 +83,7 @@ def find_protocol(name: str | Path) -> Protocol:
         raise ValueError(
             f"There is no protocol {str(name)!r}. "
             + (f"Did you mean {' or '.join(near)}? " if near else "")
-            + f"There are {', '.join(PROTOCOLS)}, and your own .json files."
+            + f"Protocols are {', '.join(PROTOCOLS)}, or a .json file."
         )
     if not path.is_file():
         raise ValueError(f"There is no protocol file {path}.")
@@ -103,16 +104,16 @@ def open_features(
     """The feature network of a name, with its weights.
 
     Args:
-        features: "lenet", "inception", "dinov2-l" or "squeezenet", or as protocols call them; any
-            other name is that of a `keras.Model`, from float pixels 0..255 to (N, width).
-        resize: "Bicubic 28", ..., or "none"; None is the network's own.
-        weights: The weights file; for a `keras.Model` its `.keras` file. None looks into the cache.
-        checksum: The SHA-256 to insist on.
+        features: "lenet", "inception", "dinov2-l" or "squeezenet", or their names in protocols. Any
+            other name stands for a `keras.Model` from float pixels 0..255 to (N, width).
+        resize: "Bicubic 28", ..., or "none"; None is the network's default.
+        weights: The weights file; for a `keras.Model` its `.keras` file. None uses the cache.
+        checksum: The SHA-256 that the file must have.
         fetch: Whether to download published weights that are not in the cache.
 
     Raises:
-        ValueError: For weights that are absent or have another checksum, and a resize that is not
-            the network's own.
+        ValueError: For weights that are absent or have another checksum, and for another resize
+            than the network's, if that is fixed.
 
     Example:
         >>> open_features("lenet", resize="Bicubic 28", weights="lenet_mnist_fid.pth").resize
@@ -128,14 +129,14 @@ def open_features(
         return make(weights, resize=resize_of(resize or "none"), checksum=checksum)
     extract = make(weights, checksum=checksum)
     if resize not in (None, extract.resize):
-        raise ValueError(f"{features} has its own resize, {extract.resize}. Received {resize!r}.")
+        raise ValueError(f"{features} has a fixed resize, {extract.resize}. Received {resize!r}.")
     return extract
 
 
 def _keras_features(name, resize, weights, checksum):
     if weights is None or Path(weights).suffix != ".keras":
         raise ValueError(
-            f"Features are {', '.join(SHORT)}, or a name of yours with the .keras file of its "
+            f"Features are {', '.join(SHORT)}, or any other name with the .keras file of its "
             f"network as weights. Received {name!r} with weights {weights}."
         )
     if not Path(weights).is_file():
@@ -153,21 +154,21 @@ def open_protocol(
     resize: str | None = None,
     weights: str | Path | None = None,
     fetch: bool = False,
-    **changes,
+    **changes: Any,
 ) -> tuple[Protocol, FeatureExtractor]:
-    """A protocol and its feature network: by the protocol's name, or put together.
+    """A protocol and its feature network: from the protocol's name, or from features.
 
     Args:
-        protocol: A name in `PROTOCOLS` or a `.json` file; its checksum of the weights holds.
-        features: The network, where there is no `protocol`.
-        resize: As in `open_features`, where there is no `protocol`.
+        protocol: A name in `PROTOCOLS` or a `.json` file; the weights must have its checksum.
+        features: As in `open_features`, without a `protocol`.
+        resize: As in `open_features`, without a `protocol`.
         weights: The weights file.
         fetch: As in `open_features`.
-        **changes: Fields of `Protocol` that are to differ; those put together have 10,000
+        **changes: Other values for fields of `Protocol`. A protocol from features has 10,000
             samples, balanced labels and the rounding "nearest" by default.
 
     Raises:
-        ValueError: For neither or both of `protocol` and `features`, and as `find_protocol` and
+        ValueError: For neither or both of `protocol` and `features`, and as in `find_protocol` and
             `open_features`.
 
     Example:
@@ -175,7 +176,7 @@ def open_protocol(
     """
     if (protocol is None) == (features is None):
         raise ValueError(
-            "Say what to measure with: a protocol, or features. "
+            "Give either a protocol, or features. "
             f"Received protocol={protocol}, features={features}."
         )
     if protocol is None:
@@ -183,7 +184,7 @@ def open_protocol(
         changes = {"samples": 10_000, "labels": "balanced", "reference": "", **changes}
         return Protocol.of(extract, name=extract.name, **changes), extract
     if resize is not None:
-        raise ValueError(f"The protocol {protocol} says the resize. Received {resize!r} besides.")
+        raise ValueError(f"The protocol {protocol} has a fixed resize. Received {resize!r}.")
     found = find_protocol(protocol).changed(**changes)
     extract = open_features(
         found.features, resize=found.resize, weights=weights, checksum=found.weights, fetch=fetch

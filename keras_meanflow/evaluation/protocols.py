@@ -1,10 +1,11 @@
-"""What a number was measured with: a frozen record, written beside it, that refuses mixtures."""
+"""How a number was measured: a frozen record that is stored with the number."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import string
+from typing import Any
 
 import numpy as np
 
@@ -13,28 +14,28 @@ from keras_meanflow.metrics.reference import Reference
 
 OFFSETS = {"nearest": 128.0, "down": 127.5}  # pixel = floor(127.5 x + offset)
 LABELS = ("balanced", "random", "none")
-SHARED = ("features", "resize", "weights")  # what samples and reference must have in common
+SHARED = ("features", "resize", "weights")  # must be equal for samples and reference
 FILE_NAME = frozenset(string.ascii_letters + string.digits + ".-_+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Everything a Frechet distance depends on besides the model.
+    """Everything that a Frechet distance depends on, except the model.
 
     Args:
         features: Name of the feature network.
-        resize: How images reach the network's size: "LegacyBilinear 299", "none", ...
-        weights: SHA-256 of the network's weights; empty where there is no file.
-        samples: How many images are generated.
+        resize: How images are resized for the network: "LegacyBilinear 299", "none", ...
+        weights: SHA-256 of the network's weights; empty if there is no file.
+        samples: The number of generated images.
         labels: "balanced" over the classes, "random", or "none" for an unconditional model.
         reference: Name of the reference statistics.
-        rounding: "nearest", `floor(127.5 x + 128)`, as MeanFlow and ADM do; or "down",
+        rounding: "nearest", `floor(127.5 x + 128)`, as in MeanFlow and ADM; or "down",
             `floor(127.5 x + 127.5)`.
-        name: What the protocol is called; files with its numbers carry it.
+        name: Of the protocol; it is part of the names of files with its numbers.
 
     Raises:
-        ValueError: For an unknown rounding or kind of labels, fewer than 2 samples, or a name that
-            no file can have.
+        ValueError: For an unknown rounding or kind of labels, fewer than 2 samples, or a name with
+            characters that are not allowed.
 
     Example:
         >>> protocol = Protocol.of(extract, samples=10_000, labels="balanced", reference="mnist")
@@ -65,13 +66,13 @@ class Protocol:
             raise ValueError(f"A protocol needs 2 samples or more. Received {self.samples}.")
 
     @classmethod
-    def of(cls, extract: FeatureExtractor, **fields) -> Protocol:
+    def of(cls, extract: FeatureExtractor, **fields: Any) -> Protocol:
         """The protocol with the features, resize and weights of an extractor."""
         return cls(**described(extract), **fields)
 
     @classmethod
     def from_dict(cls, fields: dict) -> Protocol:
-        """The protocol that `to_dict` described.
+        """The protocol of a dict from `to_dict`.
 
         Raises:
             ValueError: For a field that is missing or unknown.
@@ -89,7 +90,7 @@ class Protocol:
 
     @classmethod
     def from_json(cls, text: str) -> Protocol:
-        """The protocol that `to_json` wrote."""
+        """The protocol of a text from `to_json`."""
         return cls.from_dict(json.loads(text))
 
     def to_dict(self) -> dict:
@@ -100,8 +101,8 @@ class Protocol:
         """The fields as JSON."""
         return json.dumps(self.to_dict(), indent=1)
 
-    def changed(self, **changes) -> Protocol:
-        """This protocol with other values, which its name then tells: "mnist-lenet-5000".
+    def changed(self, **changes: Any) -> Protocol:
+        """This protocol with other values, which are added to its name: "mnist-lenet-5000".
 
         Example:
             >>> find_protocol("mnist-lenet").changed(samples=5_000).name
@@ -112,17 +113,17 @@ class Protocol:
         return dataclasses.replace(self, **new, name=name)
 
     def quantise(self, images: np.ndarray) -> np.ndarray:
-        """uint8 pixels of images in [-1, 1], as `quantise` with this protocol's rounding."""
+        """uint8 pixels of images in [-1, 1]: `quantise` with this protocol's rounding."""
         return quantise(images, self.rounding)
 
     def check_extractor(self, extract: FeatureExtractor) -> None:
-        """Refuses an extractor of other features, resize or weights than the protocol's."""
+        """Raise a ValueError if features, resize or weights are not the protocol's."""
         self._check(described(extract), "the feature network")
 
     def check_reference(self, reference: Reference) -> None:
-        """Refuses another reference, or one made with other features, resize or weights.
+        """Raise a ValueError for another reference, or other features, resize or weights.
 
-        A file of others, which does not say how it was made, passes.
+        A reference that does not say how it was made is accepted.
         """
         if reference.protocol is not None:
             theirs = {**reference.protocol, "reference": reference.protocol.get("name")}
@@ -138,15 +139,15 @@ class Protocol:
 
 
 def described(extract: FeatureExtractor) -> dict[str, str]:
-    """What a protocol says of a feature network."""
+    """The fields of a protocol that describe a feature network."""
     return {"features": extract.name, "resize": extract.resize, "weights": extract.checksum}
 
 
 def quantise(images: np.ndarray, rounding: str = "nearest") -> np.ndarray:
-    """uint8 pixels of float images in [-1, 1], clipped; uint8 images come through as they are.
+    """uint8 pixels of float images in [-1, 1], clipped; uint8 images are returned unchanged.
 
     Raises:
-        ValueError: For NaN or infinity; names the image.
+        ValueError: For NaN or infinity.
     """
     if images.dtype == np.uint8:
         return images

@@ -1,30 +1,35 @@
 """Reports of evaluations: their JSON file, their table, their picture."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from keras_meanflow.files.atomic import write_text
-from keras_meanflow.pictures.samples import curves
+from keras_meanflow.pictures.charts import curves
 
 PAIRS = ("precision", "recall", "density", "coverage")
 HEAD = ("", "FID", "95 % interval", "infinity", "KID", "95 % interval", *PAIRS, "IS")
 
 
-def read_reports(path):
-    """The reports in a file that `write_reports` wrote; none if there is no such file."""
+def read_reports(path: str | Path) -> list[dict]:
+    """The reports in a file of `write_reports`; an empty list if there is no such file."""
     path = Path(path)
     return json.loads(path.read_text("utf-8"))["reports"] if path.is_file() else []
 
 
-def write_reports(path, reports):
-    """Write reports as JSON, into a folder that is made if absent."""
+def write_reports(path: str | Path, reports: Sequence[dict]) -> None:
+    """Write reports as JSON; the folder is created if absent."""
     path, text = Path(path), json.dumps({"reports": reports}, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
 
 
-def merged(reports, new):
-    """The reports with a new one, without those that it replaces or that it does not go with."""
+def merged(reports: Sequence[dict], new: dict) -> list[dict]:
+    """The reports and a new one, without reports that it replaces or that have another setting."""
     kept = [report for report in reports if _go_together(report, new)]
     return sorted([*kept, new], key=lambda report: (report["subject"], report.get("steps", 0)))
 
@@ -38,8 +43,8 @@ def _go_together(old, new):
     return same and old.get("steps") != new.get("steps")
 
 
-def table(reports):
-    """Reports as lines of text: what was measured with, a row for each, the warnings."""
+def table(reports: Sequence[dict]) -> str:
+    """Reports as lines of text: the protocol, one row a report, the warnings."""
     rows = [HEAD, *map(_row, reports)]
     used = [any(row[i] for row in rows[1:]) for i in range(len(HEAD))]
     rows = [[cell for cell, use in zip(row, used, strict=True) if use] for row in rows]
@@ -88,17 +93,15 @@ def _interval(estimate):
     return f"{low:.4g} to {high:.4g}"
 
 
-def picture(reports):
+def picture(reports: Sequence[dict]) -> Image.Image:
     """FID, and KID where it is measured, over the number of network evaluations (NFE)."""
     reports = [report for report in reports if report["subject"] == "samples"]
     measured = {name: [r[name] for r in reports if name in r] for name in ("fid", "kid")}
-    whole = {name: found for name, found in measured.items() if len(found) == len(reports)}
-    names = {name: f"{name.upper()} over NFE" for name in whole}
+    whole = {name.upper(): found for name, found in measured.items() if len(found) == len(reports)}
     return curves(
         [report["nfe"] for report in reports],
-        {names[name]: [one["value"] for one in found] for name, found in whole.items()},
-        intervals={
-            names[name]: [one["interval"] for one in found] for name, found in whole.items()
-        },
+        {name: [one["value"] for one in found] for name, found in whole.items()},
+        intervals={name: [one["interval"] for one in found] for name, found in whole.items()},
         columns=len(whole),
+        x_label="network evaluations (NFE)",
     )

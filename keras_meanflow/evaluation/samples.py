@@ -1,9 +1,12 @@
-"""What a model scores: samples of a FlowMap, measured under a protocol."""
+"""Evaluation of a model: samples of a FlowMap, measured under a protocol."""
+
+from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,22 +22,24 @@ from keras_meanflow.evaluation.named import open_protocol
 from keras_meanflow.evaluation.protocols import Protocol
 from keras_meanflow.features.extractor import FeatureExtractor
 from keras_meanflow.files.provenance import provenance
+from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.metrics import Reference
 from keras_meanflow.metrics.reference import is_reference
+from keras_meanflow.samplers.base import Sampler
 
-LABELS_NUMBER = 2**64 - 1  # keys the Philox that draws labels: no image has this number
+LABELS_NUMBER = 2**64 - 1  # key of the Philox generator of labels; no image has this number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """How models are measured: a protocol, the feature network it names, and a reference.
+    """How models are measured: a protocol, its feature network, and a reference.
 
     Calling it with a `FlowMap` generates the protocol's number of samples batch by batch, from the
-    weights of `FlowMap.average`, and gives a report for each number of steps.
+    weights of `FlowMap.average`. It returns a report for each number of steps.
 
     Args:
-        protocol: what is measured with.
-        extract: the feature network.
+        protocol: how to measure.
+        extract: the feature network that the protocol names.
         reference: the statistics to compare with.
         steps: numbers of jumps, one report each.
         seed: of the noise, and of random labels.
@@ -65,19 +70,26 @@ class Evaluation:
         self.protocol.check_extractor(self.extract)
         self.protocol.check_reference(self.reference)
         if not self.steps or min(self.steps) < 1 or len(set(self.steps)) < len(self.steps):
-            raise ValueError(f"steps are different numbers from 1 up. Received: {self.steps}.")
+            raise ValueError(f"`steps` must be different and at least 1. Received: {self.steps}.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1. Received: {self.batch_size}.")
 
     @classmethod
-    def open(cls, protocol, *, weights=None, reference=None, **settings):
-        """An evaluation by the name of its protocol.
+    def open(
+        cls,
+        protocol: str | Path,
+        *,
+        weights: str | Path | None = None,
+        reference: str | Path | None = None,
+        **settings: Any,
+    ) -> Evaluation:
+        """The evaluation with the protocol of this name.
 
         Args:
-            protocol: a name in `metrics.named.PROTOCOLS`, or a `.json` file.
-            weights: the feature network's file, or None to look into the cache.
+            protocol: a name in `evaluation.named.PROTOCOLS`, or a `.json` file.
+            weights: the feature network's file, or None for the file in the cache.
             reference: as in `open_reference`; None for a protocol on the package's digits.
-            **settings: further arguments of `Evaluation`.
+            **settings: other arguments of `Evaluation`.
         """
         protocol, extract = open_protocol(protocol, weights=weights)
         return cls(
@@ -87,16 +99,16 @@ class Evaluation:
             **settings,
         )
 
-    def check(self, flow_map):
-        """Raise a ValueError now for what would fail when the model is measured."""
+    def check(self, flow_map: FlowMap) -> None:
+        """Raise a ValueError now, if measuring this model would fail later."""
         network, labels = flow_map.network, self.protocol.labels
         if len(network.data_shape) != 3 and self.decode is None:
             raise ValueError(
-                "Images (height, width, channels) are measured. Received a model of "
-                f"{network.data_shape}: give `decode`, from samples to images."
+                "Only images (height, width, channels) can be measured. This model has samples of "
+                f"{network.data_shape}: give `decode`, a function from samples to images."
             )
         if network.conditional and network.num_classes is None:
-            raise ValueError("Only models of classes, or without any condition, are measured.")
+            raise ValueError("Only unconditional models and models of classes can be measured.")
         if network.conditional and labels == "none":
             raise ValueError(
                 f"This model has {network.num_classes} classes: labels are balanced or random. "
@@ -104,18 +116,18 @@ class Evaluation:
             )
         if not network.conditional and labels != "none":
             raise ValueError(
-                f"This model knows no classes: labels must be 'none'. The protocol says {labels!r}."
+                f"This model has no classes: labels must be 'none'. The protocol says {labels!r}."
             )
 
-    def __call__(self, flow_map, *, verbose=0):
-        """A report for each number of steps, as `measure` gives it."""
+    def __call__(self, flow_map: FlowMap, *, verbose: int = 0) -> list[dict]:
+        """The report of `measure` for each number of steps."""
         return [self.measure(flow_map, steps, verbose=verbose) for steps in self.steps]
 
-    def measure(self, flow_map, steps, *, verbose=0):
-        """The report of one number of steps: that of `evaluate_images`, and what was sampled how.
+    def measure(self, flow_map: FlowMap, steps: int, *, verbose: int = 0) -> dict:
+        """The report for one number of steps: that of `evaluate_images`, and how it was sampled.
 
         Args:
-            flow_map: the model; its `average` says which weights.
+            flow_map: the model, with the weights that its `average` selects.
             steps: number of jumps.
             verbose: 1 for a progress bar.
         """
@@ -134,12 +146,15 @@ class Evaluation:
         about = {"subject": "samples", "steps": steps, "nfe": nfe, "model": model}
         return {**about, **report, "made": provenance()}
 
-    def batches(self, flow_map, steps=None, *, sampler=None):
-        """Yields the samples of so many jumps, or of a `Sampler`: float images in [-1, 1]."""
+    def batches(
+        self, flow_map: FlowMap, steps: int | None = None, *, sampler: Sampler | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yields samples from `steps` jumps or from a `Sampler`: float images in [-1, 1]."""
         n, labels = self.protocol.samples, self.labels(flow_map.network.num_classes)
         size = min(self.batch_size, n)
         for first in range(0, n, size):
-            rows = np.minimum(np.arange(first, first + size), n - 1)  # padded: one compiled shape
+            # The last batch is padded, so that only one shape is compiled.
+            rows = np.minimum(np.arange(first, first + size), n - 1)
             samples = flow_map.generate(
                 size if labels is None else labels[rows],
                 steps=steps,
@@ -152,8 +167,8 @@ class Evaluation:
             )[: n - first]
             yield samples if self.decode is None else self.decode(samples)
 
-    def labels(self, classes):
-        """The labels of all samples, int32, as the protocol says; None without classes."""
+    def labels(self, classes: int | None) -> np.ndarray | None:
+        """The labels of all samples, (samples,) int32; None if the protocol has no labels."""
         n = self.protocol.samples
         if self.protocol.labels == "none":
             return None
@@ -163,38 +178,38 @@ class Evaluation:
         return np.random.Generator(philox).integers(classes, size=n, dtype="int32")
 
     @property
-    def has_pairs(self):
-        """Whether KID and the metrics of neighbours will be measured."""
+    def has_pairs(self) -> bool:
+        """Whether KID and the metrics of neighbours can be measured."""
         features = self.reference.features
         rows = 0 if features is None else min(len(features), self.protocol.samples, self.pairwise)
         return rows >= FEWEST_PAIRWISE
 
 
 def open_reference(
-    reference,
-    extract,
-    name=None,
+    reference: str | Path,
+    extract: FeatureExtractor,
+    name: str | None = None,
     *,
-    image_size=None,
-    channels=None,
-    pairwise=PAIRWISE,
-    batch_size=64,
-    verbose=0,
-):
-    """Reference statistics: those of an `.npz` file, or made now from data.
+    image_size: int | None = None,
+    channels: int | None = None,
+    pairwise: int = PAIRWISE,
+    batch_size: int = 64,
+    verbose: int = 0,
+) -> Reference:
+    """Reference statistics, read from an `.npz` file or computed from data.
 
     Args:
-        reference: a file of statistics, or data as `metrics.images.Images` reads it.
+        reference: a file of statistics, or data as in `evaluation.images.Images`.
         extract: the feature network, for data.
-        name: what to call statistics made of data; by default what the data is called.
+        name: of statistics computed from data; by default the name of the data.
         image_size: side of the images of a folder.
         channels: of the images of a folder.
-        pairwise: how many rows of features to keep.
+        pairwise: number of rows of features to keep.
         batch_size: of the feature network.
         verbose: 1 for a progress bar.
 
     Raises:
-        ValueError: for no such file or data.
+        ValueError: if there is no such file or data.
 
     Example:
         >>> open_reference("digits:test", extract).count
@@ -207,7 +222,7 @@ def open_reference(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "reference.npz"
         made = make_reference(batches, extract, path, name=name or images.name, pairwise=pairwise)
-        features = np.array(made.features)  # off the disk, before its folder goes
+        features = np.array(made.features)  # into memory, before the folder is deleted
     return dataclasses.replace(made, features=features, origin={"data": images.name})
 
 
@@ -220,8 +235,10 @@ def _reference_images(reference, image_size, channels):
         ) from error
 
 
-def with_progress(batches, total, verbose=1):
-    """The batches as they are, with a progress bar over `total` images."""
+def with_progress(
+    batches: Iterable[np.ndarray], total: int, verbose: int = 1
+) -> Iterator[np.ndarray]:
+    """Yields the batches, and shows a progress bar over `total` images."""
     bar = keras.utils.Progbar(total, unit_name="image", verbose=int(bool(verbose)))
     for batch in batches:
         yield batch

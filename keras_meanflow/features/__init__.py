@@ -1,15 +1,11 @@
-"""Feature networks that images are measured by, and how images are resized for them.
+"""Feature networks for metrics of images, and the resizing of images for them.
 
-Inception, DINOv2, SqueezeNet and LeNet are Keras models that compute what the published networks
-compute. `FeatureExtractor` resizes, calls one of them and collects features batch by batch.
+Inception, DINOv2, SqueezeNet and LeNet are Keras models with the outputs of the published networks.
+`FeatureExtractor` resizes a batch of images and calls one of them.
 """
 
-from keras_meanflow.features.extractor import (
-    FeatureExtractor,
-)
-from keras_meanflow.features.published import (
-    fetch_weights,
-)
+from keras_meanflow.features.extractor import FeatureExtractor
+from keras_meanflow.features.published import fetch_weights
 
 __all__ = [
     "FeatureExtractor",

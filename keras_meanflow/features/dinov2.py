@@ -1,9 +1,10 @@
-"""DINOv2 vision transformers, whose class token FD-DINOv2 is measured on."""
+"""DINOv2 vision transformers; FD-DINOv2 is measured on their class token."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -51,10 +52,10 @@ def dinov2(size: tuple[int, int, int] = SIZES["l"], image_size: int = 224) -> ke
 
 
 def load_dinov2(network: keras.Model, state: Mapping[str, np.ndarray]) -> None:
-    """Puts a published state dict (`dinov2_vitl14_pretrain.pth`) into the network.
+    """Load a published state dict (`dinov2_vitl14_pretrain.pth`) into the network.
 
-    The position table is resampled to the network's image size as the official code does; the
-    scale of each residual branch is multiplied into its last matrix.
+    The position table is resampled to the network's image size, as in the official code. The scale
+    of each residual branch is multiplied into its last matrix.
 
     Args:
         network: From `dinov2()`, of the size of the weights.
@@ -82,7 +83,7 @@ def load_dinov2(network: keras.Model, state: Mapping[str, np.ndarray]) -> None:
 
 
 def _branch_scale(name):
-    """The name of the scale of the residual branch that a layer ends, if it ends one."""
+    """The name of the scale of a residual branch, for the last layer of the branch; else None."""
     for end, scale in ((".attn.proj", ".ls1.gamma"), (".mlp.fc2", ".ls2.gamma")):
         if name.endswith(end):
             return name.removesuffix(end) + scale
@@ -91,13 +92,13 @@ def _branch_scale(name):
 
 @register
 class Tokens(layers.Layer):
-    """Puts a class token before the patches (B, N, D) and adds the table of positions."""
+    """Prepends a class token to the patches (B, N, D) and adds the table of positions."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         _, patches, width = input_shape
         self.table = self.add_weight(shape=(1 + patches, width), name="table")
 
-    def call(self, patches):
+    def call(self, patches: Any) -> Any:
         return ops.pad(patches, ((0, 0), (1, 0), (0, 0))) + self.table
 
 
@@ -105,20 +106,20 @@ class Tokens(layers.Layer):
 class TokenAttention(layers.Layer):
     """Softmax attention on queries, keys and values in one array, (B, N, 3 D) to (B, N, D)."""
 
-    def __init__(self, heads: int, **kwargs):
+    def __init__(self, heads: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.heads = heads
 
-    def call(self, qkv):
+    def call(self, qkv: Any) -> Any:
         tokens, width = qkv.shape[1], qkv.shape[2] // 3
         qkv = ops.reshape(qkv, (-1, tokens, 3, self.heads, width // self.heads))
         mixed = ops.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return ops.reshape(mixed, (-1, tokens, width))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (*input_shape[:-1], input_shape[-1] // 3)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "heads": self.heads}
 
 
@@ -143,7 +144,7 @@ def _entry(state, name):
 def _keras_kernel(weight):
     if weight.ndim == 4:
         return weight.transpose(2, 3, 1, 0)
-    return weight.T  # of a vector: itself
+    return weight.T  # a vector stays as it is
 
 
 def _token_table(state, side):
@@ -158,7 +159,7 @@ def _token_table(state, side):
 
 
 def _bicubic_matrix(length, size):
-    """PyTorch's bicubic interpolation, off by 0.1 as the official code is, (size, length)."""
+    """PyTorch's bicubic interpolation with the official code's offset of 0.1, (size, length)."""
     position = (np.arange(size) + 0.5) * length / (size + 0.1) - 0.5
     low = np.floor(position).astype(int)
     matrix = np.zeros((size, length))

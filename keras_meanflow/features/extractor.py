@@ -1,8 +1,9 @@
-"""From uint8 images to features, in the way that a published protocol does it."""
+"""From uint8 images to features, computed as in published protocols."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,20 +20,20 @@ PUBLISHED_CHECKSUM = "published"
 
 
 class FeatureExtractor:
-    """A network with its own preprocessing: uint8 images (N, H, W, C) to features (N, D).
+    """A network with its preprocessing: uint8 images (N, H, W, C) to features (N, D).
 
-    Images of one channel are repeated for a network of three. Each image size compiles once; a
-    smaller last batch is padded to the size of the first.
+    If the network takes three channels, a single channel is repeated. Each image size compiles
+    once. A smaller last batch is padded to the size of the batches before.
 
     Args:
-        name: What the protocol calls these features.
+        name: The name of these features in a protocol.
         network: Any model from preprocessed images to (N, D), or to a dict with `features` and
-            perhaps `logits`.
+            optionally `logits`.
         preprocess: Layers applied to float32 pixels in 0..255, in order; a `Resample` first.
         checksum: SHA-256 of the weights, for the protocol; empty where there is no file.
 
     Raises:
-        ValueError: When called on anything but uint8 images, or the network gives no (N, D).
+        ValueError: When called on other than uint8 images, or the output is not (N, D).
 
     Example:
         >>> extract = FeatureExtractor.lenet("lenet_mnist_fid.pth")
@@ -54,12 +55,14 @@ class FeatureExtractor:
         self._batch_size = None
 
     @classmethod
-    def inception(cls, path=None, *, checksum: str | None = PUBLISHED_CHECKSUM):
+    def inception(
+        cls, path: str | Path | None = None, *, checksum: str | None = PUBLISHED_CHECKSUM
+    ) -> FeatureExtractor:
         """FID's Inception-v3 of 2015: TensorFlow-1 bilinear resize to 299, 2048 features, logits.
 
         Args:
-            path: `pt_inception-2015-12-05-6726825d.pth`; None looks into the cache.
-            checksum: The SHA-256 to insist on; None takes any file.
+            path: `pt_inception-2015-12-05-6726825d.pth`; None uses the cache.
+            checksum: The SHA-256 that the file must have; None accepts any file.
         """
         path, found = _weights("inception", path, checksum)
         with float32_policy():
@@ -69,12 +72,14 @@ class FeatureExtractor:
         return cls("inception-2015", network, scale, checksum=found)
 
     @classmethod
-    def dinov2(cls, path=None, *, checksum: str | None = PUBLISHED_CHECKSUM):
-        """DINOv2 ViT-L/14 on 224 px, as FD-DINOv2 uses it: antialiased bicubic, 1024 features.
+    def dinov2(
+        cls, path: str | Path | None = None, *, checksum: str | None = PUBLISHED_CHECKSUM
+    ) -> FeatureExtractor:
+        """DINOv2 ViT-L/14 on 224 px, as in FD-DINOv2: antialiased bicubic resize, 1024 features.
 
         Args:
-            path: `dinov2_vitl14_pretrain.pth`; None looks into the cache.
-            checksum: The SHA-256 to insist on; None takes any file.
+            path: `dinov2_vitl14_pretrain.pth`; None uses the cache.
+            checksum: The SHA-256 that the file must have; None accepts any file.
         """
         path, found = _weights("dinov2-l", path, checksum)
         with float32_policy():
@@ -84,13 +89,19 @@ class FeatureExtractor:
         return cls("dinov2-vitl14", network, scale, checksum=found)
 
     @classmethod
-    def squeezenet(cls, path=None, *, resize: Resample | None = None, checksum=PUBLISHED_CHECKSUM):
-        """SqueezeNet 1.1: 512 features of small colour images (at least 48 px after the resize).
+    def squeezenet(
+        cls,
+        path: str | Path | None = None,
+        *,
+        resize: Resample | None = None,
+        checksum: str | None = PUBLISHED_CHECKSUM,
+    ) -> FeatureExtractor:
+        """SqueezeNet 1.1: 512 features of small colour images (48 px or more after the resize).
 
         Args:
-            path: The Keras-1 HDF5 file without classifier; None looks into the cache.
-            resize: How to enlarge images under 48 px; None leaves the size as it is.
-            checksum: The SHA-256 to insist on; None takes any file.
+            path: The Keras-1 HDF5 file without classifier; None uses the cache.
+            resize: Enlarges images below 48 px; None keeps the size.
+            checksum: The SHA-256 that the file must have; None accepts any file.
         """
         path, found = _weights("squeezenet", path, checksum)
         with float32_policy():
@@ -100,13 +111,19 @@ class FeatureExtractor:
         return cls("squeezenet-1.1", network, scale, checksum=found)
 
     @classmethod
-    def lenet(cls, path=None, *, resize: Resample | None = None, checksum=PUBLISHED_CHECKSUM):
-        """The LeNet of MNIST: images (N, 28, 28, 1), 84 features.
+    def lenet(
+        cls,
+        path: str | Path | None = None,
+        *,
+        resize: Resample | None = None,
+        checksum: str | None = PUBLISHED_CHECKSUM,
+    ) -> FeatureExtractor:
+        """The LeNet trained on MNIST: images (N, 28, 28, 1), 84 features.
 
         Args:
-            path: `lenet_mnist_fid.pth`; None looks into the cache.
-            resize: How to bring other images to 28 px; None leaves the size as it is.
-            checksum: The SHA-256 to insist on; None takes any file.
+            path: `lenet_mnist_fid.pth`; None uses the cache.
+            resize: Resizes other images to 28 px; None keeps the size.
+            checksum: The SHA-256 that the file must have; None accepts any file.
         """
         path, found = _weights("lenet", path, checksum)
         with float32_policy():
@@ -122,10 +139,10 @@ class FeatureExtractor:
         return f"{type(resample[0]).__name__} {resample[0].size}" if resample else "none"
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Features and, where the network has them, logits: float32 arrays of N rows."""
+        """`features` and, if the network has them, `logits`: float32 arrays of N rows."""
         if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(
-                "Features are made of uint8 images (N, H, W, C). "
+                "Features are computed from uint8 images (N, H, W, C). "
                 f"Received {images.dtype} {images.shape}."
             )
         count = len(images)

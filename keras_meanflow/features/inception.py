@@ -1,7 +1,7 @@
-"""Inception-v3 as FID uses it: the TensorFlow graph of 2015-12-05, by its published PyTorch names.
+"""The Inception-v3 of FID: the TensorFlow graph of 2015-12-05, with its published PyTorch names.
 
-It differs from the Inception-v3 of textbooks: average pooling leaves out the padding, the last
-block pools by maximum, and there are 1008 classes. Batch normalisation is folded into the kernels.
+It differs from the usual Inception-v3: average pooling ignores the padding, the last block uses
+max pooling, and there are 1008 classes. Batch normalisation is folded into the kernels.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def inception_v3() -> keras.Model:
     """The network without weights: (B, 299, 299, 3) in [-1, 1) to a dict of features.
 
     Returns:
-        A model with the outputs `features` (B, 2048), the last average pool, and `logits`
-        (B, 1008), without the bias, which the Inception Score is computed from.
+        A model with the outputs `features` (B, 2048), from the last average pooling, and `logits`
+        (B, 1008), without bias, for the Inception Score.
 
     Example:
         >>> network = inception_v3()
@@ -53,7 +53,7 @@ def inception_v3() -> keras.Model:
 
 
 def load_inception(network: keras.Model, state: Mapping[str, np.ndarray]) -> None:
-    """Puts the published state dict `pt_inception-2015-12-05` into the network.
+    """Load the published state dict `pt_inception-2015-12-05` into the network.
 
     Args:
         network: From `inception_v3()`.
@@ -78,7 +78,7 @@ PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_v
 
 
 def _folded(name, state):
-    """Kernel (kh, kw, in, out) and bias of a convolution with its normalisation."""
+    """Kernel (kh, kw, in, out) and bias of a convolution and its batch normalisation."""
     kernel, gamma, beta, mean, variance = (
         np.asarray(_entry(state, f"{name}.{part}"), np.float64) for part in PARTS
     )
@@ -93,13 +93,13 @@ def _entry(state, name):
 
 
 def _conv(x, name, filters, kernel, *, strides=1, padding="same"):
-    options = {"activation": "relu", "kernel_initializer": "zeros"}  # weights are loaded
+    options = {"activation": "relu", "kernel_initializer": "zeros"}  # weights are loaded later
     name = name.replace(".", "-")  # Keras on PyTorch allows no dot
     return layers.Conv2D(filters, kernel, strides, padding, name=name, **options)(x)
 
 
 def _chain(x, name, *convolutions):
-    """Convolutions in a row, named `name_1`, `name_2`, ...: (filters, kernel) each."""
+    """A sequence of convolutions (filters, kernel), named `name_1`, `name_2`, ..."""
     for number, (filters, kernel) in enumerate(convolutions, 1):
         x = _conv(x, f"{name}_{number}", filters, kernel)
     return x

@@ -1,4 +1,4 @@
-"""The LeNet whose 84 features measure FID on MNIST."""
+"""The LeNet whose 84 features are used for FID on MNIST."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lenet() -> keras.Model:
     x = layers.MaxPooling2D(2)(x)
     x = layers.Conv2D(16, 5, activation="relu", name="conv2")(x)
     x = layers.MaxPooling2D(2)(x)
-    x = layers.Permute((3, 1, 2))(x)  # flattened channels first, as PyTorch does
+    x = layers.Permute((3, 1, 2))(x)  # flattened channels first, as in PyTorch
     x = layers.Dense(120, activation="relu", name="fc1")(layers.Flatten()(x))
     features = layers.Dense(84, activation="relu", name="fc2")(x)
     logits = layers.Dense(10, name="fc3")(features)
@@ -32,7 +32,7 @@ def lenet() -> keras.Model:
 
 
 def load_lenet(network: keras.Model, state: Mapping[str, np.ndarray]) -> None:
-    """Puts a PyTorch state dict (`conv1.weight` ... `fc3.bias`) into the network.
+    """Load a PyTorch state dict (`conv1.weight` ... `fc3.bias`) into the network.
 
     Args:
         network: From `lenet()`.

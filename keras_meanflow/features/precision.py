@@ -1,4 +1,4 @@
-"""Feature networks compute in float32, whatever the policy of the model that is measured."""
+"""Feature networks compute in float32, even if the user's policy is mixed precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import keras
 
 @contextmanager
 def float32_policy() -> Iterator[None]:
-    """Layers made inside are float32; the user's policy comes back afterwards."""
+    """Layers made inside are float32; the user's policy is restored afterwards."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:

@@ -1,6 +1,6 @@
-"""Published weights of feature networks: where they are, their checksums, and a cache.
+"""Published weights of feature networks: addresses, checksums, and the cache.
 
-Nothing is fetched unless `fetch_weights` is called.
+Only `fetch_weights` downloads files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keras_meanflow.files.cache import cache_folder, check_sha256
 
 
 class Published(NamedTuple):
-    """A file of weights: its address (None where there is no known one) and its SHA-256."""
+    """A file of weights: its address (None if there is none) and its SHA-256."""
 
     url: str | None
     sha256: str
@@ -43,7 +43,7 @@ PUBLISHED = {
 
 
 def fetch_weights(name: str) -> Path:
-    """Downloads published weights into the cache, unless they are there, and checks them.
+    """Download published weights into the cache, unless they are there, and check them.
 
     Args:
         name: A key of `PUBLISHED` with an address: "inception", "dinov2-l" or "squeezenet".
@@ -52,7 +52,7 @@ def fetch_weights(name: str) -> Path:
         The path of the file.
 
     Raises:
-        ValueError: For an unknown name, one without an address, or another checksum.
+        ValueError: For an unknown name, a name without an address, or another checksum.
 
     Example:
         >>> path = fetch_weights("inception")
@@ -74,21 +74,21 @@ def fetch_weights(name: str) -> Path:
 
 
 def cached_path(name: str) -> Path:
-    """Where the weights of this name lie in the cache, fetched or not."""
+    """The path of these weights in the cache, downloaded or not."""
     return cache_folder() / f"{name}{Path(_published(name).url or '').suffix}"
 
 
 def find_weights(name: str, path: str | os.PathLike | None) -> Path:
-    """The given path, or that of the cache; refused where there is no file.
+    """The given path, or the path in the cache.
 
     Raises:
-        ValueError: When the file is absent; says how to fetch it.
+        ValueError: When there is no such file; the message says how to download it.
     """
     found = cached_path(name) if path is None else Path(path)
     if not found.is_file():
         raise ValueError(
-            f"The weights of {name!r} are not at {found}. Pass their path, or ask for them with "
-            f"`fetch_weights({name!r})` or --fetch: nothing is downloaded unasked."
+            f"The weights of {name!r} are not at {found}. Pass their path, or download them with "
+            f"`fetch_weights({name!r})` or --fetch: nothing is downloaded by default."
         )
     return found
 

@@ -1,6 +1,8 @@
-"""Resizing that equals, number by number, what published protocols do."""
+"""Resizing with exactly the results of published protocols."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,23 +12,23 @@ register = keras.saving.register_keras_serializable("keras_meanflow")
 
 
 class Resample(keras.layers.Layer):
-    """Resizes (B, H, W, C) images to (B, size, size, C): weighted sums of a few rows, then columns.
+    """Resizes (B, H, W, C) images to (B, size, size, C): weighted sums of rows, then of columns.
 
-    A subclass states the filter in `taps`.
+    A subclass defines the filter in `taps`.
 
     Args:
-        size: The height and width to reach, in pixels.
+        size: The new height and width in pixels.
     """
 
-    def __init__(self, size: int, **kwargs):
+    def __init__(self, size: int, **kwargs: Any):
         super().__init__(trainable=False, **kwargs)
         self.size = size
 
     def taps(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which source pixels make each new one, and their weights: two arrays (size, taps)."""
+        """The source pixels of each new pixel, and their weights: two arrays (size, taps)."""
         raise NotImplementedError
 
-    def call(self, images):
+    def call(self, images: Any) -> Any:
         for axis in (2, 1):
             indices, weights = self.taps(images.shape[axis])
             shape = [1, 1, 1, 1]
@@ -38,19 +40,19 @@ class Resample(keras.layers.Layer):
             )
         return images
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (input_shape[0], self.size, self.size, input_shape[3])
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "size": self.size}
 
 
 @register
 class LegacyBilinear(Resample):
-    """The bilinear resize of TensorFlow 1, which FID was defined with: no half-pixel shift.
+    """The bilinear resize of TensorFlow 1, used in the definition of FID: no half-pixel shift.
 
-    New pixel i lies at `i * length / size`, in float32, between two source pixels. It leaves the
-    borders untouched and aliases when it shrinks; other resizes change FID by whole points.
+    New pixel i is at position `i * length / size`, in float32, between two source pixels. There is
+    no antialiasing. Another resize changes FID by whole points.
 
     Example:
         >>> LegacyBilinear(4)(np.arange(8.0).reshape(1, 2, 4, 1)).shape
@@ -60,7 +62,7 @@ class LegacyBilinear(Resample):
         Parmar et al., On Aliased Resizing and Surprising Subtleties in GAN Evaluation, 2022.
     """
 
-    def taps(self, length):
+    def taps(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         position = np.arange(self.size, dtype=np.float32) * np.float32(length / self.size)
         low = position.astype(np.int32)
         share = position - low
@@ -70,17 +72,17 @@ class LegacyBilinear(Resample):
 
 @register
 class Bicubic(Resample):
-    """The antialiased bicubic resize of Pillow and PyTorch: a wider kernel when it shrinks.
+    """The antialiased bicubic resize of Pillow and PyTorch.
 
-    Keys' kernel with a = -1/2, stretched by `length / size` when that exceeds 1, normalised at
-    the borders.
+    Keys' kernel with a = -1/2. It is stretched by `length / size` if that exceeds 1, and normalised
+    at the borders.
 
     Example:
         >>> Bicubic(4)(np.ones((1, 8, 8, 3))).shape
         (1, 4, 4, 3)
     """
 
-    def taps(self, length):
+    def taps(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         scale = length / self.size
         stretch = max(scale, 1.0)
         reach = 2.0 * stretch
@@ -98,7 +100,7 @@ class Bicubic(Resample):
 class TorchBicubic(Resample):
     """The bicubic resize of PyTorch's `interpolate` without antialiasing: four pixels, a = -3/4."""
 
-    def taps(self, length):
+    def taps(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         position = (np.arange(self.size) + 0.5) * (length / self.size) - 0.5
         indices = np.floor(position).astype(np.int64)[:, None] + np.arange(-1, 3)
         weights = cubic(indices - position[:, None], a=-0.75).astype(np.float32)
@@ -126,7 +128,7 @@ def cubic(x: np.ndarray, a: float) -> np.ndarray:
 
 
 def resize_of(text: str) -> Resample | None:
-    """The resize that a protocol calls "Bicubic 28" or "LegacyBilinear 299"; None for "none".
+    """The resize of a name in a protocol: "Bicubic 28", "LegacyBilinear 299"; None for "none".
 
     Raises:
         ValueError: For any other text.

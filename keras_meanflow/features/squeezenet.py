@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,11 +14,11 @@ register = keras.saving.register_keras_serializable("keras_meanflow")
 FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128)}
 FIRES |= {6: (48, 192), 7: (48, 192), 8: (64, 256), 9: (64, 256)}
 PARTS = ("squeeze1x1", "expand1x1", "expand3x3")
-MEAN = (103.939, 116.779, 123.68)  # of blue, green, red over ImageNet
+MEAN = (103.939, 116.779, 123.68)  # of blue, green, red on ImageNet
 
 
 def squeezenet() -> keras.Model:
-    """The network without weights: (B, H, W, 3), blue first, mean taken away, to (B, 512) features.
+    """The network without weights: (B, H, W, 3), blue first, mean subtracted, to (B, 512) features.
 
     H and W are at least 48.
 
@@ -39,11 +40,11 @@ def squeezenet() -> keras.Model:
 
 
 def load_squeezenet(network: keras.Model, path: str | os.PathLike) -> None:
-    """Puts a published Keras-1 HDF5 file (`squeezenet ... notop.h5`) into the network.
+    """Load a published Keras-1 HDF5 file (`squeezenet ... notop.h5`) into the network.
 
     Args:
         network: From `squeezenet()`.
-        path: The file: one group a layer, holding one kernel (kh, kw, in, out) and one bias.
+        path: The file, with one group a layer: a kernel (kh, kw, in, out) and a bias.
 
     Raises:
         ImportError: When h5py is not installed.
@@ -63,9 +64,9 @@ def load_squeezenet(network: keras.Model, path: str | os.PathLike) -> None:
 
 @register
 class BlueFirst(layers.Layer):
-    """RGB pixels in 0..255 to blue, green, red minus their means, as Caffe's networks take them."""
+    """RGB pixels in 0..255 to blue, green, red minus their means, the input of Caffe's networks."""
 
-    def call(self, images):
+    def call(self, images: Any) -> Any:
         if images.shape[1] < 48 or images.shape[2] < 48:
             raise ValueError(
                 f"SqueezeNet needs images of 48 px or more. Received {images.shape[1:3]}: pass "

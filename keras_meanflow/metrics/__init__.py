@@ -1,4 +1,4 @@
-"""Metrics on features, in float64 NumPy: they know neither networks nor images."""
+"""Metrics on features, in float64 NumPy; this folder needs neither networks nor images."""
 
 from keras_meanflow.metrics.estimate import Estimate
 from keras_meanflow.metrics.frechet import frechet_distance, frechet_infinity, frechet_with_interval

@@ -10,11 +10,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A number and how far it would move under other samples: `value +- 1.96 standard_error`.
+    """A number and its uncertainty over the choice of samples: `value +- 1.96 standard_error`.
 
     Args:
         value: The estimate from all samples.
-        standard_error: Its standard error; `nan` where it is not known.
+        standard_error: Its standard error; `nan` where it is unknown.
 
     Example:
         >>> Estimate(3.0, 0.5).interval
@@ -26,10 +26,11 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of a normal estimate."""
+        """The 95 % interval, if the estimate is normally distributed."""
         return (self.value - 1.96 * self.standard_error, self.value + 1.96 * self.standard_error)
 
     def to_dict(self) -> dict:
+        """Value, standard error and interval by name, JSON values."""
         return {
             "value": self.value,
             "standard_error": self.standard_error,
@@ -42,10 +43,10 @@ def jackknife(value: float, without_one: Sequence[float]) -> Estimate:
 
     Args:
         value: The estimate from all g blocks.
-        without_one: The g estimates, each leaving out one block of equal size.
+        without_one: The g estimates, each without one of g blocks of equal size.
 
     Returns:
-        The value as it came, not corrected for bias, with its standard error.
+        The value unchanged (no bias correction), with its standard error.
 
     Example:
         >>> jackknife(2.0, [1.5, 2.0, 2.5]).standard_error
@@ -60,14 +61,14 @@ def jackknife(value: float, without_one: Sequence[float]) -> Estimate:
     return Estimate(float(value), float(np.sqrt(variance)))
 
 
-GROUPS = 100  # groups of rows that one draw shuffles
+GROUPS = 100  # groups of rows shuffled by one draw
 
 
 def dealt(start: int, count: int, blocks: int) -> np.ndarray:
     """The block of each of the rows start ... start + count - 1, a pure function of the row.
 
-    Each group of `blocks` consecutive rows is shuffled: blocks are equally large, whatever the
-    period of the rows' labels.
+    Each group of `blocks` consecutive rows has one row for each block, in shuffled order. The
+    blocks are therefore equally large, and no block gets the same labels again and again.
     """
     window = GROUPS * blocks
     first, last = start // window, (start + max(count, 1) - 1) // window

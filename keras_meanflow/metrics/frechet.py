@@ -14,13 +14,13 @@ from keras_meanflow.metrics.statistics import Moments, Statistics
 def trace_of_root(sigma1: np.ndarray, sigma2: np.ndarray) -> float:
     """`tr (sigma1 sigma2)^(1/2)`, as the sum of the singular values of `F1^T F2`, `F F^T = sigma`.
 
-    Every factor F gives the same singular values: that of Cholesky, or of an eigen-decomposition
-    where sigma is singular. No root is taken of the product's eigenvalues, so that rounding costs
-    1e-16 of the largest of them, not the square root of that.
+    Every factor F gives the same singular values. F is the Cholesky factor, or comes from an
+    eigen-decomposition where sigma is singular. No root is taken of the product's eigenvalues:
+    the rounding error is 1e-16 of the largest eigenvalue, and not the square root of that.
 
     Args:
         sigma1: A covariance, (D, D).
-        sigma2: Another one.
+        sigma2: Another covariance, (D, D).
 
     Example:
         >>> trace_of_root(np.diag([4.0, 1.0]), np.eye(2))
@@ -31,9 +31,9 @@ def trace_of_root(sigma1: np.ndarray, sigma2: np.ndarray) -> float:
 
 
 def trace_of_root_scipy(sigma1: np.ndarray, sigma2: np.ndarray) -> float:
-    """`tr (sigma1 sigma2)^(1/2)` by `scipy.linalg.sqrtm`, the route of pytorch-fid and ADM.
+    """`tr (sigma1 sigma2)^(1/2)` by `scipy.linalg.sqrtm`, as in pytorch-fid and ADM.
 
-    For a singular covariance scipy's root is not unique or not finite: use `trace_of_root`.
+    For a singular covariance, scipy's root is not unique or not finite: use `trace_of_root`.
 
     Raises:
         ImportError: When scipy is not installed.
@@ -55,14 +55,14 @@ def frechet_distance(
     *,
     trace_of_root: Callable[[np.ndarray, np.ndarray], float] = trace_of_root,
 ) -> float:
-    """`|mu1 - mu2|^2 + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2))`, squared as everywhere.
+    """`|mu1 - mu2|^2 + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2))`, the squared distance.
 
     Args:
         mu1: Mean of the first set of features, (D,).
         sigma1: Its covariance, (D, D).
         mu2: Mean of the second set.
         sigma2: Its covariance.
-        trace_of_root: The route to the trace of the root.
+        trace_of_root: The function that computes the trace of the root.
 
     Raises:
         ValueError: When widths disagree or a value is not finite.
@@ -84,8 +84,8 @@ def frechet_distance(
 def frechet_with_interval(samples: Statistics, reference: Reference) -> Estimate:
     """The Frechet distance with the jackknife standard error over the samples' blocks.
 
-    The error is that of the samples; the reference counts as fixed. Frechet distances of few
-    samples are also biased upwards, which no interval shows: `frechet_infinity` estimates that.
+    The error is due to the samples; the reference counts as fixed. With few samples, the distance
+    is also biased upwards. The interval does not show this bias; `frechet_infinity` estimates it.
 
     Args:
         samples: Statistics of generated samples, with at least two blocks.
@@ -110,12 +110,12 @@ def frechet_with_interval(samples: Statistics, reference: Reference) -> Estimate
 def frechet_infinity(samples: Statistics, reference: Reference) -> float:
     """The Frechet distance that infinitely many samples would have: the intercept of a line in 1/N.
 
-    The bias of a Frechet distance is proportional to 1/N. The line goes through the means of 4
-    halves, 4 three-quarters and the whole of the samples.
+    The bias of a Frechet distance is proportional to 1/N. The line is fitted to three points: the
+    means over 4 halves and over 4 three-quarters of the samples, and the value of all samples.
 
     Args:
         samples: Statistics of generated samples, with a multiple of 4 blocks.
-        reference: Statistics to compare with; its own bias remains.
+        reference: Statistics to compare with; the bias due to its size remains.
 
     Raises:
         ValueError: When widths disagree, or `blocks` is not a multiple of 4.
@@ -140,7 +140,7 @@ def frechet_infinity(samples: Statistics, reference: Reference) -> float:
 
 
 def _turned(turn, quarters, quarter):
-    """The blocks of some consecutive quarters of a circle, starting at quarter `turn`."""
+    """The blocks of some consecutive quarters, starting at quarter `turn`, modulo 4."""
     start = turn * quarter
     return [(start + j) % (4 * quarter) for j in range(quarters * quarter)]
 
@@ -148,7 +148,8 @@ def _turned(turn, quarters, quarter):
 def _distance_to(reference) -> Callable[[Moments], float]:
     """The Frechet distance to one reference, whose factor is computed once.
 
-    Twice as fast as `frechet_distance`; singular covariances cost 1e-8 of their largest eigenvalue.
+    It is twice as fast as `frechet_distance`. For singular covariances the error is 1e-8 of their
+    largest eigenvalue.
     """
     factor, trace = _factor(reference.covariance), np.trace(reference.covariance)
 
@@ -163,7 +164,7 @@ def _distance_to(reference) -> Callable[[Moments], float]:
 
 
 def _factor(sigma):
-    """F with `F F^T = sigma`, (D, D): of Cholesky, or of the eigenvectors where it is singular."""
+    """F with `F F^T = sigma`, (D, D): from Cholesky, or from eigenvectors if sigma is singular."""
     noise = len(sigma) * np.finfo(np.float64).eps * np.diagonal(sigma).max()
     try:
         lower = np.linalg.cholesky(sigma)
@@ -173,7 +174,7 @@ def _factor(sigma):
 
 
 def _eigen_factor(sigma):
-    """F with `F F^T = sigma`, (D, D); eigenvalues that are rounding noise count as 0."""
+    """F with `F F^T = sigma`, (D, D); eigenvalues at the level of rounding count as 0."""
     values, vectors = np.linalg.eigh(sigma)
     noise = np.sqrt(len(values)) * np.finfo(np.float64).eps * values.max()
     return vectors * np.sqrt(np.where(values > noise, values, 0))
@@ -182,6 +183,6 @@ def _eigen_factor(sigma):
 def _check_widths(width1, width2):
     if width1 != width2:
         raise ValueError(
-            "Both sets of features must have the same width: they come from two networks. "
+            "Both sets of features must have the same width; these come from two networks. "
             f"Received {width1} and {width2}."
         )

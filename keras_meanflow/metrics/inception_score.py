@@ -6,14 +6,14 @@ import numpy as np
 
 
 class InceptionScore:
-    """`exp(E KL(p(y|x) || p(y)))` of logits that arrive in batches; mean and deviation over splits.
+    """`exp(E KL(p(y|x) || p(y)))` of logits that come in batches; mean and deviation over splits.
 
-    Rows are shuffled and split as torch-fidelity does for the same seed, which is known before the
-    first row arrives: memory is one row of sums per split.
+    Rows are shuffled and split as in torch-fidelity with the same seed. The split of every row is
+    known before the first row comes, so that memory is one row of sums per split.
 
     Args:
-        samples: How many rows there will be.
-        splits: How many parts are scored apart.
+        samples: The number of rows that will come.
+        splits: The number of parts, each with its own score.
         seed: Seeds the shuffle; None keeps the order.
 
     Example:
@@ -27,7 +27,7 @@ class InceptionScore:
 
     def __init__(self, samples: int, splits: int = 10, seed: int | None = 2020):
         if samples < splits:
-            raise ValueError(f"{splits} splits need as many samples. Received samples={samples}.")
+            raise ValueError(f"{splits} splits need {splits} samples or more. Received {samples}.")
         order = np.arange(samples)
         if seed is not None:
             order = np.random.RandomState(seed).permutation(samples)
@@ -38,10 +38,10 @@ class InceptionScore:
         self._p = self._p_log_p = None
 
     def update(self, logits: np.ndarray) -> None:
-        """Adds a batch of logits (N, classes).
+        """Add a batch of logits (N, classes).
 
         Raises:
-            ValueError: For another rank, a value that is not finite, or more rows than announced.
+            ValueError: For another rank, a value that is not finite, or more rows than `samples`.
         """
         logits = np.asarray(logits, np.float64)
         if logits.ndim != 2 or not np.isfinite(logits).all():
@@ -66,7 +66,7 @@ class InceptionScore:
         """The mean and the standard deviation of the splits' scores.
 
         Raises:
-            ValueError: When fewer rows came than announced.
+            ValueError: When fewer rows came than `samples`.
         """
         if self.seen != self.samples:
             raise ValueError(f"The score needs {self.samples} samples. Received {self.seen}.")
@@ -83,8 +83,8 @@ def inception_score(
 
     Args:
         logits: (N, classes): class scores before the softmax.
-        splits: How many parts are scored apart.
-        seed: Seeds the shuffle, as torch-fidelity does; None keeps the order.
+        splits: The number of parts, each with its own score.
+        seed: Seeds the shuffle, as in torch-fidelity; None keeps the order.
 
     Example:
         >>> mean, deviation = inception_score(10.0 * np.eye(10), splits=1)

@@ -16,15 +16,15 @@ def kid(
     subset_size: int = 1000,
     seed: int = 2020,
 ) -> tuple[float, float]:
-    """The mean and the standard deviation of the KID of random subsets, as it is published.
+    """The mean and the standard deviation of the KID over random subsets, as papers report it.
 
-    The subsets are those that torch-fidelity draws for the same seed, with `fake` as its input 1.
+    torch-fidelity draws the same subsets for the same seed, with `fake` as its input 1.
 
     Args:
         real: Features of the reference set, (M, D); may be a `np.memmap`.
         fake: Features of the samples, (N, D); may be a `np.memmap`.
-        subsets: How many subsets.
-        subset_size: Rows of each side in a subset.
+        subsets: The number of subsets.
+        subset_size: Rows of `real` and of `fake` in a subset.
         seed: Seeds the draw of the subsets.
 
     Raises:
@@ -54,13 +54,13 @@ def kid(
 def kid_with_interval(real: np.ndarray, fake: np.ndarray, *, blocks: int = 20) -> Estimate:
     """The KID of all pairs, with the jackknife standard error over blocks of the samples.
 
-    Every pair is visited once, in tiles: (M^2 + N^2) / 2 + M N kernels, memory of two tiles. The
-    error is that of the samples; the reference counts as fixed.
+    Every pair is computed once, in tiles: (M^2 + N^2) / 2 + M N kernels, memory of two tiles. The
+    error is due to the samples; the reference counts as fixed.
 
     Args:
         real: Features of the reference set, (M, D); may be a `np.memmap`.
         fake: Features of the samples, (N, D); may be a `np.memmap`.
-        blocks: How many blocks the samples are dealt to.
+        blocks: The number of blocks of samples.
 
     Raises:
         ValueError: When widths disagree, or there are fewer than 2 real or 2 `blocks` samples.

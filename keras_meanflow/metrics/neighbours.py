@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: who lies in whose ball of k nearest neighbours."""
+"""Precision, recall, density and coverage: which points are in which k-nearest-neighbour balls."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from keras_meanflow.metrics.tiles import check_pair, tiles
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
-    """Shares of samples inside the real balls (precision) and of real inside the samples' (recall).
+    """The share of samples in a real ball (precision), and of real rows in a sample's (recall).
 
-    The ball of a row reaches to its k-th nearest neighbour in its own set, surface included.
+    The radius of a row's ball is the distance to its k-th nearest neighbour in the same set. The
+    surface belongs to the ball.
 
     Args:
         real: Features of the reference set, (M, D); may be a `np.memmap`.
-        fake: Features of the samples, (N, D); may be a `np.memmap`. M = N is the custom.
+        fake: Features of the samples, (N, D); may be a `np.memmap`. Usually M = N.
         k: The neighbour that sets the radius.
 
     Raises:
@@ -33,11 +34,11 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[fl
 
 
 def density_coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> tuple[float, float]:
-    """Real balls around a sample, over k (density), and the share of real balls with a sample.
+    """Density, real balls per sample over k, and coverage, the share of real balls with a sample.
 
     `density = 1/(k N) sum_j sum_i [y_j in ball_k(x_i)]`,
     `coverage = 1/M sum_i [some y_j in ball_k(x_i)]`. A perfect model has an expected density of 1
-    and coverage of `1 - (M-1)...(M-k) / ((M+N-1)...(M+N-k))`: 0.97 for k = 5 and M = N.
+    and an expected coverage of `1 - (M-1)...(M-k) / ((M+N-1)...(M+N-k))`: 0.97 for k = 5 and M = N.
 
     Args:
         real: Features of the reference set, (M, D); may be a `np.memmap`.
@@ -69,7 +70,7 @@ def radii(features: np.ndarray, k: int) -> np.ndarray:
 
     Args:
         features: (N, D) with N > k.
-        k: Which neighbour.
+        k: The number of the neighbour; 1 is the nearest.
 
     Example:
         >>> radii(np.array([[0.0], [1.0], [3.0]]), 1)
@@ -89,7 +90,7 @@ def radii(features: np.ndarray, k: int) -> np.ndarray:
 
 
 def _balls_around(points, centres, radius):
-    """How many balls each point lies in, (points,)."""
+    """The number of balls that hold each point, (points,)."""
     count = np.zeros(len(points), np.int64)
     for i, x in tiles(points):
         for j, y in tiles(centres):
@@ -99,7 +100,7 @@ def _balls_around(points, centres, radius):
 
 
 def _squared_distances(x, y):
-    """`|x - y|^2`, exactly 0 for equal rows, although `|x|^2 + |y|^2 - 2 x.y` is not. (N, M)."""
+    """`|x|^2 + |y|^2 - 2 x.y`, with rounding errors set to 0, so that equal rows give 0. (N, M)."""
     scale = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1)
     squared = scale - 2 * (x @ y.T)
     squared[squared < 1e-13 * scale] = 0

@@ -1,4 +1,4 @@
-"""Reference statistics on disk: reads what others publish, writes its own with its protocol."""
+"""Reference statistics on disk: published files are read, new files also hold their protocol."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_meanflow.files.atomic import sha256_of
+from keras_meanflow.metrics.statistics import Statistics
 
 KEYS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 
@@ -24,10 +26,10 @@ class Reference:
     Args:
         mean: (D,), float64.
         covariance: (D, D), float64.
-        count: Number of samples; None where the file does not say.
-        protocol: How the features were made, by name; None for files of others.
+        count: Number of samples; None where the file does not hold it.
+        protocol: How the features were made: name -> value; None for files from other software.
         features: Some of the features, (M, D) float32, for the metrics of pairs; may be on disk.
-        origin: Where it came from: the `file` and its `sha256`, or the `data`; empty if not known.
+        origin: The `file` and its `sha256`, or the `data` it was made from; empty if unknown.
 
     Raises:
         ValueError: When shapes disagree or a value is not finite.
@@ -52,19 +54,19 @@ class Reference:
         object.__setattr__(self, "covariance", covariance)
 
     @classmethod
-    def of(cls, statistics, protocol: dict | None = None) -> Reference:
-        """The reference that a `Statistics` amounts to."""
+    def of(cls, statistics: Statistics, protocol: dict | None = None) -> Reference:
+        """The reference with the mean, covariance and count of a `Statistics`."""
         total = statistics.total()
         return cls(total.mean, total.covariance, total.count, protocol)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Reference:
-        """Reads our own files, `mu/sigma` (pytorch-fid, ADM) and `ref_mu/ref_sigma` (MeanFlow).
+        """Read a file with `mu/sigma` (`save`, pytorch-fid, ADM) or `ref_mu/ref_sigma` (MeanFlow).
 
-        Features that lie beside the file, in `.features.f32`, stay on disk.
+        Features next to the file, in `.features.f32`, stay on disk.
 
         Raises:
-            ValueError: When the file holds neither pair of keys; names what it holds.
+            ValueError: When the file holds neither pair of keys.
         """
         with np.load(path, allow_pickle=False) as file:
             names = next((pair for pair in KEYS if set(pair) <= set(file.files)), None)
@@ -82,9 +84,9 @@ class Reference:
         return cls(mean, covariance, count, protocol, rows, origin)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `mu`, `sigma`, and `count` and `protocol` (JSON) where known, to an `.npz`.
+        """Write `mu` and `sigma`, and `count` and `protocol` (JSON) where known, to an `.npz`.
 
-        Features go into `.features.f32` beside it; such a file of an older reference goes away.
+        Features go into a file `.features.f32` next to it. An older file of that name is deleted.
         """
         if Path(path).suffix != ".npz":
             raise ValueError(f"Reference statistics are an .npz file. Received {path}.")
@@ -100,19 +102,19 @@ class Reference:
 
 
 def is_reference(path: str | os.PathLike) -> bool:
-    """Whether a file holds reference statistics, which `Reference.load` reads."""
+    """Whether a file holds reference statistics that `Reference.load` can read."""
     return any(set(pair) <= npz_names(path) for pair in KEYS)
 
 
 def reference_name(source: str | os.PathLike) -> str:
-    """What a file of statistics says it is called, or else its stem; data is called as it is."""
+    """The name in a file of statistics, or else the file's stem; for data the argument itself."""
     if not is_reference(source):
         return str(source)
     return (Reference.load(source).protocol or {}).get("name") or Path(source).stem
 
 
 def npz_names(path: str | os.PathLike) -> set[str]:
-    """The names of the arrays in an `.npz` file; none for anything else."""
+    """The names of the arrays in an `.npz` file; empty for any other file."""
     if Path(path).suffix != ".npz" or not zipfile.is_zipfile(path):
         return set()
     with zipfile.ZipFile(path) as archive:
@@ -124,7 +126,7 @@ class FeatureFile:
 
     Args:
         path: The file to write.
-        limit: How many rows to keep; later ones are left out.
+        limit: The number of rows to keep; later rows are dropped.
     """
 
     def __init__(self, path: str | os.PathLike, limit: int):
@@ -132,7 +134,7 @@ class FeatureFile:
         self.path.write_bytes(b"")
 
     def append(self, features: np.ndarray) -> None:
-        """Adds a batch of features (N, D), as far as there is room."""
+        """Add a batch of features (N, D), up to the limit."""
         rows = features[: self.left]
         with open(self.path, "ab") as file:
             file.write(np.ascontiguousarray(rows, "<f4").data)
@@ -140,24 +142,28 @@ class FeatureFile:
 
 
 def read_features(path: str | os.PathLike, width: int) -> np.ndarray:
-    """The features (N, width) of a `FeatureFile`, left on disk."""
+    """The features (N, width) of a `FeatureFile`; they stay on disk."""
     if not os.path.getsize(path):
         return np.zeros((0, width), np.float32)
     return np.memmap(path, "<f4", mode="r").reshape(-1, width)
 
 
 def features_path(path: str | os.PathLike) -> Path:
-    """Where the features of a reference lie: beside its `.npz`."""
+    """The file of the features of a reference, next to its `.npz`."""
     return Path(path).with_suffix(".features.f32")
 
 
-def check_moments(mean, covariance) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance as float64, refused where shapes disagree or a value is not finite."""
+def check_moments(mean: ArrayLike, covariance: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance as float64.
+
+    Raises:
+        ValueError: When shapes disagree or a value is not finite.
+    """
     mean = np.atleast_1d(np.asarray(mean, np.float64))
     covariance = np.atleast_2d(np.asarray(covariance, np.float64))
     if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
         raise ValueError(
-            "A mean of width D goes with a covariance of shape (D, D). "
+            "A mean of width D needs a covariance of shape (D, D). "
             f"Received mean {mean.shape}, covariance {covariance.shape}."
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
@@ -168,7 +174,7 @@ def check_moments(mean, covariance) -> tuple[np.ndarray, np.ndarray]:
 def npz_images(
     path: str | os.PathLike, batch_size: int = 64, *, name: str = "arr_0"
 ) -> Iterator[np.ndarray]:
-    """Yields the uint8 images of an ADM batch file (`arr_0`, (N, H, W, 3)) a batch at a time.
+    """Yields the uint8 images of an ADM batch file (`arr_0`, (N, H, W, 3)), batch by batch.
 
     Args:
         path: An `.npz` file, compressed or not.
@@ -192,14 +198,14 @@ def npz_images(
 
 
 def npz_shape(path: str | os.PathLike, *, name: str = "arr_0") -> tuple[int, int, int, int]:
-    """The shape of the images that `npz_images` yields, read without them."""
+    """The shape of all images that `npz_images` yields; the pixels are not read."""
     with _open_npy(path, name) as (_, shape):
         return shape
 
 
 @contextlib.contextmanager
 def _open_npy(path, name):
-    """An array of images in an `.npz` as a stream that stands at its first pixel, and its shape."""
+    """A stream at the first pixel of an array of images in an `.npz`, and the array's shape."""
     with zipfile.ZipFile(path) as archive:
         if f"{name}.npy" not in archive.namelist():
             raise ValueError(f"{path} has no array {name!r}. It holds {archive.namelist()}.")

@@ -1,4 +1,4 @@
-"""Mean and covariance of features in one pass, in blocks whose leave-one-out gives an interval."""
+"""Mean and covariance of features in one pass, in blocks, for leave-one-block-out intervals."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from keras_meanflow.metrics.estimate import dealt
 
-ROWS_PER_BLOCK = 400  # rows gathered for a block before its matrix product: 8,000 are held
-PANELS = 12
+ROWS_PER_BLOCK = 400  # rows gathered per block for a matrix product; 8,000 rows for 20 blocks
+PANELS = 12  # of the upper triangle of S, which save half of its memory and work
 
 
 class Moments:
     """Count, mean and scatter `S = sum (x - mean)(x - mean)^T` of rows, in float64.
 
-    Sums of two sets of rows are exact (Chan's update), so that blocks can be merged and left out.
-    S is symmetric: panels hold it from the diagonal on, half of its memory and work.
+    The moments of two sets of rows add up exactly (Chan's update), so that blocks can be merged and
+    left out. S is symmetric: only panels from the diagonal to the right are stored.
 
     Args:
         width: The number of features, D.
@@ -34,7 +34,7 @@ class Moments:
         self.panels = [np.zeros((b - a, width - a)) for a, b in self.spans]  # S[a:b, a:]
 
     def add_rows(self, x: np.ndarray, product: np.ndarray) -> None:
-        """Adds the rows of a (N, D) array; `product` is working memory of `product_size(D)`."""
+        """Add the rows of a (N, D) array; `product` is an array of `product_size(D)` to work in."""
         if len(x):
             mean = x.mean(axis=0, dtype=np.float64)
             rows = np.empty((len(x) + 1, mean.size))  # one product for both terms
@@ -45,7 +45,7 @@ class Moments:
                 panel += np.matmul(rows[:, a:b].T, rows[:, a:], out=out)
 
     def add(self, other: Moments) -> None:
-        """Adds the rows that another one has seen."""
+        """Add the rows of another `Moments`."""
         if other.count:
             jump = self._shift(other.count, other.mean)
             for panel, theirs, (a, b) in zip(self.panels, other.panels, self.spans, strict=True):
@@ -79,7 +79,7 @@ class Moments:
         return full
 
     def _shift(self, count, mean):
-        """Moves count and mean; returns the row `sqrt(ab/(a+b)) (mean_b - mean_a)`."""
+        """Update count and mean; returns the row `sqrt(ab/(a+b)) (mean_b - mean_a)`."""
         step = mean - self.mean
         total = self.count + count
         jump = step * np.sqrt(self.count * count / total)
@@ -89,21 +89,21 @@ class Moments:
 
 
 def product_size(width: int) -> int:
-    """How many numbers the largest panel of a scatter has."""
+    """The number of elements of the largest panel of S."""
     return -(-width // PANELS) * width
 
 
 class Statistics:
-    """Mean and covariance of (N, D) features that arrive in batches, in one pass and float64.
+    """Mean and covariance of (N, D) features that come in batches, in one pass and float64.
 
-    Memory is half of `blocks` matrices of D x D and 400 rows a block, for any number of samples.
-    Each group of `blocks` consecutive rows is dealt to the blocks by a random permutation that is
-    fixed: blocks are equally large to one row, do not depend on batches, and do not fall in step
-    with labels that repeat.
+    Memory is half of `blocks` matrices of D x D, and 400 rows a block, for any number of samples.
+    A fixed random permutation assigns each group of `blocks` consecutive rows to the blocks, one
+    row each. The blocks therefore have equal sizes up to one row. They do not depend on the batch
+    size, and labels that repeat with a period are spread over all blocks.
 
     Args:
-        blocks: How many blocks to keep apart: 20 for samples, whose interval comes from them; 1
-            for a reference.
+        blocks: The number of blocks: 20 for samples, whose interval needs them; 1 for a
+            reference.
 
     Example:
         >>> statistics = Statistics()
@@ -122,7 +122,7 @@ class Statistics:
         self._start = self._folded = self._filled = 0
 
     def update(self, features: np.ndarray) -> None:
-        """Adds a batch of features (N, D).
+        """Add a batch of features (N, D).
 
         Raises:
             ValueError: For another width than before, another rank, or a value that is not finite.
@@ -142,10 +142,10 @@ class Statistics:
                 self._fold()
 
     def merge(self, other: Statistics) -> None:
-        """Adds all rows that another `Statistics` of as many blocks has seen, block by block."""
+        """Add all rows of another `Statistics` with the same number of blocks, block by block."""
         if other.blocks != self.blocks:
             raise ValueError(
-                "Statistics merge block by block and need as many blocks. "
+                "Statistics are merged block by block and need the same number of blocks. "
                 f"Received blocks={other.blocks}, here blocks={self.blocks}."
             )
         theirs = other.parts()
@@ -157,12 +157,12 @@ class Statistics:
     def parts(self) -> list[Moments]:
         """The moments of each block."""
         if self._parts is None:
-            raise ValueError("Statistics of no samples. Call `update(features)` first.")
+            raise ValueError("There are no samples yet. Call `update(features)` first.")
         self._fold()
         return self._parts
 
     def total(self, which: Iterable[int] | None = None) -> Moments:
-        """The moments of the rows of these blocks, of all by default."""
+        """The moments of the rows of these blocks; of all blocks by default."""
         parts = self.parts()
         chosen = range(self.blocks) if which is None else which
         total = Moments(parts[0].mean.size)
@@ -172,7 +172,7 @@ class Statistics:
 
     @property
     def count(self) -> int:
-        """How many rows have been seen."""
+        """The number of rows so far."""
         return sum(part.count for part in self.parts()) if self._parts else 0
 
     @property
@@ -186,7 +186,7 @@ class Statistics:
         return self.total().covariance
 
     def _fold(self):
-        """Moves the rows gathered so far into their blocks."""
+        """Add the rows gathered so far to their blocks."""
         if self._rows is None:
             return
         block = dealt(self._start + self._folded, self._filled - self._folded, self.blocks)

@@ -1,4 +1,4 @@
-"""Features read a tile at a time, so that they may lie on disk."""
+"""Features are read one tile at a time, so that they can stay on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def tiles(features: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def check_pair(real: np.ndarray, fake: np.ndarray) -> None:
-    """Refuses two sets of features whose widths differ."""
+    """Raise a ValueError for two sets of features whose widths differ."""
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(
             "Both sets of features must be (samples, width) with the same width. "

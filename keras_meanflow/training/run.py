@@ -5,12 +5,12 @@ from pathlib import Path
 
 from keras_meanflow.backend import process_index, wait_for_processes
 from keras_meanflow.codecs.base import CODEC
+from keras_meanflow.evaluation.callback import Evaluate
 from keras_meanflow.files.atomic import latest_checkpoint, write_atomically, write_text
 from keras_meanflow.files.provenance import provenance
 from keras_meanflow.flow_map.places import SETTINGS
 from keras_meanflow.flow_map.presets import load_codec
 from keras_meanflow.training.callbacks.checkpoint import Checkpoint
-from keras_meanflow.training.callbacks.evaluate import Evaluate
 from keras_meanflow.training.callbacks.log import Curve, Log
 from keras_meanflow.training.callbacks.non_finite import StopOnNonFinite
 from keras_meanflow.training.callbacks.samples import SampleGrid

@@ -166,7 +166,7 @@ def test_a_reference_of_others_is_taken_on_trust_and_said_so(extract):
     reference = Reference(np.full(16, 2.0), np.eye(16))
     protocol = Protocol.of(extract, **FIELDS)
     report = evaluate_images([random_images(2)], protocol, reference, extract)
-    assert "taken on trust" in report["warnings"][0]
+    assert "assumed to be" in report["warnings"][0]
 
 
 def test_another_image_size_than_the_reference_is_said(tmp_path):

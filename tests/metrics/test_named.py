@@ -114,11 +114,11 @@ def test_weights_that_are_not_what_was_asked_for_are_refused(network, tmp_path, 
     wrong.write_bytes(b"no weights")
     with refused("wrong.pth has SHA-256 .*, not 26627bca"):
         open_features("lenet", weights=wrong)
-    with refused("weights of 'inception' are not at .*--fetch: nothing is downloaded unasked"):
+    with refused("weights of 'inception' are not at .*--fetch: nothing is downloaded by default"):
         open_features("inception")
     with refused("no known address of 'lenet'"):
         open_features("lenet", fetch=True)
-    with refused("lenet.* or a name of yours with the .keras file"):
+    with refused("lenet.* or any other name with the .keras file"):
         open_features("lenett", weights=wrong)
     protocol = tmp_path / "p.json"
     fields = {"features": "q", "resize": "none", "weights": "0" * 64, "samples": 9}
@@ -131,7 +131,7 @@ def test_one_says_a_protocol_or_features_and_the_resize_once(network):
     for arguments in ({}, {"protocol": "mnist-lenet", "features": "lenet"}):
         with refused("a protocol, or features"):
             open_protocol(**arguments)
-    with refused("mnist-lenet says the resize. Received 'Bicubic 28' besides"):
+    with refused("mnist-lenet has a fixed resize. Received 'Bicubic 28'"):
         open_protocol("mnist-lenet", resize="Bicubic 28")
     protocol, extract = open_protocol(features="q", weights=network, reference="r", samples=9)
     assert (protocol.name, protocol.features, protocol.samples) == ("q", "q", 9)

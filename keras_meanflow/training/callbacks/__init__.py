@@ -1,8 +1,8 @@
 """What happens beside the steps of `fit`: checkpoints, logs, pictures, numbers, stops."""
 
+from keras_meanflow.evaluation import Evaluate
 from keras_meanflow.files.atomic import latest_checkpoint, write_atomically
 from keras_meanflow.training.callbacks.checkpoint import Checkpoint
-from keras_meanflow.training.callbacks.evaluate import Evaluate
 from keras_meanflow.training.callbacks.log import Curve, Log, draw_curve, read_log
 from keras_meanflow.training.callbacks.non_finite import (
     NonFiniteError,

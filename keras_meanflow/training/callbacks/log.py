@@ -1,5 +1,7 @@
 """The log of a training as a CSV file, and its picture."""
 
+from __future__ import annotations
+
 import csv
 import math
 import time
@@ -9,25 +11,25 @@ import keras
 import numpy as np
 
 from keras_meanflow.files.atomic import write_atomically
-from keras_meanflow.pictures.samples import curves
+from keras_meanflow.pictures.charts import curves
 from keras_meanflow.training.callbacks.non_finite import WATCHED
 
 
 class Log(keras.callbacks.CSVLogger):
     """Keras' CSV log, with the columns `step` (batches so far) and `seconds` (of training).
 
-    A run that goes on from an earlier step first drops the rows after it. Columns that come or go
-    later are NaN where they have no value.
+    A run that continues from an earlier step first drops the rows after that step. A column that
+    not all rows have is NaN in the others.
 
     Args:
         filename: of the CSV file.
     """
 
-    def __init__(self, filename):
+    def __init__(self, filename: str | Path):
         super().__init__(filename, append=True)
 
-    def on_train_begin(self, logs=None):
-        """Drop the rows of steps that will be done again."""
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Drop the rows of steps that will be repeated."""
         step = self.model.batches_done
         rows = [row for row in read_log(self.filename) if row["step"] <= step]
         self._before = rows[-1]["seconds"] if rows else 0.0
@@ -36,16 +38,16 @@ class Log(keras.callbacks.CSVLogger):
             write_atomically(Path(self.filename), lambda path: _write_rows(path, rows))
         super().on_train_begin(logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Write a row."""
         seconds = self._before + time.monotonic() - self._started
         row = {"step": self.model.batches_done, **(logs or {}), "seconds": round(seconds, 2)}
-        # Set, because Keras 3.15 otherwise adds an empty val_ column for each.
+        # Keras 3.15 adds an empty val_ column for each key, unless `keys` is set.
         self.keys = self.keys or self._columns(list(row))
         super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **row})
 
     def _columns(self, new):
-        """The columns of the file without `epoch`; it is written anew if `new` has others."""
+        """The columns of the file without `epoch`; the file is rewritten if `new` has more."""
         rows = read_log(self.filename)
         old = list(rows[0])[1:] if rows else new
         if set(new) <= set(old):
@@ -68,8 +70,8 @@ def _write_rows(path, rows):
             writer.writerows(rows)
 
 
-def read_log(filename):
-    """The complete rows of a `Log` as dicts of numbers; none if there is no such file."""
+def read_log(filename: str | Path) -> list[dict[str, float]]:
+    """The complete rows of a `Log` as dicts of numbers; an empty list if there is no such file."""
     if not Path(filename).exists():
         return []
     with open(filename, newline="") as file:
@@ -83,24 +85,24 @@ def _number(text):
 
 
 class Curve(keras.callbacks.Callback):
-    """Draws the curves of a `Log` after every epoch; it comes after the `Log`.
+    """Draws the curves of a `Log` after every epoch; place it after the `Log`.
 
     Args:
         log: the CSV file.
         picture: the PNG file.
     """
 
-    def __init__(self, log, picture):
+    def __init__(self, log: str | Path, picture: str | Path):
         super().__init__()
         self.log, self.picture = log, Path(picture)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Draw."""
         draw_curve(self.log, self.picture)
 
 
-def draw_curve(log, picture):
-    """The picture of a `Log`: a panel for each quantity over the step."""
+def draw_curve(log: str | Path, picture: str | Path) -> None:
+    """Draw a `Log`: a panel for each quantity over the step."""
     rows = read_log(log)
     names = [name for name in ("loss", *reversed(WATCHED[:-1])) if name in rows[0]]
     others = set(rows[0]) - {"epoch", "step", "seconds", *names}
