@@ -22,10 +22,10 @@ import numpy as np
 from keras_meanflow import FlowMap
 from keras_meanflow.networks import MLP
 from keras_meanflow.data import ArraySource
-from keras_meanflow.recipe import recipe
+from keras_meanflow.recipe import task
 from keras_meanflow.training import Training
 
-@recipe
+@task
 def mine(*, steps: int = 6, learning_rate: float = 1e-2, seed: int = 0, highest: int = 2):
     """Three classes of points."""
     keras.utils.set_random_seed(seed)
@@ -72,19 +72,19 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_recipes_are_listed_and_shown():
-    output, code = call("recipes")
+def test_tasks_are_listed_and_shown():
+    output, code = call("tasks")
     assert code == 0
     for name in ("digits", "gaussian"):
         assert any(line.startswith(name) for line in output.splitlines())
-    output, code = call("recipes", "show", "gaussian")
-    assert code == 0 and "points=10000" in output and "arXiv 2505.13447" in output
+    output, code = call("tasks", "show", "gaussian")
+    assert code == 0 and "points=10000" in output and "train gaussian" in output
 
 
 def test_listing_needs_no_backend():
     code = "import sys; from click.testing import CliRunner; from keras_meanflow.cli import main\n"
     code += (
-        "out = CliRunner().invoke(main, ['recipes']); print(out.exit_code, 'keras' in sys.modules)"
+        "out = CliRunner().invoke(main, ['tasks']); print(out.exit_code, 'keras' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["0", "False"], done.stderr
@@ -93,15 +93,15 @@ def test_listing_needs_no_backend():
 @pytest.mark.parametrize(
     "arguments, rule",
     [
-        (["train", "gausian"], "no recipe 'gausian'. Did you mean gaussian"),
-        (["recipes", "show", "digit"], "Did you mean digits"),
+        (["train", "gausian"], "no task 'gausian'. Did you mean gaussian"),
+        (["tasks", "show", "digit"], "Did you mean digits"),
         (["train", "gaussian", "--set", "stebs=3"], "no knob 'stebs'. Did you mean steps"),
         (["train", "gaussian", "--set", "steps=x"], "steps must be of type int. Received: 'x'"),
         (["train", "gaussian", "--set", "batch_size=0"], "batch_size must be at least 1"),
         (["train", "gaussian", "--set", "averages=1.5"], "averages are different decays in"),
         (["train", "absent.py"], "There is no file absent.py"),
-        (["sample", "runs/absent"], "There is no run in runs/absent"),
-        (["export", "runs/absent", "out"], "There is no run in runs/absent"),
+        (["sample", "runs/absent"], "There is no model 'runs/absent'"),
+        (["export", "runs/absent", "out"], "There is no model 'runs/absent'"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_file(arguments, rule, here):
@@ -116,7 +116,7 @@ def test_labels_that_the_model_does_not_know_are_refused_before_anything_is_writ
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(here):
     output, code = call("train", "gaussian", "--dry-run", "--set", "width=16", "--set", "depth=1")
-    assert code == 0 and f"gaussian on {BACKEND}, in runs/gaussian" in output
+    assert code == 0 and f"gaussian by mean_flow on {BACKEND}, in runs/gaussian" in output
     # Two time embeddings, one hidden layer of [z, embed(t), embed(t - r)], the last layer.
     parameters = 2 * (256 * 16 + 16 + 16 * 16 + 16) + (34 * 16 + 16) + (16 * 2 + 2)
     assert f"{parameters:,} parameters" in output and "width=16" in output
@@ -127,7 +127,7 @@ def test_the_same_command_again_finds_the_run_finished(own):
     output, code = call("train", own / "own.py", "--run", own / "run", "-q")
     assert code == 0 and "Nothing was left to do" in output
     settings = json.loads((own / "run" / "settings.json").read_text())
-    assert settings["recipe"].endswith("own.py:mine") and settings["knobs"]["steps"] == 6
+    assert settings["task"].endswith("own.py:mine") and settings["knobs"]["steps"] == 6
 
 
 def test_a_bench_prints_rates_and_memory_and_writes_nothing(own, here):
@@ -230,4 +230,4 @@ def test_the_option_wins_over_the_environment_and_nothing_is_chattered(here):
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.startswith(f"gaussian on {BACKEND}")
+    assert done.stdout.startswith(f"gaussian by mean_flow on {BACKEND}")

@@ -250,10 +250,10 @@ def test_the_average_velocity_of_a_mixture_is_that_of_a_fine_adaptive_solver():
         average_velocity(MIXTURE.velocity, z, t, t)
 
 
-def test_the_ring_is_the_distribution_of_the_gaussian_recipe():
+def test_the_ring_is_the_distribution_of_the_gaussian_task():
     from keras_meanflow.recipe import find
 
-    points = find("gaussian").load().__globals__["ring"](20_000, 0)
+    points = find("gaussian", "task").load().__globals__["ring"](20_000, 0)
     ring = GaussianMixture.ring()
     distance = np.linalg.norm(points[:, None] - ring.centres, axis=-1)
     assert np.bincount(distance.argmin(1), minlength=8) == pytest.approx(2500, rel=0.1)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib
 import json
+import types
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from keras import ops
 from PIL import Image
 
-from keras_meanflow import FlowMap, MeanFlow, cli
+from keras_meanflow import FlowMap, MeanFlow, cli, open_model
 from keras_meanflow.data import ArraySource
 from keras_meanflow.evaluation.samples import Evaluation
 from keras_meanflow.networks import MLP, Network
@@ -37,10 +38,10 @@ from keras_meanflow import FlowMap, MeanFlow
 from keras_meanflow.networks import MLP
 from keras_meanflow.parts import Uniform
 from keras_meanflow.data import ArraySource
-from keras_meanflow.recipe import recipe
+from keras_meanflow.recipe import task
 from keras_meanflow.training import Training
 
-@recipe
+@task
 def mine(*, steps: int = 4, seed: int = 0):
     keras.utils.set_random_seed(seed)
     flow_map = FlowMap(MLP(data_size=2, width=8, depth=1), MeanFlow(times=Uniform()),
@@ -64,6 +65,11 @@ def recipe(*, steps=10, seed=0, horizon=True):
     flow_map.compile()
     data = ArraySource(POINTS)
     return Training(flow_map=flow_map, data=data, batch_size=8, steps=steps, sample_labels=4)
+
+
+PLAN = types.SimpleNamespace(
+    task=types.SimpleNamespace(address="own"), method=None, training=lambda knobs: recipe(**knobs)
+)
 
 
 @pytest.fixture
@@ -152,7 +158,7 @@ def test_noise_is_put_around_the_recipes_own_objective():
 
 
 def test_cases_are_measured_at_their_shares_once_and_go_on_where_they_stopped(untrained, tmp_path):
-    subject, measure = Subject(recipe=recipe, knobs={"steps": 8}, name="own"), Counting()
+    subject, measure = Subject(plan=PLAN, knobs={"steps": 8}), Counting()
     cases = [subject.case({"seed": seed}, seed=seed) for seed in (0, 1)]
     rows = train_cases(cases[:1], tmp_path, measure, at=(1.0, 0.5))
     assert [(row["step"], row["jump1"]) for row in rows] == [(4, 4.0), (8, 8.0)]
@@ -172,22 +178,22 @@ def test_a_step_that_has_passed_unmeasured_is_refused(untrained, tmp_path):
     def further(training):
         training.flow_map.step.assign(6)  # as after a resumed run
 
-    case = Subject(recipe=recipe).case({}, further)
+    case = Subject(plan=PLAN).case({}, further)
     with pytest.raises(ValueError, match="measured as it passes. Received: step 5 .* at step 6"):
         train_cases([case], tmp_path, Counting(), at=(0.5,))
 
 
 def test_other_knobs_in_the_same_folder_are_refused(untrained, tmp_path):
     for steps in (8, 8):
-        subject = Subject(recipe=recipe, knobs={"steps": steps})
+        subject = Subject(plan=PLAN, knobs={"steps": steps})
         train_cases([subject.case({"seed": 0})], tmp_path, Counting())
-    subject = Subject(recipe=recipe, knobs={"steps": 9})
+    subject = Subject(plan=PLAN, knobs={"steps": 9})
     with pytest.raises(ValueError, match="steps was 8, now 9"):
         train_cases([subject.case({"seed": 0})], tmp_path, Counting())
 
 
 def test_the_studies_train_each_value_with_each_seed_at_one_cost(untrained, tmp_path):
-    subject = Subject(recipe=recipe, knobs={"steps": 9})
+    subject = Subject(plan=PLAN, knobs={"steps": 9})
     rows = study.two_stages(
         subject, tmp_path / "a", Counting(), shares=(0.0, 0.5), seeds=(0, 1), u_step_cost=2.0
     )
@@ -205,8 +211,9 @@ def test_one_bin_trains_each_bin_from_each_start_after_the_run_of_v(
     untrained, tmp_path, monkeypatch
 ):
     started, other = [], recipe(seed=9).flow_map
-    monkeypatch.setattr(study.runs, "load", lambda run_dir: started.append(run_dir.name) or other)
-    subject, bins = Subject(recipe=recipe, knobs={"steps": 3}), ((0.1, 0.3), (0.3, 0.5))
+    opened = types.SimpleNamespace(flow_map=other)
+    monkeypatch.setattr(study, "open_model", lambda name: started.append(name.name) or opened)
+    subject, bins = Subject(plan=PLAN, knobs={"steps": 3}), ((0.1, 0.3), (0.3, 0.5))
     rows = study.one_gap(subject, tmp_path, Counting(), bins=bins)
     assert [(row["bin"], row.get("start")) for row in rows] == [
         ("v-alone", None), ("0.1-0.3", "random"), ("0.3-0.5", "random"),
@@ -302,7 +309,7 @@ def test_a_study_leaves_runs_that_load_a_table_and_a_figure(folder):
     ]  # fmt: skip
     assert all(float(row["euler2"]) > 0.0 for row in rows)
     Image.open(folder / "out" / "results.png").verify()
-    flow_map = runs.load(folder / "out" / RUN)
+    flow_map = open_model(folder / "out" / RUN).flow_map
     assert flow_map.objective.k == 0.1 and int(flow_map.step.value) == 4
     untrained = cli_study._untrained(flow_map)
     assert untrained.average is None and int(untrained.step.value) == 0
@@ -341,7 +348,7 @@ def test_the_measurements_of_runs_write_their_tables_and_figures(folder):
         (["one-gap", "gaussian", "--bins", "0.1"], "--bins are pairs, as in 0.1-0.3,0.3-0.5"),
         (["one-gap", "gaussian", "--starts", "warm"], "--starts are random, velocity"),
         (["two-stages", "gausian"], "Did you mean gaussian"),
-        (["affinity", "absent"], "There is no run in absent"),
+        (["affinity", "absent"], "There is no model 'absent'"),
         (["u-error-training", "gaussian", "--gaps", ""], "--gaps are numbers"),
     ],
 )

@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("evaluate")
     (path / "run" / "checkpoints").mkdir(parents=True)
     model().save(path / "run" / "checkpoints" / "step-00000000.keras")
-    (path / "run" / "settings.json").write_text(json.dumps(describe("test")))
+    (path / "run" / "settings.json").write_text(json.dumps(describe()))
     save_features(path / "pooled.keras")
     return path
 
@@ -227,7 +227,7 @@ def test_a_run_is_evaluated_on_the_command_line(folder, features, evaluation, tm
 
 def test_a_run_of_latents_is_decoded_by_its_codec(folder, features, monkeypatch, tmp_path):
     grey = types.SimpleNamespace(decode=np.zeros_like, factor=1, depth=1)
-    monkeypatch.setattr("keras_meanflow.flow_map.presets.load_codec", lambda run_dir: grey)
+    monkeypatch.setattr("keras_meanflow.flow_map.opening.load_codec", lambda place: grey)
     command = [*features, "--reference", "digits:test", "--samples", 50, "-q"]
     output, code = call("evaluate", folder / "run", *command, "--out", tmp_path / "scores.json")
     assert code == 0, output
@@ -293,7 +293,7 @@ def here(tmp_path, monkeypatch):
             "asks for 1800",
         ),
         (["--self-check", "FEATURES", "--reference", "digits", "--samples", "900"], "Half of the"),
-        (["absent", "FEATURES", "--reference", "digits"], "There is no run in absent"),
+        (["absent", "FEATURES", "--reference", "digits"], "There is no model 'absent'"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_file(arguments, rule, folder, features, here, made):

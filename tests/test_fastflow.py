@@ -427,7 +427,7 @@ def run(flow_map, tmp_path):
     """A run with that model."""
     (tmp_path / "checkpoints").mkdir()
     flow_map.save(tmp_path / "checkpoints" / "step-00000001.keras")
-    settings = {"recipe": None, "backend": keras.config.backend(), "knobs": {}}
+    settings = {"task": None, "backend": keras.config.backend(), "knobs": {}}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     return tmp_path
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from keras_meanflow import cli
+from keras_meanflow import cli, open_model
 from keras_meanflow.codecs import IMF, SDVAE, Identity, Normalisation
 from keras_meanflow.data import ArraySource, Batches, ImageFolder, LatentStore, open_source
 from keras_meanflow.data import encoding as encoding_module
@@ -380,7 +380,7 @@ OWN = """
 import keras
 from keras_meanflow import FlowMap
 from keras_meanflow.networks import Network
-from keras_meanflow.recipe import recipe
+from keras_meanflow.recipe import task
 from keras_meanflow.training import Training
 
 @keras.saving.register_keras_serializable("test_latents")
@@ -394,7 +394,7 @@ class Tiny(Network):
     def call(self, z, r, t, condition=None):
         return self.dense(z)
 
-@recipe
+@task
 def small(*, data: str, steps: int = 1):
     keras.utils.set_random_seed(0)
     flow_map = FlowMap(Tiny(), averages=(0.9,), horizon=steps)
@@ -443,9 +443,8 @@ def test_a_run_on_a_store_decodes_its_samples_and_keeps_to_its_normalisation(tmp
     train = ["train", tmp_path / "own.py", "--run", tmp_path / "run", "-q", "--set"]
     assert call(*train, f"data={tmp_path / 'a'}")[1] == 0
     assert call("sample", tmp_path / "run", "-n", 3, "--npz", "-q")[1] == 0
-    from keras_meanflow.training import run as runs
 
-    latents = runs.load(tmp_path / "run").generate(np.arange(3))
+    latents = open_model(tmp_path / "run").flow_map.generate(np.arange(3))
     with np.load(tmp_path / "run" / "generated.npz") as written:
         np.testing.assert_allclose(written["x"], 0.25 * latents + 0.1, atol=1e-5)
     assert call("convert", tmp_path / "run", tmp_path / "preset")[1] == 0

@@ -15,7 +15,8 @@ from keras_meanflow import DiT, FlowMap
 from keras_meanflow.codecs import IMF, SDVAE, Identity, Normalisation
 from keras_meanflow.files.fetching import fetch, split_address
 from keras_meanflow.files.writers import write_weights
-from keras_meanflow.flow_map.presets import codec_of, is_preset, load_codec, model_card
+from keras_meanflow.flow_map.places import place_of
+from keras_meanflow.flow_map.presets import codec_of, load_codec, model_card
 from keras_meanflow.formats import checkpoints
 from keras_meanflow.formats.autoencoders import AUTOENCODERS, PublishedCodec
 from keras_meanflow.formats.conversion import FORMATS, save_network
@@ -132,9 +133,9 @@ def test_a_published_file_is_loaded_from_an_address_and_under_its_name(hub, tmp_
 
 
 def test_what_cannot_be_fetched_or_is_unknown_is_refused(hub, tmp_path):
-    with refused("one of imf-b-2, .*Received: 'imf-b-3'"):
+    with refused("There is no model 'imf-b-3'. Did you mean imf-b-2"):
         FlowMap.from_preset("imf-b-3")
-    with refused("one of imf-b-2, .*Received: 'imf-b-3'"):
+    with refused("There is no model 'imf-b-3'. Did you mean imf-b-2"):
         model_card("imf-b-3")
     with refused("A browser has to fetch meanflow-b-4 from https://drive.*path=FILE"):
         FlowMap.from_preset("meanflow-b-4")
@@ -146,7 +147,8 @@ def test_what_cannot_be_fetched_or_is_unknown_is_refused(hub, tmp_path):
             split_address(address)
     with refused("begins with hf:// or https://. Received: 'file:///etc"):
         fetch("file:///etc/hostname")
-    assert is_preset("sit-xl-2") and is_preset("hf://a/b") and not is_preset("runs/digits")
+    kinds = {"sit-xl-2": "checkpoint", "hf://a/b": "preset", "hf://a/b/c.pt": "weights"}
+    assert {name: place_of(name).kind for name in kinds} == kinds
 
 
 def test_a_named_model_of_noise_is_a_flow_model_like_any_other(tmp_path):

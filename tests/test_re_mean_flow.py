@@ -296,10 +296,10 @@ import numpy as np
 from keras_meanflow import FlowMap, FlowMatching
 from keras_meanflow.networks import MLP
 from keras_meanflow.data import ArraySource
-from keras_meanflow.recipe import recipe
+from keras_meanflow.recipe import task
 from keras_meanflow.training import Training
 
-@recipe
+@task
 def mine(*, steps: int = 2):
     """Two classes of points."""
     network = MLP(data_size=2, width=8, depth=1, num_classes=2)

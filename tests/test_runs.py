@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_meanflow import open_model
 from keras_meanflow.data import ArraySource
 from keras_meanflow.files.atomic import latest_checkpoint
-from keras_meanflow.recipe import find
 from keras_meanflow.training.callbacks.log import read_log
 from keras_meanflow.training.callbacks.non_finite import NonFiniteError
-from keras_meanflow.training.run import _fits, describe, load, restore, train
+from keras_meanflow.training.plan import Plan
+from keras_meanflow.training.run import _fits, describe, restore, train
 
-STEPS = 60
+STEPS, GAUSSIAN = 60, Plan.of("gaussian")
 KNOBS = dict(steps=STEPS, log_every=25, batch_size=16, width=16, depth=1, points=100)
 KNOBS |= dict(sample_every=20, checkpoint_seconds=0.1)
 
@@ -27,7 +28,8 @@ KNOBS |= dict(sample_every=20, checkpoint_seconds=0.1)
 KILLED = f"""
 import dataclasses, os, signal, time
 from pathlib import Path
-from keras_meanflow.recipe import find, recipe
+from keras_meanflow.recipe import task
+from keras_meanflow.training import Plan
 
 KNOBS = {KNOBS}
 
@@ -48,22 +50,22 @@ class Deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         return self.source.take(indices)
 
-@recipe
+@task
 def killed(*, deaths: str):
-    training = find("gaussian").load()(**KNOBS)
+    training = Plan.of("gaussian").training(KNOBS)
     return dataclasses.replace(training, data=Deadly(training.data, deaths))
 """
 
 
 def gaussian(**knobs):
-    return find("gaussian").load()(**{**KNOBS, **knobs})
+    return GAUSSIAN.training({**KNOBS, **knobs})
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run that nothing has stopped."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    assert train(gaussian(), folder, describe("gaussian", KNOBS), verbose=0) == STEPS
+    assert train(gaussian(), folder, describe(GAUSSIAN, KNOBS), verbose=0) == STEPS
     return folder
 
 
@@ -102,7 +104,7 @@ def test_a_run_directory_holds_what_was_asked_for_and_what_came_of_it(finished):
     assert {f"samples/step-000000{step}.png" for step in (20, 40, 60)} <= names
     assert not any("tmp-" in name for name in names)
     settings = json.loads((finished / "settings.json").read_text())
-    assert (settings["recipe"], settings["knobs"]) == ("gaussian", KNOBS)
+    assert [settings[k] for k in ("task", "method", "knobs")] == ["gaussian", "mean_flow", KNOBS]
     assert settings["backend"] == os.environ["KERAS_BACKEND"]
     assert settings["versions"]["keras"] == keras.__version__
     if (Path(__file__).parents[1] / ".git").exists():
@@ -111,14 +113,14 @@ def test_a_run_directory_holds_what_was_asked_for_and_what_came_of_it(finished):
 
 def test_a_finished_run_has_nothing_left_to_do(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    assert train(gaussian(), finished, describe("gaussian", KNOBS), verbose=0) == 0
+    assert train(gaussian(), finished, describe(GAUSSIAN, KNOBS), verbose=0) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
 def test_a_loaded_run_generates_what_the_trained_model_does(finished):
     flow_map = gaussian().flow_map
     restore(flow_map, finished)
-    samples = load(finished).generate(8, seed=3)
+    samples = open_model(finished).flow_map.generate(8, seed=3)
     np.testing.assert_allclose(samples, flow_map.generate(8, seed=3), atol=1e-6)
 
 
@@ -126,12 +128,12 @@ def test_a_loaded_run_generates_what_the_trained_model_does(finished):
     "change, rule",
     [
         (dict(knobs={**KNOBS, "width": 32}), "width was 16, now 32. Give the old ones"),
-        (dict(recipe="digits"), "recipe was 'gaussian', now 'digits'"),
+        (dict(task="digits"), "task was 'gaussian', now 'digits'"),
         (dict(backend="other"), "now 'other'"),
     ],
 )
 def test_other_settings_in_the_same_directory_are_refused_by_name(finished, change, rule):
-    settings = {**describe("gaussian", KNOBS), **change}
+    settings = {**describe(GAUSSIAN, KNOBS), **change}
     with pytest.raises(ValueError, match=rule):
         train(gaussian(), finished, settings, verbose=0)
 
@@ -140,15 +142,15 @@ def test_a_directory_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match="is no run: it has no settings.json"):
         train(gaussian(), tmp_path, verbose=0)
-    with pytest.raises(ValueError, match="There is no run in"):
-        load(tmp_path / "absent")
+    with pytest.raises(ValueError, match="There is no model"):
+        open_model(tmp_path / "absent")
 
 
 @pytest.mark.parametrize(
     "change, rule",
     [
         (dict(data=ArraySource(np.zeros((9, 3), "float32"))), "must have the network's shape"),
-        (dict(data=ArraySource(np.zeros((9, 2), "float32"), np.arange(9))), "it takes no labels"),
+        (dict(data=ArraySource(np.zeros((9, 2), "float32"), np.arange(9))), "takes no condition"),
         (dict(batch_size=1, fraction=0.75), "A batch needs a row with r < t"),
     ],
 )

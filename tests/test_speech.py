@@ -14,13 +14,13 @@ from keras_meanflow.backend import BACKEND
 from keras_meanflow.cli import main
 from keras_meanflow.data import Batches
 from keras_meanflow.objectives import ReleasedMeanFlowSE
-from keras_meanflow.recipe import find
 from keras_meanflow.speech.audio import read_audio
 from keras_meanflow.speech.enhancer import Enhancer, enhance_file
 from keras_meanflow.speech.pairs import MixedSpeech, SpeechPairs, mix
 from keras_meanflow.speech.scores import estoi, pesq, si_sdr, speech_scores
 from keras_meanflow.speech.spoken_digits import load_utterances
 from keras_meanflow.speech.stft import STFT
+from keras_meanflow.training import Plan
 
 soundfile = pytest.importorskip("soundfile", reason="reads and writes audio files")
 pytest.importorskip("soxr", reason="resamples audio")
@@ -270,7 +270,7 @@ def test_a_file_keeps_its_rate_and_length(rate, suffix, tmp_path):
     assert np.corrcoef(x, y)[0, 1] > 0.98
 
 
-# The recipes
+# The tasks
 
 
 def _recipe_data(folder):
@@ -298,10 +298,11 @@ def _assert_moves(training, steps):
     assert np.isfinite(moved).all() and max(moved) > 0.0
 
 
-@pytest.mark.parametrize("name", ["speech_digits", "speech_digits_released"])
-def test_the_digits_recipes_take_two_real_steps(name, tmp_path):
+@pytest.mark.parametrize("derivative", ["exact", "clipped"])
+def test_spoken_digits_take_two_real_steps(derivative, tmp_path):
     folder = _recipe_data(tmp_path)
-    training = find(name).load()(
+    settings = dict(
+        derivative=derivative,
         data=str(folder / "digits.npz"),
         noise=str(folder / "pairs"),
         steps=2,
@@ -312,30 +313,31 @@ def test_the_digits_recipes_take_two_real_steps(name, tmp_path):
         utterances=5,
         jit_compile=BACKEND == "jax",
     )
+    training = Plan.of("speech_digits").training(settings)
     training.check()
     assert len(training.data.noise) == 1  # the last one is kept out
     _assert_moves(training, 2)
 
 
-def _papers_training(name, folder):
+def _papers_training(derivative, folder):
     data = str(_recipe_data(folder) / "pairs")
     small = dict(width=4, multipliers=(1,), frames=4, batch_size=2, steps=1)
-    return find(name).load()(data=data, jit_compile=BACKEND == "jax", **small)
+    small |= dict(data=data, derivative=derivative, jit_compile=BACKEND == "jax")
+    return Plan.of("speech").training(small)
 
 
-@pytest.mark.parametrize("name", ["speech_vbdmd", "speech_vbdmd_released"])
-def test_the_papers_recipes_build_and_suit_their_data(name, tmp_path):
-    training = _papers_training(name, tmp_path)
+@pytest.mark.parametrize("derivative", ["exact", "clipped"])
+def test_the_papers_task_builds_and_suits_its_data(derivative, tmp_path):
+    training = _papers_training(derivative, tmp_path)
     training.check()
     objective = training.flow_map.objective
-    assert isinstance(objective, ReleasedMeanFlowSE) is name.endswith("released")
+    released = ReleasedMeanFlowSE().derivative
+    assert (objective.derivative == released) is (derivative == "clipped")
     assert training.flow_map.network.data_shape == (256, 4, 2)
-    with pytest.raises(ValueError, match="needs --set data=PATH"):
-        find(name).load()()
 
 
 def test_the_papers_recipe_takes_a_real_step(tmp_path):
-    _assert_moves(_papers_training("speech_vbdmd", tmp_path), 1)
+    _assert_moves(_papers_training("exact", tmp_path), 1)
 
 
 RECIPE = """
@@ -349,7 +351,7 @@ from keras_meanflow.objectives import MeanFlowSE
 from keras_meanflow.speech import STFT
 from keras_meanflow.parts import register
 from keras_meanflow.speech import MixedSpeech
-from keras_meanflow.recipe import recipe
+from keras_meanflow.recipe import task
 from keras_meanflow.training import Training
 
 
@@ -369,7 +371,7 @@ class Tiny(Network):
         return {**super().get_config(), "data_shape": self.data_shape}
 
 
-@recipe
+@task
 def tiny(*, steps: int = 2) -> Training:
     rng = np.random.default_rng(0)
     waves = [0.1 * rng.standard_normal(4000).astype("float32") for _ in range(3)]

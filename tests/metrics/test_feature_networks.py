@@ -214,5 +214,5 @@ def test_weights_of_another_checksum_are_refused_unless_named(tmp_path):
     path.write_bytes(b"other weights")
     with pytest.raises(ValueError, match="lenet.pth has SHA-256"):
         FeatureExtractor.lenet(path)
-    with pytest.raises(ValueError, match="no torch file"):
+    with pytest.raises(ValueError, match="not a torch file"):
         FeatureExtractor.lenet(path, checksum=None)
