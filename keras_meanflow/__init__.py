@@ -6,6 +6,9 @@ Here are the names that one meets first; each folder is a package with the rest:
 """
 
 import importlib
+import importlib.abc
+import importlib.util
+import sys
 
 __version__ = "0.2.0"
 
@@ -32,3 +35,43 @@ def __getattr__(name):
 
 def __dir__():
     return __all__
+
+
+# `keras.models.load_model` finds a saved class once its module has been imported. These modules
+# import Keras, and with it the backend, which the command line must choose first: so they are
+# imported when Keras is.
+
+
+def _register():
+    """Import every module with classes that Keras saves."""
+    for package in ("flow_map", "codecs", "speech.stft"):
+        importlib.import_module(f"{__name__}.{package}")
+
+
+class _AfterKeras(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Lets `_register` follow the import of Keras."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        sys.meta_path.insert(0, self)
+        if spec is not None:
+            self.loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        sys.meta_path.remove(self)
+        module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        _register()
+
+
+if "keras" in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _AfterKeras())

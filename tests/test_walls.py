@@ -180,3 +180,20 @@ def test_importing_the_package_imports_only_the_selected_backend():
     new = set(run_python(code, selected).splitlines()[-1].split())
     assert PACKAGE in new
     assert new & {"jax", "tensorflow", "torch", "orbax"} <= {selected}
+
+
+def functions_of(text):
+    """Yields name and number of lines, without the docstring, of every function."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            described = ast.get_docstring(node, clean=False) is not None
+            body = node.body[1:] if described else node.body
+            yield node.name, node.end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_files_and_functions_are_short():
+    assert {path.name for path in (ROOT / PACKAGE).glob("*.py")} == {"__init__.py", "recipe.py"}
+    long = {within: text.count("\n") for _, within, text in FILES if text.count("\n") > 350}
+    assert long == {}
+    lines = [length for _, _, text in FILES for _, length in functions_of(text)]
+    assert sum(length <= 14 for length in lines) >= 0.9 * len(lines)
