@@ -26,7 +26,7 @@ class Enhancer:
         steps: number of jumps.
         overlap: share of a piece that fades into the next one. At 1/2 each sample is a mean of two
             pieces', the nearer to the middle of its piece the more: better than 1/4
-            for half-second pieces (docs/log.md), for half as many pieces again.
+            for half-second pieces (dev/LOG.md), for half as many pieces again.
         batch_size: pieces that are enhanced at once.
         seed: of the noise; piece i of a recording has noise i.
         temperature: factor of the noise at the start, see `generate`.
