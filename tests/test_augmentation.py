@@ -1,4 +1,4 @@
-"""EDM's augmentation against py-meanflow's own code on the same draws, and its law."""
+"""EDM's augmentation against the code of py-meanflow on the same draws, and its distribution."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def _source(**kwargs):
 
 def test_the_labels_say_what_was_done():
     source = _source(p=1.0)
-    how, told = source._draw(200, np.random.default_rng(1))
+    how, labels = source._draw(200, np.random.default_rng(1))
     expected = np.stack(
         [
             how.mirror,
@@ -43,7 +43,7 @@ def test_the_labels_say_what_was_done():
         ],
         axis=1,
     )
-    np.testing.assert_allclose(told, expected, atol=1e-6)
+    np.testing.assert_allclose(labels, expected, atol=1e-6)
     published = _published()
     pairs = [(published.mirror, 0), (published.scale / 0.2, 1), (published.shift[:, 0] / 0.125, 4)]
     pairs += [(published.stretch / 0.2 * np.sin(published.angle), 3)]
@@ -52,14 +52,14 @@ def test_the_labels_say_what_was_done():
 
 
 def test_each_alteration_has_its_probability_and_spread():
-    _, told = _source(p=0.12)._draw(100_000, np.random.default_rng(2))
-    assert np.mean(told[:, 0]) == pytest.approx(0.5, abs=0.01)
+    _, labels = _source(p=0.12)._draw(100_000, np.random.default_rng(2))
+    assert np.mean(labels[:, 0]) == pytest.approx(0.5, abs=0.01)
     for column in (1, 4, 5):
-        assert np.mean(told[:, column] != 0) == pytest.approx(0.12, abs=0.005)
-        drawn = told[told[:, column] != 0, column]
+        assert np.mean(labels[:, column] != 0) == pytest.approx(0.12, abs=0.005)
+        drawn = labels[labels[:, column] != 0, column]
         assert (np.mean(drawn), np.std(drawn)) == pytest.approx((0.0, 1.0), abs=0.03)
-    stretched = told[told[:, 2] != 0]
-    assert len(stretched) / len(told) == pytest.approx(0.12, abs=0.005)
+    stretched = labels[labels[:, 2] != 0]
+    assert len(stretched) / len(labels) == pytest.approx(0.12, abs=0.005)
     assert np.mean(stretched[:, 3] != 0) == pytest.approx(0.5, abs=0.02)
 
 
@@ -75,10 +75,10 @@ def test_an_image_that_is_not_moved_is_mirrored_or_untouched():
 def test_batches_are_a_pure_function_of_seed_and_step():
     batches = Batches(_source(labelled=True), 8, seed=3)
     x, condition = batches[5]
-    again, told = Batches(batches.source, 8, seed=3, first_step=5)[0]
+    again, same = Batches(batches.source, 8, seed=3, first_step=5)[0]
     np.testing.assert_array_equal(x, again)
     for name in ("labels", "augmentation"):
-        np.testing.assert_array_equal(condition[name], told[name])
+        np.testing.assert_array_equal(condition[name], same[name])
     assert set(_source().draw(np.arange(3), np.random.default_rng(0))[1]) == {"augmentation"}
 
 

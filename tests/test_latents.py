@@ -1,4 +1,4 @@
-"""The latent store: what goes in comes out, resumed or not; broken or foreign ones are refused."""
+"""The latent store: it returns what was stored, resumed or not; broken ones are refused."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def files(folder):
 # ------------------------------------------------------------------------------ what it holds
 
 
-def test_the_store_gives_back_every_latent_and_label_in_half_precision(store):
+def test_the_store_returns_every_latent_and_label_in_half_precision(store):
     x, y = images().take(np.arange(N))
     z, labels = store.take(np.arange(N))
     np.testing.assert_array_equal(z, x.astype("float16").astype("float32"))
@@ -99,7 +99,7 @@ def test_draws_have_the_stored_mean_and_standard_deviation(sampled):
     np.testing.assert_allclose(drawn.std(axis=0), raw[0, 1], rtol=4.5 / np.sqrt(2 * 4000))
 
 
-def test_the_recorded_statistics_are_those_of_the_sampled_latents(sampled):
+def test_the_recorded_statistics_describe_the_sampled_latents(sampled):
     raw = moments().values.astype("float64")
     mean = raw[:, 0].mean(axis=(0, 1, 2))
     std = np.sqrt((raw[:, 0] ** 2 + raw[:, 1] ** 2).mean(axis=(0, 1, 2)) - mean**2)
@@ -164,7 +164,7 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch, number):
-    """Stops the process at its `number`-th write, after the bytes and before the new name."""
+    """Stops the process at its `number`-th write, after the bytes and before the renaming."""
     real, calls = os.replace, []
 
     def replace(source, target):
@@ -176,7 +176,7 @@ def kill_at(monkeypatch, number):
     monkeypatch.setattr(os, "replace", replace)
 
 
-def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch, sampled):
+def test_stopped_at_any_write_it_continues_to_the_same_bytes(tmp_path, monkeypatch, sampled):
     """The writes are: the plan, five shards with their records, labels, index."""
     expected, encoded = files(sampled.path), []
     real = encoding_module._encode_shard
@@ -212,7 +212,7 @@ encoding.encode(Slow(pixels), sys.argv[1], Identity(), shard_size=10, batch_size
 
 
 def test_killed_it_loses_at_most_one_shard(tmp_path):
-    """A real SIGKILL; what was complete before it is not written again."""
+    """A real SIGKILL; shards that were complete before it are not written again."""
     out, environment = tmp_path / "out", {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SLOW, str(out)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
@@ -260,7 +260,7 @@ def test_a_damaged_shard_is_found_and_only_it_is_made_again(tmp_path):
 
 
 def published(tmp_path):
-    """The latents of `moments()` as (2 channels, h, w), means above standard deviations."""
+    """The latents of `moments()` as (2 channels, h, w): means, then standard deviations."""
     raw = moments().values.astype("float32").transpose(0, 1, 4, 2, 3)
     return raw.reshape(N, -1, *raw.shape[3:])
 
@@ -428,14 +428,14 @@ def test_the_command_encodes_resizes_and_checks(tmp_path):
         ([], "codec"),
     ],
 )
-def test_a_mistaken_command_is_one_line(tmp_path, arguments, message):
+def test_a_wrong_command_gives_one_line(tmp_path, arguments, message):
     np.savez(tmp_path / "x.npz", x=np.zeros((6, 4, 4, 3), "uint8"))
     line, code = call("encode", tmp_path / "x.npz", tmp_path / "out", *arguments)
     assert code == 1 and line.startswith("Error: ") and message in line
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_on_a_store_decodes_its_samples_and_keeps_to_its_normalisation(tmp_path):
+def test_a_run_on_a_store_decodes_its_samples_and_keeps_its_normalisation(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     for name, std in (("a", 0.25), ("b", 0.5)):
         normalisation = Normalisation(mean=(0.1,), std=(std,))

@@ -179,7 +179,7 @@ def test_the_percentile_drops_the_longest_lines(pairs):
         data, y = kept.take(np.arange(len(kept)))
         np.testing.assert_array_equal(y, LABELS[kept.kept])
         np.testing.assert_array_equal(data["e"], philox_noise(9, kept.kept, (3,)))
-    with pytest.raises(ValueError, match=r"percentile lies in \(0, 100\]. Received: 0"):
+    with pytest.raises(ValueError, match=r"percentile must be in \(0, 100\]. Received: 0"):
         PairStore(pairs.path, percentile=0)
 
 

@@ -55,7 +55,7 @@ def _write(path, x, rate=RATE, **settings):
 # Data
 
 
-def test_noise_is_mixed_at_the_ratio_that_is_asked_for():
+def test_noise_is_mixed_at_the_given_ratio():
     clean, noise = _speech(), _noise()
     for snr in (-5.0, 0.0, 12.0):
         added = mix(clean, noise, snr) - clean
@@ -94,14 +94,14 @@ def test_mixtures_are_a_pure_function_of_seed_and_step():
         assert np.abs(a - c).max() > 1e-3
 
 
-def test_pairs_are_made_quieter_by_up_to_so_many_decibels():
+def test_pairs_are_made_quieter_by_at_most_the_given_decibels():
     source = MixedSpeech([_speech()], [_noise()], CODEC, 16, snr=(3.0, 3.0), quieter=12.0)
     _, y = source.draw([0] * 20, np.random.default_rng(0))
     loudest = 20.0 * np.log10(np.abs(CODEC.decode(y)).max(axis=1))
     assert loudest.max() < 1e-3 and loudest.min() > -12.01 and np.ptp(loudest) > 6.0
 
 
-def test_speech_is_drawn_at_other_speeds_and_so_of_another_pitch():
+def test_speech_is_drawn_at_other_speeds_and_so_with_another_pitch():
     tone = np.sin(2.0 * np.pi * 400.0 * np.arange(2 * RATE) / RATE).astype("float32")
     silence = [np.full(RATE, 1e-6, "float32")]
     source = MixedSpeech([tone], silence, CODEC, 64, snr=(60.0, 60.0), speeds=(0.8, 1.25))
@@ -117,7 +117,7 @@ def test_speech_is_drawn_at_other_speeds_and_so_of_another_pitch():
         MixedSpeech([tone], silence, CODEC, 64, speeds=(1.2, 1.0))
 
 
-def test_an_equaliser_draws_gains_of_so_many_decibels_at_its_frequencies():
+def test_an_equaliser_draws_gains_of_the_given_spread_at_its_frequencies():
     t = np.arange(2 * RATE) / RATE
     tones = [np.sin(2.0 * np.pi * f * t) for f in (800.0, 2400.0)]  # a fifth, three of 4 kHz
     silence = [np.full(RATE, 1e-6, "float32")]
@@ -152,7 +152,7 @@ def test_files_of_any_rate_are_resampled_and_unusable_ones_are_named_and_counted
         SpeechPairs.from_folder(tmp_path, CODEC, 16)
 
 
-def test_utterances_are_joined_of_one_speakers_digits(shared_data):
+def test_utterances_are_joined_from_one_speakers_digits(shared_data):
     path = shared_data / "spoken_digits_8k.npz"
     utterances = load_utterances(path, (0, 5), count=6, seconds=(4.0, 8.0))
     lengths = np.array([len(u) for u in utterances]) / RATE
@@ -175,7 +175,7 @@ def test_the_real_pairs_are_read_at_another_rate(shared_data):
 # Scores
 
 
-def test_si_sdr_has_its_closed_form_and_no_scale():
+def test_si_sdr_has_its_closed_form_and_ignores_scale():
     rng = np.random.default_rng(0)
     clean = rng.standard_normal(4000)
     noise = rng.standard_normal(4000)
@@ -208,7 +208,7 @@ def test_pesq_and_estoi_rank_speech(shared_data):
 
 
 class Echo:
-    """A model that gives the noisy speech back."""
+    """A model that returns the noisy speech."""
 
     network = types.SimpleNamespace(data_shape=(32, 40, 2))
 
@@ -218,7 +218,7 @@ class Echo:
 
 
 @pytest.mark.parametrize("samples", [1, 100, 1209, 1210, 5000, 16_001])
-def test_pieces_fade_into_one_another_without_a_seam_whatever_the_blocks(samples):
+def test_pieces_fade_into_one_another_without_a_seam_for_any_blocks(samples):
     noisy = _speech(2.1)[:samples] + 0.01
     enhancer = Enhancer(Echo(), CODEC, batch_size=3)
     np.testing.assert_allclose(enhancer(noisy), noisy, atol=2e-5)
@@ -228,13 +228,13 @@ def test_pieces_fade_into_one_another_without_a_seam_whatever_the_blocks(samples
 
 
 class Silence(Echo):
-    """A model that takes everything for noise."""
+    """A model that removes everything as noise."""
 
     def generate(self, noisy, **settings):
         return 0.0 * noisy
 
 
-def test_nothing_is_taken_down_by_more_than_the_limit():
+def test_nothing_is_attenuated_by_more_than_the_limit():
     noisy = _speech(1.3) + 0.01
     assert np.abs(Enhancer(Silence(), CODEC)(noisy)).max() == 0.0
     limited = Enhancer(Silence(), CODEC, attenuation_limit=20.0)
@@ -411,7 +411,7 @@ def test_a_run_on_speech_has_pictures_of_spectrograms_and_enhances_files(run, tm
     assert soundfile.info(tmp_path / "out.wav").frames == int(1.3 * RATE)
 
 
-def test_a_folder_is_enhanced_and_what_cannot_be_is_named_with_a_count(run, tmp_path):
+def test_a_folder_is_enhanced_and_files_that_fail_are_named_and_counted(run, tmp_path):
     _write(tmp_path / "in" / "a.wav", _speech(0.5))
     (tmp_path / "in" / "b.wav").write_bytes(b"")
     done = _invoke("enhance", run, tmp_path / "in", tmp_path / "out", "-q")
@@ -445,7 +445,7 @@ def _files(tmp_path):
         ("surround.wav", "must have one channel. Received 6: mix or choose first"),
     ],
 )
-def test_what_is_no_whole_file_of_one_channel_is_refused_in_a_line(run, name, message, tmp_path):
+def test_a_file_that_is_not_whole_or_mono_is_refused_in_one_line(run, name, message, tmp_path):
     source = _files(tmp_path) / name
     done = _invoke("enhance", run, source, tmp_path / "out.wav", "-q")
     assert done.exit_code == 1 and len(done.output.strip().splitlines()) == 1
@@ -478,7 +478,7 @@ def test_a_run_on_speech_is_measured_file_by_file_beside_the_noisy_input(run, tm
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"overlap lies in \(0, 1/2\]"):
+    with pytest.raises(ValueError, match=r"overlap must be in \(0, 1/2\]"):
         Enhancer(Echo(), CODEC, overlap=0.6)
     with pytest.raises(ValueError, match="attenuation_limit is at least 0 decibels"):
         Enhancer(Echo(), CODEC, attenuation_limit=-3.0)
@@ -492,5 +492,5 @@ def test_settings_out_of_range_are_refused():
         MixedSpeech([_speech()], [_noise()], CODEC, 4, quieter=-1.0)
     with pytest.raises(ValueError, match="equaliser is at least 0 decibels"):
         MixedSpeech([_speech()], [_noise()], CODEC, 4, equaliser=-1.0)
-    with pytest.raises(ValueError, match="one or more of"):
+    with pytest.raises(ValueError, match="one or more tuples"):
         SpeechPairs([(np.ones(4), np.ones(5))], CODEC, 4)

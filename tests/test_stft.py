@@ -1,4 +1,4 @@
-"""The spectrogram codec against torch.stft and torch.istft, and there and back."""
+"""The spectrogram codec against torch.stft and torch.istft, and the round trip."""
 
 import keras
 import numpy as np

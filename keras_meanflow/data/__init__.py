@@ -1,4 +1,10 @@
-"""Where images and latents come from, and the stream of batches that `fit` reads."""
+"""Sources of images and latents, and the stream of batches that `fit` reads.
+
+A source has `len(source)`, `shape`, `num_classes` and `take(indices) -> (x, y)`. `open_source`
+opens one from a name, a path or arrays. `Batches` makes an endless, shuffled stream of a source:
+each batch is a function of (seed, step). On disk, a `LatentStore` holds encoded images, and a
+`PairStore` holds noise and a teacher's samples.
+"""
 
 from keras_meanflow.data.arrays import ArraySource, load_arrays
 from keras_meanflow.data.augmentation import EDMAugmented

@@ -5,10 +5,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 NPZ_ERRORS = (AttributeError, EOFError, OSError, TypeError, ValueError)
 NPZ_ERRORS += (zipfile.BadZipFile, zlib.error)
-PIXEL_RANGE = 100  # floats from 0 to beyond this are pixels that nobody scaled
+PIXEL_RANGE = 100  # floats from 0 to above this value are unscaled pixels
 
 
 def scale_pixels(x: np.ndarray) -> np.ndarray:
@@ -19,15 +20,15 @@ def scale_pixels(x: np.ndarray) -> np.ndarray:
 class ArraySource:
     """A data source over arrays in memory.
 
-    8-bit pixels stay 8-bit in memory, and each batch of them is scaled to [-1, 1].
+    8-bit pixels stay 8-bit in memory; `take` scales each batch to [-1, 1].
 
     Args:
-        x: `(n, ...)`, uint8 pixels, or floats as the network takes them.
+        x: `(n, ...)`, uint8 pixels, or floats in the scale that the network expects.
         y: `(n,)` integer labels, or `(n, ...)` conditions, or a dict of these by name, or None.
 
     Raises:
-        ValueError: for other types, for values that are not finite, for another number of
-            conditions than of items.
+        ValueError: for other types, for values that are not finite, or if the numbers of items
+            and of conditions differ.
 
     Example:
 
@@ -37,7 +38,7 @@ class ArraySource:
     (np.float32(-1.0), array([3, 1], dtype=int32))
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray | None = None):
+    def __init__(self, x: ArrayLike, y: ArrayLike | dict[str, ArrayLike] | None = None):
         self.x = check_values(np.asarray(x), "x")
         self.y = None if y is None else check_conditions(y, len(self.x), "y")
 
@@ -51,12 +52,12 @@ class ArraySource:
 
     @property
     def num_classes(self) -> int | None:
-        """One more than the highest label; None where there are no labels."""
+        """The highest label plus one; None without labels."""
         labels = self.y.get("labels") if isinstance(self.y, dict) else self.y
         return int(labels.max()) + 1 if labels is not None and labels.ndim == 1 else None
 
-    def take(self, indices) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns the items at `indices`, float32, and their labels or conditions or None."""
+    def take(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray | dict | None]:
+        """Returns the items at `indices`, float32, and their labels, conditions or None."""
         x = self.x[indices]
         x = scale_pixels(x) if x.dtype == np.uint8 else x
         if isinstance(self.y, dict):
@@ -69,16 +70,16 @@ def load_arrays(path: str | Path, split: str = "train") -> tuple[np.ndarray, np.
 
     Args:
         path: a file with `x_train`, `y_train`, `x_test`, `y_test`, or with `x` and `y`, which
-            count as `split="train"`. Labels may be absent. Images are `(n, height, width)` or
-            `(n, height, width, channels)`, either uint8 or floats that are scaled already.
-        split: which of the arrays, `"train"` or `"test"` or any other name after `x_`.
+            count as `split="train"`. Labels are optional. Images are `(n, height, width)` or
+            `(n, height, width, channels)`, either uint8 or floats that are already scaled.
+        split: which arrays to read: `"train"`, `"test"` or any other name after `x_`.
 
     Returns:
         `x`, float32 `(n, height, width, channels)`, and `y`, int32 `(n,)` or None.
 
     Raises:
-        ValueError: for a file without such arrays, and for arrays that are no such images and
-            labels; the message says which array of which file.
+        ValueError: for a file without these arrays, or with arrays of another shape or type; the
+            message names the array and the file.
 
     Example:
 
@@ -94,7 +95,7 @@ def load_arrays(path: str | Path, split: str = "train") -> tuple[np.ndarray, np.
 
 
 def check_images(x: np.ndarray, name: str) -> np.ndarray:
-    """Returns `(n, height, width, channels)` images, uint8 or float32; refuses what is none."""
+    """Returns `(n, height, width, channels)` images, uint8 or float32; raises for others."""
     if x.ndim not in (3, 4):
         raise ValueError(
             f"{name} must have the shape (n, height, width) or (n, height, width, channels). "
@@ -104,7 +105,7 @@ def check_images(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def check_values(x: np.ndarray, name: str) -> np.ndarray:
-    """Returns `x` as uint8 or float32; refuses other types, emptiness, NaN and unscaled floats."""
+    """Returns `x` as uint8 or float32; raises for other types, no items, NaN, unscaled floats."""
     if x.ndim < 2 or not x.size:
         raise ValueError(f"{name} must hold at least one item, as (n, ...). Received {x.shape}.")
     if x.dtype == np.uint8:
@@ -115,14 +116,16 @@ def check_values(x: np.ndarray, name: str) -> np.ndarray:
     low, high = x.min(), x.max()
     if low >= 0 and high > PIXEL_RANGE:
         raise ValueError(
-            f"{name} must be scaled to about [-1, 1] where it is floating point. Received values "
-            f"from {low:g} to {high:g}: store such pixels as uint8, they are scaled on reading."
+            f"{name} must be scaled to about [-1, 1] if it is floating point. Received values "
+            f"from {low:g} to {high:g}: store such pixels as uint8, which is scaled on reading."
         )
     return x.astype("float32", copy=False)
 
 
-def check_conditions(y, count: int, name: str):
-    """Returns labels as int32, or arrays of conditions as float32, one for each of `count`."""
+def check_conditions(
+    y: ArrayLike | dict[str, ArrayLike], count: int, name: str
+) -> np.ndarray | dict[str, np.ndarray]:
+    """Returns `count` labels as int32, or conditions as float32; raises for another number."""
     if isinstance(y, dict):
         return {key: check_conditions(array, count, f"{name}[{key!r}]") for key, array in y.items()}
     y = np.asarray(y)
@@ -133,10 +136,10 @@ def check_conditions(y, count: int, name: str):
 
 
 def check_labels(y: np.ndarray, count: int, name: str) -> np.ndarray:
-    """Returns `count` labels as int32 `(count,)`; refuses what are no labels."""
+    """Returns `count` labels as int32 `(count,)`; raises if they are not labels."""
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1:
-        raise ValueError(f"{name} must hold one label an image, as (n,). Received {y.shape}.")
+        raise ValueError(f"{name} must hold one label per image, as (n,). Received {y.shape}.")
     if not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"{name} must be integers, 0 and up. Received {y.dtype}.")
     _check_count(y, count, name)
@@ -147,7 +150,7 @@ def check_labels(y: np.ndarray, count: int, name: str) -> np.ndarray:
 
 def _check_count(y, count, name):
     if len(y) != count:
-        raise ValueError(f"{name} must have one entry an item: {count}. Received {len(y)}.")
+        raise ValueError(f"{name} must have one entry per item: {count}. Received {len(y)}.")
 
 
 def _check_finite(x, name):
@@ -161,7 +164,7 @@ def _check_finite(x, name):
 
 
 def _read_npz(path, split):
-    """The images, the labels or None, and what follows `x` and `y` in the names of both."""
+    """The images, the labels or None, and the suffix that follows `x` and `y` in their names."""
     if not path.is_file():
         raise ValueError(f"data must be an existing .npz file or folder. There is none at {path}.")
     try:

@@ -1,10 +1,11 @@
-"""EDM's augmentation: images moved, scaled and stretched, with labels that say how."""
+"""EDM's augmentation: moves, scales and stretches images, and labels them with what was done."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-# The low-pass filter of the sym6 wavelet, through which images are enlarged and reduced.
+# The low-pass filter of the sym6 wavelet, which enlarges and reduces images.
 _SYM6 = np.array(
     [
         0.015404109327027373,
@@ -21,18 +22,18 @@ _SYM6 = np.array(
         -0.007800708325034148,
     ]
 )
-_MARGIN = len(_SYM6) // 4  # pixels by which the transformed image is larger until it is reduced
+_MARGIN = len(_SYM6) // 4  # pixels around the transformed image, cut off when it is reduced
 
 
 class Augmentation(NamedTuple):
-    """What is done to each of n images: zeros (and no mirror) leave it as it is.
+    """How each of n images is transformed; zeros and no mirror leave it unchanged.
 
     Args:
-        mirror: (n,) booleans, from left to right.
+        mirror: (n,) booleans: swap left and right.
         scale: (n,) log2 of the enlargement.
-        stretch: (n,) log2 of the enlargement along one axis, and of the reduction across.
-        angle: (n,) of that axis, in radians.
-        shift: (n, 2) to the right and down, over the image's size.
+        stretch: (n,) log2 of the enlargement along one axis and of the reduction across it.
+        angle: (n,) direction of this axis, in radians.
+        shift: (n, 2) to the right and down, as a fraction of the image's size.
     """
 
     mirror: np.ndarray
@@ -41,12 +42,12 @@ class Augmentation(NamedTuple):
     angle: np.ndarray
     shift: np.ndarray
 
-    def take(self, rows):
-        """Of some rows."""
+    def take(self, rows: np.ndarray | slice) -> "Augmentation":
+        """The augmentation of some rows."""
         return Augmentation(*(array[rows] for array in self))
 
-    def inverse(self, width, height):
-        """(n, 3, 3) matrices from a place in the result, from its centre, to one in the image."""
+    def inverse(self, width: int, height: int) -> np.ndarray:
+        """(n, 3, 3) matrices from positions in the result to the image, both from the centre."""
         size = np.array([width, height])
         scaled = _diagonal(2.0**-self.scale, 2.0**-self.scale)
         stretched = _diagonal(2.0**-self.stretch, 2.0**self.stretch)
@@ -59,8 +60,8 @@ class Augmentation(NamedTuple):
 def augment(x: np.ndarray, how: Augmentation) -> np.ndarray:
     """Returns images (n, height, width, channels) augmented, float32.
 
-    Mirrored, reflected at the border, enlarged by two through a wavelet, moved by bilinear
-    interpolation, reduced by two. Only the rows that are moved pay for it.
+    The steps: mirror, reflect at the border, enlarge by two with a wavelet, move with bilinear
+    interpolation, reduce by two. Rows that do not move are only mirrored, because this is faster.
 
     References:
         Karras et al., EDM (arXiv 2206.00364), appendix F.2; Gsunshine/py-meanflow `augment.py`.
@@ -89,7 +90,7 @@ def _transform(x, how):
 
 
 def _margins(inverse, width, height):
-    """How far beyond the image its corners come from: left, top, right, bottom, in pixels."""
+    """Pixels needed beyond the image: left, top, right, bottom."""
     half = np.array([(width - 1) / 2, (height - 1) / 2])
     corners = np.array([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]]) * [*half, 1]
     reached = (inverse @ corners.T)[:, :2].transpose(1, 0, 2).reshape(2, -1)
@@ -104,7 +105,7 @@ def _reflect(size, before, after):
 
 
 def _enlarge(matrix):
-    """Twice as many rows, through the wavelet."""
+    """Twice as many rows, by the wavelet."""
     rows, taps = len(matrix), len(_SYM6)
     k = 2 * np.arange(rows)[None] - np.arange(2 * rows)[:, None] + taps // 2
     filters = np.where((k >= 0) & (k < taps), _SYM6[::-1][np.clip(k, 0, taps - 1)], 0.0)
@@ -112,7 +113,7 @@ def _enlarge(matrix):
 
 
 def _reduce(size):
-    """(size, 2 size + 4 margin): back through the wavelet, without the margin."""
+    """(size, 2 size + 4 margin): reduces by two with the wavelet and cuts off the margin."""
     taps = len(_SYM6)
     wide = 2 * (size + 2 * _MARGIN)
     k = np.arange(wide)[None] - 2 * (np.arange(size)[:, None] + _MARGIN) + (taps - 1) // 2
@@ -120,10 +121,10 @@ def _reduce(size):
 
 
 def _sample(planes, inverse, height, width):
-    """Planes of (height, width) whose places come through `inverse`, bilinear, zero beyond."""
+    """Planes (height, width), read at `inverse` of each position: bilinear, zero outside."""
     n, _, from_height, from_width = planes.shape
     x, y = np.meshgrid(np.arange(width) - (width - 1) / 2, np.arange(height) - (height - 1) / 2)
-    # What is at p of an image, from its centre, is at 2 p - 1/2 of the enlarged one.
+    # Position p of an image, from its centre, is position 2 p - 1/2 of the enlarged image.
     places = np.stack([(x + 0.5) / 2, (y + 0.5) / 2, np.ones_like(x)]).reshape(3, -1)
     columns, rows = 2 * (inverse @ places)[:, :2].transpose(1, 0, 2) - 0.5
     columns, rows = columns + (from_width - 1) / 2, rows + (from_height - 1) / 2
@@ -153,22 +154,22 @@ def _rotation(angle):
 
 
 class EDMAugmented:
-    """A data source that augments the images of another, and says how in the condition.
+    """A data source that augments the images of another, and describes it in the condition.
 
-    Each image is mirrored or not, unseen, and then again with a label; with probability p each it
-    is scaled, stretched and moved. The condition of a batch is {"augmentation": (n, 6)}, with
-    "labels" beside it if they are asked for: mirror, scale, stretch along x and y, shift, in units
-    of their standard deviations. A network that is told nothing makes unaltered images.
+    Each image is mirrored with probability 1/2 without a label, then again with a label. It is
+    scaled, stretched and moved, each with probability p. The condition of a batch is
+    {"augmentation": (n, 6)}: mirror, scale, stretch along x and y, shift along x and y, in units of
+    their standard deviations. Without this condition, a trained network makes unaltered images.
 
     Args:
-        source: of images.
+        source: a data source of images.
         p: probability of each of the three; 0.12 on CIFAR-10.
-        labelled: whether the condition has the source's labels too.
+        labelled: whether the condition also holds the source's "labels".
         scale_std, stretch_std: standard deviations of the log2 of the sizes.
-        shift_std: of the shift, over the image's size.
+        shift_std: standard deviation of the shift, as a fraction of the image's size.
 
     Raises:
-        ValueError: for what are no images, or labels that the source does not have.
+        ValueError: if the source has no images, or has no labels with `labelled=True`.
 
     Example:
 
@@ -178,12 +179,19 @@ class EDMAugmented:
     ((4, 32, 32, 3), (4, 6))
 
     References:
-        Karras et al., EDM (arXiv 2206.00364), table 6, without rotations and vertical mirroring as
-        Mean Flows (arXiv 2505.13447) has it; Gsunshine/py-meanflow `train_loop.py`.
+        Karras et al., EDM (arXiv 2206.00364), table 6, without rotations and vertical mirroring, as
+        in Mean Flows (arXiv 2505.13447); Gsunshine/py-meanflow `train_loop.py`.
     """
 
     def __init__(
-        self, source, p=0.12, *, labelled=False, scale_std=0.2, stretch_std=0.2, shift_std=0.125
+        self,
+        source: Any,
+        p: float = 0.12,
+        *,
+        labelled: bool = False,
+        scale_std: float = 0.2,
+        stretch_std: float = 0.2,
+        shift_std: float = 0.125,
     ):
         if len(source.shape) != 3:
             raise ValueError(f"Only images are augmented. Received: {source.shape}.")
@@ -197,34 +205,37 @@ class EDMAugmented:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the source."""
+        """The source's shape."""
         return self.source.shape
 
     @property
     def num_classes(self) -> int | None:
-        """That of the source."""
+        """The source's number of classes."""
         return self.source.num_classes
 
-    def take(self, indices) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns the items at `indices` as they are."""
+    def take(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the items at `indices`, not augmented, and their labels or None."""
         return self.source.take(indices)
 
-    def draw(self, indices, generator, rows=slice(None)) -> tuple[np.ndarray, dict]:
+    def draw(
+        self, indices: ArrayLike, generator: np.random.Generator, rows: slice = slice(None)
+    ) -> tuple[np.ndarray, dict]:
         """Returns the items at `indices`, augmented by draws of `generator`, and the condition.
 
-        Of them the `rows` are read and returned.
+        Only the `rows` are read and returned.
         """
-        unseen = generator.random(len(indices))[rows] < 0.5
-        how, told = self._draw(len(indices), generator)
+        unlabelled = generator.random(len(indices))[rows] < 0.5
+        how, labels = self._draw(len(indices), generator)
         how = how.take(rows)
         x, y = self.source.take(np.asarray(indices)[rows])
-        condition = {"augmentation": told[rows]}
+        condition = {"augmentation": labels[rows]}
         if self.labelled:
             condition["labels"] = y
-        return augment(np.where(unseen[:, None, None, None], x[:, :, ::-1], x), how), condition
+        x = np.where(unlabelled[:, None, None, None], x[:, :, ::-1], x)
+        return augment(x, how), condition
 
     def _draw(self, n, generator):
-        """An `Augmentation`, and the (n, 6) labels that tell it."""
+        """An `Augmentation`, and the (n, 6) labels that describe it."""
         normals = generator.standard_normal((4, n)).astype("float32")
         done = generator.random((3, n)) < self.p
         scale, stretch = normals[0] * done[0], normals[1] * done[1]
@@ -233,7 +244,7 @@ class EDMAugmented:
         angle = (generator.random(n, "float32") * 2 - 1) * np.float32(np.pi) * turned
         mirror = generator.random(n) < 0.5
         along = [stretch * np.cos(angle), stretch * np.sin(angle)]
-        told = np.stack([mirror, scale, *along, *shift.T], axis=1).astype("float32")
+        labels = np.stack([mirror, scale, *along, *shift.T], axis=1).astype("float32")
         how = Augmentation(
             mirror,
             scale * self.scale_std,
@@ -241,4 +252,4 @@ class EDMAugmented:
             angle,
             shift * self.shift_std,
         )
-        return how, told
+        return how, labels

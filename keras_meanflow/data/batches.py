@@ -1,5 +1,7 @@
 """The endless stream of batches that training reads."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -11,24 +13,24 @@ DRAWS = (0, 0, 0, 2)
 class Batches(keras.utils.PyDataset):
     """An endless, shuffled stream of full batches, each a pure function of (seed, step).
 
-    Position `step * batch_size + row` of the stream is an item of epoch `position // n`, which
-    has a permutation of its own; so every item comes once an epoch, and a batch may run over the
-    border of two. A stream that starts at `first_step` goes on exactly where one that stopped
-    before it left off. It has no end: pass `steps_per_epoch` to `fit`.
+    Position `step * batch_size + row` of the stream is in epoch `position // n` of n items. Each
+    epoch has a different permutation, so every item comes once an epoch; a batch may span two
+    epochs. A stream with `first_step` continues exactly where another one stopped. The stream has
+    no end: pass `steps_per_epoch` to `fit`.
 
     Args:
-        source: has `len(source)` and `take(indices) -> (x, y)`, with y None where there is none; or
-            in place of `take`, for what is drawn anew each time, `draw(indices, generator, rows)`,
-            of which the slice `rows` is returned.
+        source: has `len(source)` and `take(indices) -> (x, y)`; y is None without conditions. A
+            source with random items has `draw(indices, generator, rows)` too, which is called
+            instead and returns only the slice `rows`.
         batch_size: rows in each batch.
         seed: of the permutations and the flips, 0 to 2**64 - 1.
         first_step: the step of the first batch.
         flip: mirror each image from left to right with probability 1/2.
-        part: `(p, n)`: only the p-th of n equal parts of each batch, for one of n processes.
+        part: `(p, n)`: read only part p of n equal parts of each batch, in process p of n.
 
     Raises:
-        ValueError: for a batch_size or first_step out of range, an empty source, flips of what
-            are no images, or parts that do not divide the batch.
+        ValueError: for a batch_size or first_step out of range, an empty source, flips of data
+            that are not images, or parts that do not divide the batch.
 
     Example:
 
@@ -42,7 +44,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        source,
+        source: Any,
         batch_size: int,
         seed: int,
         *,
@@ -60,12 +62,12 @@ class Batches(keras.utils.PyDataset):
             raise ValueError("flip needs images (height, width, channels). Pass flip=False.")
         if flip and hasattr(source, "copies"):
             raise ValueError(
-                "Mirrored latents are not those of the mirror image. Pass flip=False, and for "
-                "mirror images encode with --flips."
+                "Mirrored latents are not the latents of the mirror image. Pass flip=False; to "
+                "train on mirror images too, encode with --flips."
             )
         if batch_size % part[1] or not 0 <= part[0] < part[1]:
             raise ValueError(
-                f"The processes divide a batch into equal parts. Received: part {part[0]} of "
+                f"The processes must divide a batch into equal parts. Received: part {part[0]} of "
                 f"{part[1]} of batch_size {batch_size}."
             )
         size = batch_size // part[1]
@@ -76,7 +78,7 @@ class Batches(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> None:
-        """None, by which Keras knows that the stream is endless."""
+        """None: for Keras, the stream is endless."""
         return None
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
@@ -102,7 +104,7 @@ class Batches(keras.utils.PyDataset):
         return np.concatenate(list(parts))
 
     def _permutation(self, epoch):
-        """The order of an epoch; the last two are kept, for the batch on their border."""
+        """The order of an epoch; the last two are kept, for a batch that spans both."""
         if epoch not in self._permutations:
             self._permutations[epoch] = self._generator(epoch).permutation(len(self.source))
             while len(self._permutations) > 2:

@@ -1,10 +1,10 @@
-"""The digits that ship inside the package: `digits.LICENSE.txt` has their source and licence."""
+"""The digits inside the package: `digits.LICENSE.txt` names their source and licence."""
 
 from importlib import resources
 
 import numpy as np
 
-LEVELS = 16  # a pixel counts the set bits of a 4 x 4 block
+LEVELS = 16  # a pixel counts the ink pixels of a 4 x 4 block
 SPLITS = {"all": slice(None), "train": slice(0, None, 2), "test": slice(1, None, 2)}
 
 

@@ -1,8 +1,9 @@
-"""Makes a latent store: image by image through a codec, shard by shard onto the disk."""
+"""Makes a latent store: encodes images with a codec and writes them to disk in shards."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from keras.utils import Progbar
@@ -16,7 +17,7 @@ from keras_meanflow.files.atomic import sha256_of
 
 
 def encode(
-    source,
+    source: Any,
     out: str | Path,
     codec: Codec | None = None,
     *,
@@ -28,30 +29,30 @@ def encode(
     worker: tuple[int, int] = (0, 1),
     verbose: int = 0,
 ) -> LatentStore | None:
-    """Encodes a data source into a latent store, or goes on where that stopped.
+    """Encodes a data source into a latent store, or continues where an earlier call stopped.
 
-    Each shard appears complete or not at all, so that stopping costs at most the work on one.
-    Shards that are there already are trusted if their checksum is right, and else made again.
+    Each shard is written completely or not at all, so an interruption costs at most one shard.
+    Existing shards are kept if their checksum is right; the others are made again.
 
     Args:
-        source: a source of images, or of moments, which are copied.
+        source: a source of images; or a source of moments, which are copied.
         out: the folder; made if absent.
         codec: encodes the images, and is stored beside the latents. Moments need none.
         flips: store the mirror image of each image too; training then draws one of the two.
         measured: normalise each channel by the mean and the standard deviation measured here.
-        normalisation: else this one; default that of the codec or of the source.
-        shard_size: images in a shard; default 4096, or so many that there are at most 512 shards.
+        normalisation: used without `measured`; default: of the codec or of the source.
+        shard_size: images in a shard; default 4096, or more to make at most 512 shards.
         batch_size: images that go through the codec at once.
-        worker: (k, n): do every n-th shard from the k-th, as one of n processes on n devices. The
-            one that finishes last completes the store.
+        worker: (k, n): process k of n, each on a device, makes every n-th shard from shard k. The
+            process that finishes last completes the store.
         verbose: 1 for a progress bar.
 
     Returns:
-        The store; None while other workers have shards to do.
+        The store; None if other workers still have shards to make.
 
     Raises:
-        ValueError: for a folder of anything else or of another encoding, for images the codec does
-            not take, for latents that are not finite in half precision.
+        ValueError: for a folder with other content or another encoding, for images that the codec
+            does not accept, or for latents that are not finite in half precision.
 
     Example:
 
@@ -79,12 +80,12 @@ def encode(
 
 
 def _check(source, codec, flips, shard_size):
-    """Raise a ValueError for what cannot be encoded."""
+    """Raise a ValueError for settings or a source that cannot be encoded."""
     latents = isinstance(source, MomentSource)
     if len(source) < 1:
-        raise ValueError("There must be images to encode. Received none.")
+        raise ValueError("The source must hold at least one image. Received none.")
     if not latents and codec is None:
-        raise ValueError("Images are encoded by a codec. Received None.")
+        raise ValueError("Images need a codec to encode them. Received None.")
     if latents and flips:
         raise ValueError("Latents cannot be mirrored exactly: encode the images for flips=True.")
     if shard_size is not None and shard_size < 1:
@@ -111,7 +112,7 @@ def _plan(source, codec, flips, measured, normalisation, shard_size):
 
 
 def _identity(source):
-    """A checksum of the file names or else of the first items: the same source again has it."""
+    """A checksum of the file names, or of the first items: the same source has the same one."""
     digest = hashlib.sha256()
     if hasattr(source, "files"):
         names = (str(file.relative_to(source.path)) for file, _ in source.files)
@@ -152,7 +153,7 @@ def _encode_shard(folder, shard, source, codec, batch_size, bar):
 
 
 def _moments(x, codec, copies, batch_size):
-    """(n, copies, moments, h, w, channels) of pixels, or of raw latents that are there already."""
+    """(n, copies, moments, h, w, channels) of pixels, or of raw latents as they are."""
     if x.ndim == 5:
         return x[:, None]
     views = [x, x[:, :, ::-1]][:copies]
@@ -160,7 +161,7 @@ def _moments(x, codec, copies, batch_size):
 
 
 def _sums(latents):
-    """Of each channel: the numbers, their sum, and the sum of squares and of variances."""
+    """For each channel: the count, the sum, and the sum of squares plus variances."""
     mean = latents[:, :, 0].astype("float64")
     axes = tuple(range(mean.ndim - 1))
     second = np.square(mean).sum(axes)
@@ -174,7 +175,7 @@ def _sums(latents):
 
 
 def _finish(folder, records):
-    """Write the labels and the index, last: with it the store exists."""
+    """Write the labels, then the index, which makes the folder a finished store."""
     labels, path = None, folder.path / LABELS
     if records[0]["labels"] is not None:
         labels = np.array(sum((r["labels"] for r in records), []), "int32")
@@ -202,7 +203,7 @@ def _statistics(sums):
 
 
 def _ahead(function, items):
-    """Yields function(item) for each item, the next one computed meanwhile in a thread."""
+    """Yields function(item) for each item; a thread computes the next one meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         waiting = []
         for item in items:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from keras.utils import Progbar
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from keras_meanflow.data.arrays import scale_pixels
@@ -20,21 +21,20 @@ READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 class ImageFolder:
     """A data source over a folder of images: a sub-folder for each class, or one flat folder.
 
-    Classes are the sub-folders in alphabetical order. A flat folder has no labels. The files are
-    opened once at the start, to name those that are no images; pixels are read batch by batch.
+    Classes are the sub-folders in alphabetical order. A flat folder has no labels. Each file is
+    opened once at the start, to find broken images; pixels are read batch by batch.
 
     Args:
         path: the folder.
         image_size: side of the square that is cut out of each image, in pixels.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA); images are converted.
-        on_error: what to do with an image that cannot be read: `"raise"`, or `"skip"`: leave it out
-            with a warning. One that opens well and fails later, in its pixels, is then replaced by
-            the next that can be read.
-        threads: how many images are read at a time.
+        on_error: `"raise"`, or `"skip"` to leave out unreadable images with a warning. With
+            `"skip"`, an image whose pixels fail later is replaced by the next readable one.
+        threads: number of images read in parallel; default: one for each core, at most 16.
 
     Raises:
         ValueError: for a folder without images, with images beside the sub-folders, or with an
-            empty sub-folder, and, named, for an image that cannot be read.
+            empty sub-folder; and for an unreadable image, which the message names.
 
     Example:
 
@@ -46,7 +46,7 @@ class ImageFolder:
     ((1, 16, 16, 3), ('cat',))
 
     References:
-        The crop is that of Dhariwal, Nichol (2021), arXiv:2105.05233, as in their released code.
+        The crop is from the released code of Dhariwal, Nichol (2021), arXiv:2105.05233.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class ImageFolder:
 
     @property
     def skipped(self) -> int:
-        """How many files were found broken so far, with `on_error="skip"`."""
+        """The number of broken files found so far, with `on_error="skip"`."""
         return len(self._broken)
 
-    def take(self, indices) -> tuple[np.ndarray, np.ndarray | None]:
+    def take(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the images at `indices`, float32 in [-1, 1], and their labels or None."""
         with ThreadPoolExecutor(self.threads) as pool:
             pixels, labels = zip(*pool.map(self._read, indices), strict=True)
@@ -88,7 +88,7 @@ class ImageFolder:
         return scale_pixels(np.stack(pixels)), y
 
     def _read(self, index):
-        """The pixels and the label at `index`, or of the next image that can be read."""
+        """The pixels and the label at `index`, or of the next readable image."""
         for near in range(len(self)):
             file, label = self.files[(index + near) % len(self)]
             try:
@@ -120,7 +120,7 @@ class ImageFolder:
         reason = f"Received {len(bad)} that cannot be read, the first {file} ({error})"
         if self.on_error == "raise":
             raise ValueError(
-                f"{self.path} must hold readable images. {reason}: remove what is broken, "
+                f"{self.path} must hold readable images. {reason}: remove the broken files, "
                 "or pass on_error='skip'."
             ) from error
         if not self._broken.issuperset(file for file, _ in bad):
@@ -136,9 +136,9 @@ def read_image(file: str | Path, image_size: int, channels: int = 3) -> np.ndarr
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """Returns the middle square of `image`, its shorter side brought to `size` pixels first.
+    """Returns the middle square of `image`, after its shorter side is resized to `size` pixels.
 
-    Halved by boxes as long as it stays at least that large, then bicubic for the rest.
+    The image is halved with a box filter while it stays large enough, then resized bicubic.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""The latent store: a data set of encoded images, on disk, read at random."""
+"""The latent store: a data set of encoded images, on disk, with random access."""
 
 from functools import cached_property
 from pathlib import Path
@@ -14,25 +14,28 @@ from keras_meanflow.data.shards import LABELS, Shards, read_index
 INDEX, PLAN = "store.json", "encoding.json"
 FORMAT = "keras_meanflow latents 1"
 DTYPE = "float16"
-_AGAIN = f"Delete {INDEX} and encode again: only what is damaged is redone."
+_AGAIN = f"Delete {INDEX} and encode again: only damaged files are made again."
 
 
 class LatentStore(MomentSource):
     """A data source over the folder that `keras-meanflow encode` makes.
 
-    The folder holds raw latents in shards, `shard-00000.npy` and so on, half precision
-    `(n, copies, moments, h, w, channels)`, memory-mapped when read; `labels.npy`; the autoencoder,
-    `codec.keras`; and `store.json`: sizes, class names, statistics, normalisation, checksums.
-    A batch of `Batches` is drawn from all shards, and is a function of (seed, step).
+    The folder holds:
+
+    - `shard-00000.npy`, ...: raw latents `(n, copies, moments, h, w, channels)` in half precision,
+      memory-mapped when read;
+    - `labels.npy`, and the autoencoder, `codec.keras`;
+    - `store.json`: sizes, class names, statistics, normalisation, checksums.
+
+    `Batches` draws each batch from all shards, as a function of (seed, step).
 
     Args:
         path: the folder.
-        normalisation: of the latents; default the recorded one.
-        threads: how many blocks of rows are read at a time; default one a core.
+        normalisation: of the latents; default: the recorded one.
+        threads: number of blocks of rows read in parallel; default: one for each core, at most 16.
 
     Raises:
-        ValueError: for a folder that is no store or is not finished, for shards that are missing
-            or truncated.
+        ValueError: for a folder that is not a finished store, or for missing or truncated shards.
 
     Example:
 
@@ -62,7 +65,7 @@ class LatentStore(MomentSource):
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes; None where there are no labels."""
+        """The number of classes; None without labels."""
         if self.labels is None:
             return None
         return len(self.class_names) or int(self.labels.max()) + 1
@@ -72,7 +75,7 @@ class LatentStore(MomentSource):
         """The autoencoder that made the store, with this normalisation; None if none is recorded.
 
         Raises:
-            ValueError: when `codec.keras` holds another one than `store.json` says.
+            ValueError: if `codec.keras` is not the codec that `store.json` describes.
         """
         recorded = self.index["codec"]
         if recorded is None:
@@ -83,7 +86,7 @@ class LatentStore(MomentSource):
         return codec
 
     def check_codec(self, codec: Codec) -> None:
-        """Raises a ValueError if these latents are not of that codec and its normalisation."""
+        """Raises a ValueError if the latents are of another codec or another normalisation."""
         super().check_codec(codec)
         expected = self.index["codec"] or {}
         found = codec.describe()
@@ -94,7 +97,7 @@ class LatentStore(MomentSource):
                     f"Received {found[name]}."
                 )
 
-    def read(self, index, copy):
+    def read(self, index: int, copy: int) -> tuple[np.ndarray, int | None]:
         """Returns one item's raw latents, memory-mapped, and its label or None."""
         label = None if self.labels is None else self.labels[index]
         return self._shards.row(index)[copy], label

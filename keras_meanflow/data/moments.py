@@ -1,20 +1,22 @@
-"""What all sources of latents share: moments in, normalised latents out."""
+"""The base of all sources of latents: reads moments, returns normalised latents."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from keras_meanflow.codecs.base import Codec
 from keras_meanflow.codecs.normalisation import Normalisation
 
-BLOCK = 64  # rows that one thread reads and samples, from a generator of its own
+BLOCK = 64  # rows that one thread reads and samples, with one generator
 SIGN_AND_HALF = np.int32(-(2**31) | 0x0FFFE000)
 
 
 def widen(values: np.ndarray) -> np.ndarray:
-    """Returns finite numbers as float32; half precision twice as fast as NumPy casts it.
+    """Returns finite numbers as float32; half precision twice as fast as NumPy.
 
-    A half has its sign at bit 15 and then the first bits of a float32, its exponent 112 too low.
+    A half has its sign at bit 15, then the first bits of a float32 whose exponent is 112 too low.
     """
     if values.dtype != np.float16:
         return values.astype("float32")
@@ -29,12 +31,12 @@ def widen(values: np.ndarray) -> np.ndarray:
 class MomentSource:
     """A data source over raw latents: means, or means and standard deviations.
 
-    `take` gives the means, `draw` samples of them (and of stored mirror images), both normalised.
-    A subclass sets `count`, `shape` and the numbers of `moments` and `copies`, and reads.
+    `take` returns the means, `draw` returns samples (of stored mirror images too). Both are
+    normalised. A subclass sets `count`, `shape`, `moments` (1 or 2) and `copies`, and has `read`.
 
     Args:
-        normalisation: raw latents to normalised ones.
-        threads: how many blocks of rows are read at a time; default one a core.
+        normalisation: from raw latents to normalised ones.
+        threads: number of blocks of rows read in parallel; default: one for each core, at most 16.
     """
 
     shape: tuple[int, int, int]
@@ -53,37 +55,39 @@ class MomentSource:
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes, where it is recorded."""
+        """The number of classes; None if it is not recorded."""
         return len(self.class_names) or None
 
     def read(self, index: int, copy: int) -> tuple[np.ndarray, int | None]:
         """Returns one item's raw latents `(moments, h, w, channels)`, and its label or None."""
         raise NotImplementedError
 
-    def take(self, indices) -> tuple[np.ndarray, np.ndarray | None]:
+    def take(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the normalised means of the latents at `indices`, and their labels or None."""
         return self._gather(np.asarray(indices), None)
 
-    def draw(self, indices, generator: np.random.Generator, rows: slice = slice(None)) -> tuple:
+    def draw(
+        self, indices: ArrayLike, generator: np.random.Generator, rows: slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns normalised samples of the latents at `indices`, and their labels or None.
 
-        Each comes from the image or from its mirror image, where both are stored. The draws depend
-        on the generator and on the position among the indices, not on the number of threads, nor
-        on the `rows` that are asked for, without which few others are read.
+        If mirror images are stored, each sample is of the image or of its mirror image. The draws
+        depend on the generator and on the position among the indices; they do not depend on the
+        number of threads or on `rows`. Only the `rows` are returned, and few others are read.
         """
         return self._gather(np.asarray(indices), generator, rows)
 
-    def raw(self, indices, copy: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns raw latents `(n, moments, h, w, channels)` at `indices`, and their labels."""
+    def raw(self, indices: ArrayLike, copy: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns raw latents `(n, moments, h, w, channels)` and labels or None at `indices`."""
         latents, labels = zip(*(self.read(int(i), copy) for i in indices), strict=True)
         return np.stack(latents), None if labels[0] is None else np.array(labels, "int32")
 
-    def check_codec(self, codec) -> None:
-        """Raises a ValueError if a codec has another normalisation than these latents."""
+    def check_codec(self, codec: Codec) -> None:
+        """Raises a ValueError if the codec has another normalisation than these latents."""
         if codec.normalisation != self.normalisation:
             raise ValueError(
                 f"The latents are read with {self.normalisation}. Received a codec with "
-                f"{codec.normalisation}: give both the same."
+                f"{codec.normalisation}: use the same for both."
             )
 
     def _gather(self, indices, generator, rows=slice(None)):
@@ -92,7 +96,7 @@ class MomentSource:
         seeds = [None] * len(blocks)
         if generator is not None:
             seeds = generator.integers(2**63, size=len(blocks)).tolist()
-        first, last = start // BLOCK, -(-stop // BLOCK)  # the blocks in which the rows lie
+        first, last = start // BLOCK, -(-stop // BLOCK)  # the blocks that hold the rows
         blocks, seeds = blocks[first:last], seeds[first:last]
         rows = slice(start - first * BLOCK, stop - first * BLOCK)
         indices = np.concatenate(blocks)
@@ -127,7 +131,7 @@ class MomentSource:
         return list(labels)
 
     def _map(self):
-        """The normalisation as two whole items, whose long rows are fast."""
+        """The mean and 1 / std, in the shape of an item: long rows are fast."""
         if self._affine is None:
             mean, std = (np.float32(v) for v in (self.normalisation.mean, self.normalisation.std))
             self._affine = tuple(np.broadcast_to(v, self.shape).copy() for v in (mean, 1 / std))

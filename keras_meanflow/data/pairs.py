@@ -1,10 +1,11 @@
-"""The pair store: noise and the samples that a teacher makes of it, on disk, read at random."""
+"""The pair store: noise and the teacher's samples from it, on disk, with random access."""
 
 from functools import cached_property
 from pathlib import Path
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_meanflow.backend.random import philox_noise
 from keras_meanflow.codecs.base import CODEC, Codec
@@ -14,25 +15,26 @@ from keras_meanflow.files.atomic import sha256_of
 
 INDEX, PLAN, DISTANCES = "pairs.json", "reflow.json", "distances.npy"
 FORMAT = "keras_meanflow pairs 1"
-_AGAIN = f"Delete {INDEX} and reflow again: only what is damaged is redone."
+_AGAIN = f"Delete {INDEX} and reflow again: only damaged files are made again."
 
 
 class PairStore:
     """A data source of `({"x", "e"}, y)` over the folder that `keras-meanflow reflow` makes.
 
     The folder holds samples x in shards, half precision; labels; and the distances `||x - e||`.
-    The noise e is not stored: that of pair i is made again from the seed and i, the same bits
-    that the teacher started from. Train with `coupling=StoredPairs()`.
+    The noise e is not stored. The noise of pair i is made again from the seed and i, with the same
+    bits that the teacher started from. Train with `coupling=StoredPairs()`.
 
     Args:
         path: the folder.
-        percentile: keep the pairs whose distance is at most this percentile of all: the longest
-            lines bend most. 90 in Re-MeanFlow, 100 for all. (Its code drops pairs batch by batch,
-            by a fixed bound on the mean square of `x - e`, so that batches differ in size.)
+        percentile: keep only pairs up to this percentile of all distances, because the longest
+            lines bend most. 90 in Re-MeanFlow; 100 keeps all. (The paper's code instead drops
+            pairs in each batch, by a fixed bound on the mean square of `x - e`; its batches
+            differ in size.)
 
     Raises:
-        ValueError: for a folder that is no such store or is not finished, for shards that are
-            missing or truncated, for a percentile outside (0, 100].
+        ValueError: for a folder that is not a finished store, for missing or truncated shards, or
+            for a percentile outside (0, 100].
 
     Example:
 
@@ -47,7 +49,7 @@ class PairStore:
 
     def __init__(self, path: str | Path, *, percentile: float = 100.0):
         if not 0.0 < percentile <= 100.0:
-            raise ValueError(f"percentile lies in (0, 100]. Received: {percentile}.")
+            raise ValueError(f"percentile must be in (0, 100]. Received: {percentile}.")
         self.path = Path(path)
         make = f"Make it: keras-meanflow reflow RUN {path}"
         self.index = read_index(self.path, INDEX, PLAN, FORMAT, holds="pairs", make=make)
@@ -64,19 +66,19 @@ class PairStore:
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes of the teacher; None where there are no labels."""
+        """The number of classes of the teacher; None without labels."""
         return self.index["num_classes"]
 
     @cached_property
     def codec(self) -> Codec | None:
-        """The codec that makes pixels of the samples; None for a teacher of pixels themselves."""
+        """The codec that decodes the samples to pixels; None if the samples are pixels."""
         path = self.path / CODEC
         return keras.saving.load_model(path, compile=False) if path.is_file() else None
 
-    def take(self, indices) -> tuple[dict, np.ndarray | None]:
+    def take(self, indices: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         """Returns `{"x", "e"}`, float32, of the kept pairs at `indices`, and their labels or None.
 
-        Pairs are counted from 0 among those that the percentile keeps.
+        Index 0 is the first pair that the percentile keeps.
         """
         numbers = self.kept[np.asarray(indices)]
         x = widen(np.stack([self._shards.row(int(i)) for i in numbers]))
@@ -96,12 +98,12 @@ class PairStore:
 _FILES = ((LABELS, "labels_sha256"), (DISTANCES, "distances_sha256"))
 
 
-def kept_by_distance(distances, percentile):
-    """The indices of the distances that are at most this percentile of all, rising."""
+def kept_by_distance(distances: np.ndarray, percentile: float) -> np.ndarray:
+    """The sorted indices of the distances up to this percentile of all."""
     return np.flatnonzero(distances <= np.percentile(distances, percentile))
 
 
-def distances_of(x, e):
+def distances_of(x: np.ndarray, e: np.ndarray) -> np.ndarray:
     """`||x - e||` of each pair, float64 (n,)."""
     difference = x.astype("float64") - e
     return np.sqrt((difference**2).reshape(len(x), -1).sum(axis=1))
@@ -112,7 +114,7 @@ def is_pair_store(path: Path) -> bool:
     return (path / INDEX).is_file() or (path / PLAN).is_file()
 
 
-def checksums_of(path, labels):
+def checksums_of(path: Path, labels: np.ndarray | None) -> dict[str, str | None]:
     """The checksums of the files beside the shards, for the index."""
     return {
         key: sha256_of(path / name) if name != LABELS or labels is not None else None

@@ -15,7 +15,7 @@ READ_ERRORS = (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile
 
 
 class PublishedMoments(MomentSource):
-    """Means above standard deviations, item by item; a subclass opens, counts and reads them."""
+    """Means, then standard deviations, of each item; a subclass opens, counts and reads them."""
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class PublishedMoments(MomentSource):
 class TorchLatents(PublishedMoments):
     """A data source over the official MeanFlow's latents: a `.pt` file for each image.
 
-    Each holds `{"image": (2 channels, h, w), "label"}`, means above standard deviations, as
-    `prepare_dataset.py` of Gsunshine/meanflow writes them. Read without torch and without running
-    their pickles. A file takes about a millisecond: to train for long, make a store of them.
+    Each holds `{"image": (2 channels, h, w), "label"}`: means, then standard deviations, as
+    `prepare_dataset.py` of Gsunshine/meanflow writes them. Reading needs no torch and runs no
+    pickled code. A file takes about a millisecond: for long training, make a store of them.
 
     Args:
         path: the folder.
-        normalisation: of the latents; default the factor 0.18215.
-        threads: how many blocks of rows are read at a time; default one a core.
+        normalisation: of the latents; default: the factor 0.18215.
+        threads: number of blocks of rows read in parallel; default: one for each core, at most 16.
 
     Raises:
         ValueError: for a folder without such files.
@@ -56,7 +56,7 @@ class TorchLatents(PublishedMoments):
             raise ValueError(f"{self.path} must be a folder of .pt files. It holds none.")
         return len(self.paths)
 
-    def read(self, index, copy):
+    def read(self, index: int, copy: int) -> tuple[np.ndarray, int | None]:
         """Returns one item's raw latents `(2, h, w, channels)`, and its label or None."""
         file = self.paths[index]
         content = read_torch(file)
@@ -67,21 +67,21 @@ class TorchLatents(PublishedMoments):
 
 
 class ZipLatents(PublishedMoments):
-    """A data source over a zip of `.npy` latents with a `dataset.json`, in the form of edm2.
+    """A data source over a zip of `.npy` latents with a `dataset.json`, in the format of edm2.
 
-    Each file is `(2 channels, h, w)`, means above standard deviations; `dataset.json` holds
-    `{"labels": [[name, label], ...]}`. Such files are written by the `dataset_tool.py` of
-    NVlabs/edm2 and by that of REPA and DMF, with one difference that no file tells: edm2 gives its
-    autoencoder pixels in [0, 1], the others in [-1, 1] as MeanFlow and this package do. Latents of
-    edm2 therefore have other means (about 5.8, 3.3, 0.1, -2.2), and decode to [0, 1].
+    Each file is `(2 channels, h, w)`: means, then standard deviations; `dataset.json` holds
+    `{"labels": [[name, label], ...]}`. The `dataset_tool.py` of NVlabs/edm2, of REPA and of DMF
+    write such files. One difference is not recorded in them: edm2 encodes pixels in [0, 1]; the
+    others, MeanFlow and this package encode pixels in [-1, 1]. Latents of edm2 therefore have
+    other means (about 5.8, 3.3, 0.1, -2.2), and decode to [0, 1].
 
     Args:
         path: the zip file.
-        normalisation: of the latents; default the factor 0.18215.
-        threads: how many blocks of rows are read at a time; default one a core.
+        normalisation: of the latents; default: the factor 0.18215.
+        threads: number of blocks of rows read in parallel; default: one for each core, at most 16.
 
     Raises:
-        ValueError: for a file that is no such zip.
+        ValueError: for a file that is not such a zip.
 
     Example:
 
@@ -97,17 +97,17 @@ class ZipLatents(PublishedMoments):
         self.names = sorted(name for name in names if name.endswith(".npy"))
         if not self.names:
             raise ValueError(
-                f"{self.path} must be a zip of .npy latents. It holds {len(names)} others."
+                f"{self.path} must be a zip of .npy latents. It holds {len(names)} other files."
             )
         self.labels = self._read_labels(names)
         return len(self.names)
 
     @property
-    def num_classes(self):
-        """One more than the highest label; None where there are no labels."""
+    def num_classes(self) -> int | None:
+        """The highest label plus one; None without labels."""
         return None if self.labels is None else int(self.labels.max()) + 1
 
-    def read(self, index, copy):
+    def read(self, index: int, copy: int) -> tuple[np.ndarray, int | None]:
         """Returns one item's raw latents `(2, h, w, channels)`, and its label or None."""
         name = self.names[index]
         try:
@@ -134,7 +134,7 @@ class ZipLatents(PublishedMoments):
 
 
 def _channels_last(latents, name, shape):
-    """(2 channels, h, w) as float32 (2, h, w, channels); refuses anything else."""
+    """(2 channels, h, w) as float32 (2, h, w, channels); raises for others."""
     good = isinstance(latents, np.ndarray) and latents.ndim == 3 and latents.shape[0] % 2 == 0
     if not good or not np.issubdtype(latents.dtype, np.floating):
         found = f"{latents.dtype} {latents.shape}" if hasattr(latents, "shape") else type(latents)

@@ -1,12 +1,14 @@
-"""Makes a pair store: a teacher's samples and the noise that they started from."""
+"""Makes a pair store: a teacher's samples and the noise that they start from."""
 
 import hashlib
 from pathlib import Path
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_meanflow.backend.random import philox_noise
+from keras_meanflow.codecs.base import Codec
 from keras_meanflow.data.pairs import (
     DISTANCES,
     FORMAT,
@@ -20,49 +22,49 @@ from keras_meanflow.data.shards import LABELS, ShardedFolder, shard_size_for, wr
 from keras_meanflow.samplers import Heun, Sampler
 
 SOLVER = Heun(steps=32)
-SEED = 1_000_000  # apart from the seeds that samples are drawn and judged by
+SEED = 1_000_000  # differs from the seeds of samples and evaluations
 
 
 def reflow(
-    flow_map,
+    flow_map: keras.Model,
     out: str | Path,
-    labels,
+    labels: ArrayLike | int,
     *,
     sampler: Sampler = SOLVER,
     seed: int = SEED,
     guidance_scale: float | None = None,
-    codec=None,
+    codec: Codec | None = None,
     shard_size: int | None = None,
     batch_size: int = 256,
     worker: tuple[int, int] = (0, 1),
     verbose: int = 0,
 ) -> PairStore | None:
-    """Makes pairs of noise and the samples of a teacher, or goes on where that stopped.
+    """Makes pairs of noise and a teacher's samples, or continues where an earlier call stopped.
 
-    Pair i is image i of `seed`, as `flow_map.generate` has it: it depends on nothing else, and
-    its noise need not be stored. Each shard appears complete or not at all.
+    Pair i is image i of `flow_map.generate` with `seed`. It depends on nothing else, so its noise
+    is not stored. Each shard is written completely or not at all.
 
     Args:
-        flow_map: the teacher, with its chosen average; trained by flow matching, or any whose
-            velocity u(z, t, t) is good.
+        flow_map: the teacher, with its chosen average; trained by flow matching, or by any method
+            with a good velocity u(z, t, t).
         out: the folder; made if absent.
-        labels: one for each pair, or their number for an unconditional teacher.
-        sampler: solves the teacher's ODE; it must add no noise on the way. Heun's method in 32
-            steps in the paper's code.
+        labels: one for each pair, or the number of pairs for an unconditional teacher.
+        sampler: solves the teacher's ODE without added noise. The default, Heun's method in 32
+            steps, is in the paper's code.
         seed: of the noise.
         guidance_scale: s of `v(null) + s (v(c) - v(null))`, or None.
-        codec: makes pixels of the samples, and is stored beside them; None if they are pixels.
-        shard_size: pairs in a shard; default 4096, or so many that there are at most 512 shards.
+        codec: decodes the samples to pixels, and is stored beside them; None if they are pixels.
+        shard_size: pairs in a shard; default 4096, or more to make at most 512 shards.
         batch_size: samples that are made at once.
-        worker: (k, n): do every n-th shard from the k-th, as one of n processes.
+        worker: (k, n): process k of n makes every n-th shard from shard k.
         verbose: 1 for a progress bar.
 
     Returns:
-        The store; None while other workers have shards to do.
+        The store; None if other workers still have shards to make.
 
     Raises:
-        ValueError: for a folder of anything else or of other pairs, a sampler that adds noise or
-            that learns, samples that are not finite in half precision.
+        ValueError: for a folder with other content or other pairs, a sampler that adds noise or
+            that learns, or samples that are not finite in half precision.
 
     Example:
 
@@ -71,11 +73,11 @@ def reflow(
 
     References:
         Re-MeanFlow (arXiv 2511.23342), Alg. 1; Xinxi-Zhang/Re-MeanFlow `reflow.py`, which stores
-        the noise too, in two files a pair.
+        the noise too, in two files per pair.
     """
     if sampler.noises > 1 or sampler.freeze() is not sampler:
         raise ValueError(
-            "Pairs need a sampler that adds no noise and learns nothing on its way, such as "
+            "Pairs need a sampler that adds no noise and learns nothing, such as "
             f"Heun(steps=32). Received: {type(sampler).__name__}."
         )
     count = labels if isinstance(labels, int | np.integer) else len(labels)
@@ -129,7 +131,7 @@ def _write_shard(folder, shard, flow_map, labels, settings):
 
 
 def _finish(folder, records, flow_map, labels):
-    """Write the labels, the distances and the index, last: with it the store exists."""
+    """Write the distances, the labels, then the index, which makes a finished store."""
     write_array(folder.path / DISTANCES, np.concatenate([r["distances"] for r in records]))
     if labels is not None:
         write_array(folder.path / LABELS, labels)

@@ -1,14 +1,17 @@
-"""Images of another size than they are stored at."""
+"""Images at another size than the stored one."""
+
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 
 class Resized:
-    """A data source that gives the square images of another at another size, bicubic.
+    """A data source that resizes the square images of another source, bicubic.
 
     Args:
-        source: of images `(size, size, channels)` in [-1, 1].
+        source: a data source of images `(size, size, channels)` in [-1, 1].
         image_size: side of the new images, in pixels.
 
     Raises:
@@ -21,9 +24,9 @@ class Resized:
     (1, 64, 64, 3)
     """
 
-    def __init__(self, source, image_size: int):
+    def __init__(self, source: Any, image_size: int):
         if len(source.shape) != 3 or source.shape[0] != source.shape[1]:
-            raise ValueError(f"Only square images are resized. Received {source.shape}.")
+            raise ValueError(f"Only square images can be resized. Received {source.shape}.")
         self.source = source
         self.shape = (image_size, image_size, source.shape[2])
         self.class_names = getattr(source, "class_names", ())
@@ -33,10 +36,10 @@ class Resized:
 
     @property
     def num_classes(self) -> int | None:
-        """That of the source."""
+        """The source's number of classes."""
         return self.source.num_classes
 
-    def take(self, indices) -> tuple[np.ndarray, np.ndarray | None]:
+    def take(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the images at `indices`, float32 in [-1, 1], and their labels or None."""
         x, y = self.source.take(indices)
         planes = [_resize(plane, self.shape[0]) for item in x for plane in np.moveaxis(item, 2, 0)]

@@ -1,4 +1,4 @@
-"""Folders of shards: written one by one, resumable, checksummed; memory-mapped when read."""
+"""Folders of shards: written one by one, with checksums, resumable; memory-mapped when read."""
 
 import dataclasses
 import hashlib
@@ -6,10 +6,11 @@ import io
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from keras_meanflow.codecs.base import CODEC
+from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.files.atomic import TEMPORARY, sha256_of, write_atomically, write_text
 
 LABELS = "labels.npy"
@@ -18,17 +19,17 @@ SHARD_SIZE, MOST_SHARDS = 4096, 512  # every shard in use is an open file
 
 @dataclasses.dataclass(frozen=True)
 class ShardedFolder:
-    """A folder that is to hold the shards of a plan.
+    """A folder of shards, written by a plan.
 
-    A shard appears complete or not at all, with a record of its checksum and of whatever else is
-    to be known of it. The index, written last, makes it a store.
+    A shard is written completely or not at all. Its record holds the checksum and what else the
+    caller adds. The index is written last and makes the folder a finished store.
 
     Args:
         path: the folder.
-        plan: all that the contents depend on; `count` items, `shard_size` of them in a shard.
-        plan_file, index_file: names of the files of the plan and of the index.
-        kind: what the plan is of, for messages.
-        worker: (k, n): this process does every n-th shard from the k-th, one of n.
+        plan: everything that the contents depend on, with `count` (items) and `shard_size`.
+        plan_file, index_file: file names of the plan and of the index.
+        kind: what the plan makes, for error messages.
+        worker: (k, n): process k of n makes every n-th shard from shard k.
 
     Raises:
         ValueError: for a worker out of range.
@@ -45,10 +46,10 @@ class ShardedFolder:
         if not 0 <= self.worker[0] < self.worker[1]:
             raise ValueError(f"worker is (k, n) with 0 <= k < n. Received {self.worker}.")
 
-    def claim(self, codec=None):
-        """Make the folder, or raise a ValueError if it holds anything else.
+    def claim(self, codec: Codec | None = None) -> None:
+        """Make the folder, or raise a ValueError if it has other content.
 
-        The only process at work removes what one left that was killed while it wrote.
+        A process that works alone removes the temporary files of a killed one.
         """
         if (self.path / self.plan_file).is_file():
             self._check_plan()
@@ -64,7 +65,7 @@ class ShardedFolder:
         if names:
             changes = ", ".join(f"{n} was {old.get(n)!r}, now {plan.get(n)!r}" for n in names)
             raise ValueError(
-                f"{self.path} holds another {self.kind}: {changes}. Name another folder."
+                f"{self.path} holds another {self.kind}: {changes}. Choose another folder."
             )
 
     def _make(self, codec):
@@ -72,18 +73,20 @@ class ShardedFolder:
         names = (path.name for path in self.path.iterdir())
         stranger = next((name for name in names if not name.startswith((TEMPORARY, CODEC))), None)
         if stranger:
-            raise ValueError(f"{self.path} must be empty or of {self.kind}. It holds {stranger}.")
+            raise ValueError(
+                f"{self.path} must be empty or hold an earlier {self.kind}. It holds {stranger}."
+            )
         if codec is not None:
             write_atomically(self.path / CODEC, codec.save)
         write_json(self.path / self.plan_file, self.plan)
 
     @property
-    def finished(self):
-        """Whether the index is there."""
+    def finished(self) -> bool:
+        """Whether the index exists."""
         return (self.path / self.index_file).exists()
 
-    def remaining(self):
-        """This worker's shards that are not there and whole."""
+    def remaining(self) -> list[int]:
+        """This worker's shards that are missing or damaged."""
         k, n = self.worker
         return [i for i in range(self._shards)[k::n] if not self._is_done(i)]
 
@@ -91,12 +94,12 @@ class ShardedFolder:
     def _shards(self):
         return planned_shards(self.plan)
 
-    def indices(self, shard):
-        """The numbers of a shard's items."""
+    def indices(self, shard: int) -> np.ndarray:
+        """The indices of a shard's items."""
         first = shard * self.plan["shard_size"]
         return np.arange(first, min(first + self.plan["shard_size"], self.plan["count"]))
 
-    def write(self, shard, array, **more):
+    def write(self, shard: int, array: np.ndarray, **more: Any) -> None:
         """Write a shard, then its record, to which `more` is added."""
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
@@ -111,15 +114,15 @@ class ShardedFolder:
         write_atomically(self.path / record["file"], lambda path: path.write_bytes(data))
         write_json(self._record(shard), record)
 
-    def records(self):
-        """The records of all shards in order; None while some are to come."""
+    def records(self) -> list[dict[str, Any]] | None:
+        """The records of all shards in order; None if some are missing."""
         paths = [self._record(i) for i in range(self._shards)]
         if not all(path.exists() for path in paths):
             return None
         return [json.loads(path.read_text("utf-8")) for path in paths]
 
-    def finish(self, records, **index):
-        """Write the index, of the shards and what else there is to say: now the store exists."""
+    def finish(self, records: list[dict[str, Any]], **index: Any) -> None:
+        """Write the index, with the shards and `index`: this makes the folder a finished store."""
         shards = [{n: r[n] for n in ("file", "count", "bytes", "sha256")} for r in records]
         write_json(self.path / self.index_file, {**index, "shards": shards})
 
@@ -127,7 +130,7 @@ class ShardedFolder:
         return self.path / f"shard-{shard:05d}.json"
 
     def _is_done(self, shard):
-        """Whether a shard and its record are there and agree."""
+        """Whether a shard and its record exist and agree."""
         record = self._record(shard)
         if not record.is_file():
             return False
@@ -137,15 +140,15 @@ class ShardedFolder:
 
 
 class Shards:
-    """The shards of a finished folder, read at random.
+    """The shards of a finished folder, with random access.
 
     Args:
         path: the folder.
-        records: of its index: file, count, bytes and sha256 of each.
-        again: what to do about damage, for messages.
+        records: from its index: file, count, bytes and sha256 of each shard.
+        again: what to do about damaged files, for error messages.
 
     Raises:
-        ValueError: for shards that are missing or truncated.
+        ValueError: for missing or truncated shards.
     """
 
     def __init__(self, path: Path, records: list[dict], again: str):
@@ -162,13 +165,13 @@ class Shards:
                     f"{found:,}. {again}"
                 )
 
-    def row(self, index):
+    def row(self, index: int) -> np.ndarray:
         """One item, memory-mapped."""
         shard, row = divmod(index, self._rows)
         return self._array(shard)[row]
 
-    def verify(self, others=None):
-        """Read every file, and `others` by name and SHA-256, and compare checksums.
+    def verify(self, others: dict[str, str] | None = None) -> None:
+        """Read every file, and `others` (SHA-256 by name), and compare checksums.
 
         Raises:
             ValueError: naming the first file that has changed.
@@ -190,11 +193,13 @@ class Shards:
         return self._open[shard]
 
 
-def read_index(path, index_file, plan_file, format, *, holds, make):
+def read_index(
+    path: Path, index_file: str, plan_file: str, format: str, *, holds: str, make: str
+) -> dict[str, Any]:
     """The index of a folder.
 
     Raises:
-        ValueError: for a folder that holds no such store, is not finished, or is of another format.
+        ValueError: for a folder that is not a finished store, or has another format.
     """
     if not (path / index_file).is_file():
         reason = f"holds no {holds}"
@@ -212,23 +217,23 @@ def read_index(path, index_file, plan_file, format, *, holds, make):
     return index
 
 
-def planned_shards(plan):
+def planned_shards(plan: dict[str, Any]) -> int:
     """The number of shards of a plan."""
     return -(-plan["count"] // plan["shard_size"])
 
 
-def shard_size_for(count):
-    """4096 items in a shard, or so many that there are at most 512 shards."""
+def shard_size_for(count: int) -> int:
+    """4096 items in a shard, or more to make at most 512 shards."""
     return max(SHARD_SIZE, -(-count // MOST_SHARDS))
 
 
-def write_json(path, content):
-    """Write a JSON file, complete or not at all."""
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, completely or not at all."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def write_array(path, array):
-    """Write an `.npy` file, complete or not at all."""
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an `.npy` file, completely or not at all."""
 
     def write(temporary):
         with open(temporary, "wb") as file:

@@ -1,6 +1,7 @@
-"""One way in for every kind of image data."""
+"""Opens every kind of image data as a data source."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,27 +14,27 @@ from keras_meanflow.data.published_latents import TorchLatents, ZipLatents
 
 
 def open_source(
-    data,
+    data: Any,
     image_size: int | None = None,
     channels: int | None = None,
     *,
     on_error: str = "raise",
-):
+) -> Any:
     """Returns a data source, `len(source)` and `source.take(indices) -> (x, y)`, over `data`.
 
     Args:
         data: "digits", "digits:train" or "digits:test" of the package; the path of an `.npz` file,
             of a folder of images, of a latent store, of a pair store, of a folder of `.pt` latents
             or a `.zip` of `.npy` latents; an array of images, a pair of arrays `(x, y)`, or a data
-            source already.
-        image_size: side of the images in pixels. A folder's images are cropped to it, and need it;
-            arrays and latents must have it.
-        channels: number of channels. A folder's images are converted to it (default 3); arrays
-            and latents must have it.
+            source, which is returned as it is.
+        image_size: side of the images in pixels. A folder needs it: its images are cropped to it.
+            Arrays and latents must already have it.
+        channels: number of channels. A folder's images are converted to it (default 3). Arrays
+            and latents must already have it.
         on_error: `"raise"` or `"skip"`, for images of a folder that cannot be read.
 
     Raises:
-        ValueError: for data of no such kind, or of another size or number of channels.
+        ValueError: for other data, another size or another number of channels.
 
     Example:
 
@@ -57,7 +58,7 @@ def open_source(
 
 
 def _open_store(path):
-    """A source of latents or of pairs, or None for a path of anything else."""
+    """A source of latents or of pairs, or None for any other path."""
     if path.is_dir() and is_pair_store(path):
         return PairStore(path)
     if path.is_dir() and is_store(path):

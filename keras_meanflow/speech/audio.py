@@ -1,22 +1,25 @@
-"""Audio files as mono waveforms of one rate. Needs `pip install 'keras_meanflow[speech]'`."""
+"""Audio files as mono waveforms at one rate. Needs `pip install 'keras_meanflow[speech]'`."""
 
 import importlib
 import struct
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from keras.utils import Progbar
 
 SUFFIXES = (".wav", ".flac")
-SILENT = 1e-5  # the loudest sample, full scale being 1: below one step of 16 bits
+SILENT = 1e-5  # a file with a smaller largest sample is silent: less than one step of 16 bits
 
 
-def speech_library(name, extra="speech"):
+def speech_library(name: str, extra: str = "speech") -> ModuleType:
     """An optional library by name, which an extra of the package installs.
 
     Raises:
-        ImportError: if it is not installed, with what installs it.
+        ImportError: if it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(name)
@@ -26,11 +29,11 @@ def speech_library(name, extra="speech"):
         ) from error
 
 
-def open_audio(path):
-    """An open `soundfile.SoundFile` of one channel and some length.
+def open_audio(path: str | Path) -> Any:
+    """An open `soundfile.SoundFile` with one channel and at least one sample.
 
     Raises:
-        ValueError: for what is no audio, is empty, cut off, or has several channels.
+        ValueError: for a file that is not audio, is empty or cut off, or has several channels.
     """
     soundfile = speech_library("soundfile")
     if not Path(path).is_file():
@@ -55,7 +58,7 @@ def open_audio(path):
 
 
 def _is_cut_off(path):
-    """Whether a RIFF file ends before its data does, of which libsndfile says nothing."""
+    """Whether a RIFF file ends before its data does, which libsndfile does not report."""
     with open(path, "rb") as file:
         if file.read(4) != b"RIFF":
             return False
@@ -64,17 +67,17 @@ def _is_cut_off(path):
         while len(head := file.read(8)) == 8:
             name, length = head[:4], struct.unpack("<I", head[4:])[0]
             if name == b"data":
-                # Streams that were never finished have no length, or the largest.
+                # An unfinished stream has the length 0, or the largest one.
                 return length < 2**32 - 1 and file.tell() + length > size
             file.seek(length + length % 2, 1)
     return False
 
 
-def read_audio(path, sample_rate):
-    """The samples of a file, float32 (n,) in [-1, 1], resampled by soxr.
+def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
+    """The samples of a file, float32 (n,) in [-1, 1], resampled to `sample_rate` by soxr.
 
     Raises:
-        ValueError: for what is no audio of one channel, or is cut off, silent or not finite.
+        ValueError: for a file that is not audio of one channel, is cut off, silent or not finite.
 
     Example:
         >>> x = read_audio("clean/p287_001.wav", 8_000)
@@ -89,11 +92,11 @@ def read_audio(path, sample_rate):
     return resampled(x, rate, sample_rate)
 
 
-def read_block(file, path, frames):
-    """Up to `frames` more samples of an open file, float32.
+def read_block(file: Any, path: str | Path, frames: int) -> np.ndarray:
+    """The next samples of an open file, at most `frames`, float32.
 
     Raises:
-        ValueError: where it cannot be decoded, or a sample is not finite.
+        ValueError: if they cannot be decoded, or one is not finite.
     """
     try:
         x = file.read(frames, dtype="float32")
@@ -104,18 +107,18 @@ def read_block(file, path, frames):
     return x
 
 
-def resampled(x, rate, sample_rate):
-    """`x` at another rate, by soxr; as it is at the same."""
+def resampled(x: np.ndarray, rate: float, sample_rate: float) -> np.ndarray:
+    """`x` resampled from `rate` to `sample_rate` by soxr; unchanged if they are equal."""
     if rate == sample_rate:
         return x
     return speech_library("soxr").resample(x, rate, sample_rate).astype("float32")
 
 
-def audio_files(folder):
+def audio_files(folder: str | Path) -> list[Path]:
     """The `.wav` and `.flac` files of a folder, sorted by name.
 
     Raises:
-        ValueError: for no such folder, or one without them.
+        ValueError: if the folder does not exist, or has no such files.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -126,20 +129,22 @@ def audio_files(folder):
     return files
 
 
-def read_all(groups, sample_rate):
-    """The waveforms of groups of files that belong together, and why others are left out.
+def read_all(
+    groups: Sequence[tuple[str | Path, ...]], sample_rate: int
+) -> tuple[list[tuple[np.ndarray, ...]], dict[str, str]]:
+    """Reads groups of files that belong together, such as pairs of clean and noisy speech.
 
-    A group with a file that cannot be used is left out; a warning counts and names them.
+    A group with an unusable file is left out; one warning counts and names these groups.
 
     Args:
-        groups: tuples of paths, of one length each where there are several.
-        sample_rate: of the waveforms.
+        groups: tuples of paths; the files of a tuple must be equally long.
+        sample_rate: of the waveforms, in Hz.
 
     Returns:
-        List of tuples of waveforms, and a dict from a path to what is wrong with it.
+        A list of tuples of waveforms, and a dict from the first path of a group to its error.
 
     Raises:
-        ValueError: if none can be used.
+        ValueError: if no group can be used.
     """
     bar = Progbar(len(groups), unit_name="file", verbose=int(len(groups) > 2_000))
     good, skipped = [], {}

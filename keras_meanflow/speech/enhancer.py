@@ -1,7 +1,9 @@
-"""Enhancing speech of any length with a trained FlowMap, piece by piece."""
+"""Enhances speech of any length with a trained FlowMap, piece by piece."""
 
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,35 +11,43 @@ import numpy as np
 from keras_meanflow.files.atomic import write_atomically
 from keras_meanflow.speech.audio import audio_files, open_audio, read_block, speech_library
 from keras_meanflow.speech.scores import mean_scores, speech_scores
+from keras_meanflow.speech.stft import STFT
 
 BLOCK = 1 << 16  # samples read at once
+Progress = Callable[[float, float], None]
 _QUIET = 1e-8
 
 
 class Enhancer:
-    """Noisy to clean waveforms, in pieces of the model's length that fade into one another.
+    """Turns noisy waveforms into clean ones, in overlapping pieces of the model's length.
 
-    Memory does not grow with the length. Like the training crops, a recording is divided by its
-    largest sample, and multiplied by it in the end.
+    Memory does not grow with the length. As in training, a recording is divided by its largest
+    sample; the result is multiplied by it.
 
     Args:
         flow_map: a model whose condition is a noisy spectrogram.
-        codec: its `STFT`.
+        codec: the `STFT` that the model was trained with.
         steps: number of jumps.
+<<<<<<< HEAD
         overlap: share of a piece that fades into the next one. At 1/2 each sample is a mean of two
             pieces', the nearer to the middle of its piece the more: better than 1/4
             for half-second pieces (dev/LOG.md), for half as many pieces again.
+=======
+        overlap: share of a piece that fades into the next one. At 1/2, each sample is a mean of
+            two pieces, weighted towards the middle of each. For half-second pieces this is better
+            than 1/4 (docs/log.md), with 1.5 times as many pieces.
+>>>>>>> help-c
         batch_size: pieces that are enhanced at once.
         seed: of the noise; piece i of a recording has noise i.
         temperature: factor of the noise at the start, see `generate`.
-        attenuation_limit: decibels by which anything is taken down at most: so much below its own
-            level the noisy recording stays in the clean one, at `a = 10^(-limit / 20)` in
-            `a noisy + (1 - a) clean`. Hides what the model does to the noise that it leaves: at 20
-            PESQ is clearly better and SI-SDR hardly other (docs/speech.md). None: no limit.
+        attenuation_limit: largest attenuation in decibels; None: no limit. The result is
+            `a noisy + (1 - a) clean` with `a = 10^(-limit / 20)`, so the noisy recording stays
+            in it, `limit` decibels lower. This hides distortions of the remaining noise: at 20,
+            PESQ is clearly better and SI-SDR almost the same (docs/speech.md).
 
     Raises:
-        ValueError: for an overlap outside (0, 1/2], a negative limit, or a codec of other
-            spectrograms.
+        ValueError: for an overlap outside (0, 1/2], a negative limit, or a codec with spectrograms
+            of another shape.
 
     Example:
         >>> opened = open_model("runs/speech_digits")
@@ -47,18 +57,18 @@ class Enhancer:
 
     def __init__(
         self,
-        flow_map,
-        codec,
+        flow_map: keras.Model,
+        codec: STFT,
         *,
-        steps=1,
-        overlap=0.5,
-        batch_size=8,
-        seed=0,
-        temperature=1.0,
-        attenuation_limit=None,
+        steps: int = 1,
+        overlap: float = 0.5,
+        batch_size: int = 8,
+        seed: int = 0,
+        temperature: float = 1.0,
+        attenuation_limit: float | None = None,
     ):
         if not 0.0 < overlap <= 0.5:
-            raise ValueError(f"overlap lies in (0, 1/2]. Received: {overlap}.")
+            raise ValueError(f"overlap must be in (0, 1/2]. Received: {overlap}.")
         if attenuation_limit is not None and not attenuation_limit >= 0.0:
             raise ValueError(
                 f"attenuation_limit is at least 0 decibels. Received: {attenuation_limit}."
@@ -72,17 +82,17 @@ class Enhancer:
         turns = (np.arange(self.fade) + 0.5) / self.fade
         self.rise = (np.sin(0.5 * np.pi * turns) ** 2).astype("float32")
 
-    def __call__(self, noisy):
-        """The clean waveform (n,) of a noisy one at the codec's rate."""
+    def __call__(self, noisy: np.ndarray) -> np.ndarray:
+        """The clean waveform (n,) of a noisy one (n,), both at the codec's sample rate."""
         noisy = np.asarray(noisy, "float32")
         return np.concatenate(list(self.stream([noisy], np.abs(noisy).max(initial=0.0))))
 
-    def stream(self, blocks, loudest):
+    def stream(self, blocks: Iterable[np.ndarray], loudest: float) -> Iterator[np.ndarray]:
         """Yields the clean waveform part by part.
 
         Args:
-            blocks: iterable of the parts of a noisy waveform, of any lengths.
-            loudest: largest sample of the whole.
+            blocks: the parts of a noisy waveform, of any lengths.
+            loudest: largest absolute sample of the whole waveform.
         """
         loudest, step, tail, number = max(float(loudest), _QUIET), self.length - self.fade, None, 0
         for pieces, ends in self._batches(blocks):
@@ -95,7 +105,7 @@ class Enhancer:
                 tail = (1.0 - self.rise) * piece[step:]
 
     def _batches(self, blocks):
-        """Pieces (k, length), and for each None, or how many samples the last one has."""
+        """Pieces (k, length), and for each None, or for the last one its number of samples."""
         pieces, ends = [], []
         for piece, end in self._pieces(blocks):
             pieces.append(piece)
@@ -115,7 +125,7 @@ class Enhancer:
             yield np.pad(waiting, (0, self.length - len(waiting))), len(waiting)
 
     def _enhance(self, pieces, number):
-        """Clean pieces with their share of noise; filled up, so that one shape is compiled."""
+        """Clean pieces; the batch is filled up, so that only one shape is compiled."""
         filled = np.pad(pieces, ((0, self.batch_size - len(pieces)), (0, 0)))
         spectrograms = self.flow_map.generate(
             self.codec.encode(filled),
@@ -130,26 +140,31 @@ class Enhancer:
         return limited(clean, pieces, self.attenuation_limit)
 
 
-def limited(clean, noisy, attenuation_limit):
+def limited(clean: np.ndarray, noisy: np.ndarray, attenuation_limit: float | None) -> np.ndarray:
     """`a noisy + (1 - a) clean`, see `Enhancer`; a new array."""
     kept = 0.0 if attenuation_limit is None else 10.0 ** (-attenuation_limit / 20.0)
     return (kept * noisy + (1.0 - kept) * clean).astype("float32")
 
 
-def enhance_file(enhancer, source, target, progress=None):
-    """Enhance a file of any rate; the new one has its rate and length.
+def enhance_file(
+    enhancer: Enhancer,
+    source: str | Path,
+    target: str | Path,
+    progress: Progress | None = None,
+) -> tuple[float, float]:
+    """Enhance a file of any rate; the new file has the same rate and length.
 
     Args:
         enhancer: an `Enhancer`.
         source: `.wav` or `.flac`, one channel.
-        target: `.wav` or `.flac`, written once it is complete.
-        progress: called with the seconds done and the seconds in all.
+        target: `.wav` or `.flac`; it appears when it is complete.
+        progress: called with the seconds done and the total seconds.
 
     Returns:
-        Seconds of audio, and seconds that it took.
+        Seconds of audio, and seconds of computing.
 
     Raises:
-        ValueError: for what is no whole file of one channel with samples.
+        ValueError: for a file that is damaged, has no samples or has several channels.
     """
     began = time.perf_counter()
     with open_audio(source) as file:
@@ -165,18 +180,24 @@ def enhance_file(enhancer, source, target, progress=None):
     return total / rate, time.perf_counter() - began
 
 
-def enhance_folder(enhancer, source, target, report, progress=None):
-    """Enhance the `.wav` and `.flac` files of a folder; returns those that could not be.
+def enhance_folder(
+    enhancer: Enhancer,
+    source: str | Path,
+    target: str | Path,
+    report: Callable[[Path, float, float], None],
+    progress: Progress | None = None,
+) -> dict[Path, str]:
+    """Enhance the `.wav` and `.flac` files of a folder; returns those that failed.
 
     Args:
         enhancer: an `Enhancer`.
         source: a folder.
         target: a folder, made if absent.
-        report: called with each file's path, seconds of audio and seconds that it took.
+        report: called with each file's path, seconds of audio and seconds of computing.
         progress: as in `enhance_file`.
 
     Returns:
-        A dict from a path to what is wrong with the file.
+        A dict from a file's path to its error.
     """
     skipped = {}
     files = audio_files(source)
@@ -200,7 +221,7 @@ def _blocks(source):
 
 
 def _resampled(blocks, rate, wanted):
-    """Blocks at another rate, with no seam between them."""
+    """Blocks at another rate, without a seam between them."""
     if rate == wanted:
         yield from blocks
         return
@@ -211,10 +232,10 @@ def _resampled(blocks, rate, wanted):
 
 
 def _write(path, target, parts, rate, total, progress):
-    """Write parts until `total` samples are there; resampling there and back may lack some."""
+    """Write `total` samples: parts, then zeros, as resampling twice can lose some samples."""
     kind = Path(target).suffix.lower().removeprefix(".")
     if kind not in ("wav", "flac"):
-        raise ValueError(f"The new file is .wav or .flac. Received: {target}.")
+        raise ValueError(f"The new file must be .wav or .flac. Received: {target}.")
     done = 0
     settings = dict(samplerate=rate, channels=1, subtype="PCM_16", format=kind.upper())
     with speech_library("soundfile").SoundFile(str(path), "w", **settings) as file:
@@ -226,17 +247,23 @@ def _write(path, target, parts, rate, total, progress):
         file.write(np.zeros(total - done, "float32"))
 
 
-def score_pairs(pairs, sample_rate, methods, *, verbose=0):
-    """Scores of recorded pairs: of the noisy input, and of what each method makes of it.
+def score_pairs(
+    pairs: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    sample_rate: int,
+    methods: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    *,
+    verbose: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Scores recorded pairs: the noisy input, and the output of each method.
 
     Args:
         pairs: list of (name, clean, noisy).
-        sample_rate: of all of them.
+        sample_rate: of all pairs, in Hz.
         methods: name -> a function from a noisy waveform to an enhanced one.
         verbose: 1 for a progress bar.
 
     Returns:
-        `{"noisy": {"files": {name: scores}, "total": means}, ...}`, and so on by method.
+        `{"noisy": {"files": {name: scores}, "total": means}, ...}`, with a key for each method.
 
     Example:
         >>> score_pairs([("a.wav", clean, noisy)], 8_000, {"one step": enhancer})

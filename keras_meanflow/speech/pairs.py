@@ -1,23 +1,26 @@
-"""Clean and noisy speech for training: stored pairs, or noise mixed in anew at every step."""
+"""Clean and noisy speech for training: stored pairs, or speech mixed with new noise each step."""
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_meanflow.speech.audio import audio_files, read_all, resampled
+from keras_meanflow.speech.stft import STFT
 
 QUIET = 1e-8  # a power below it is silence
 _GAINS = 6
 
 
-def mix(clean, noise, snr, power=None):
+def mix(clean: np.ndarray, noise: np.ndarray, snr: float, power: float | None = None) -> np.ndarray:
     """`clean + gain noise` with the gain that makes the ratio of powers `snr` decibels.
 
     Args:
         clean, noise: (n,) waveforms.
         snr: in decibels.
-        power: of the speech, if it is not that of `clean`: of the utterance that it is part of.
+        power: of the speech; default: of `clean`. For a part, pass the whole utterance's power.
 
     Example:
         >>> noisy = mix(clean, noise, snr=0.0)
@@ -28,10 +31,10 @@ def mix(clean, noise, snr, power=None):
 
 
 class _Crops:
-    """What both sources share: waveforms to pairs of spectrograms of one length.
+    """The base of both sources: turns waveforms into pairs of spectrograms of one length.
 
-    `take` gives the middles of the utterances, `draw` random parts of them. Each pair is divided
-    by its largest noisy sample; what is shorter gets zeros on both sides.
+    `take` returns the middle of each utterance, `draw` a random part. Each pair is divided by its
+    largest noisy sample; short utterances get zeros on both sides.
     """
 
     num_classes = None
@@ -43,12 +46,12 @@ class _Crops:
         self.length = codec.length(frames)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int]:
         """The shape of one spectrogram."""
         return (self.codec.bins, self.frames, 2)
 
     def _encoded(self, pairs, quieter=0.0):
-        """Spectrograms of pairs, each at the level of its loudest sample or so many dB below."""
+        """Spectrograms of pairs whose largest noisy sample is 1, or `quieter` decibels below."""
         clean, noisy = (np.stack(waveforms) for waveforms in zip(*pairs, strict=True))
         loudest = np.maximum(np.abs(noisy).max(axis=1, keepdims=True), QUIET)
         loudest = (loudest * 10.0 ** (np.reshape(quieter, (-1, 1)) / 20.0)).astype("float32")
@@ -56,7 +59,7 @@ class _Crops:
         return spectrograms[: len(clean)], spectrograms[len(clean) :]
 
     def _start(self, total, generator, length=None):
-        """Where a crop begins: at random, or so that it is the middle."""
+        """Where a crop begins: at random, or for the middle part without a generator."""
         spare = total - (self.length if length is None else length)
         if spare <= 0:
             return spare // 2
@@ -73,48 +76,53 @@ class SpeechPairs(_Crops):
     """Recorded pairs: x is the clean spectrogram, y the noisy one, of the same part.
 
     Args:
-        pairs: (clean, noisy) waveforms at the codec's rate, each pair of one length.
+        pairs: (clean, noisy) waveforms at the codec's rate, equally long in each pair.
         codec: an `STFT`.
-        frames: of a spectrogram.
+        frames: number of frames in a spectrogram.
 
     Raises:
-        ValueError: for no pairs, or pairs of two lengths.
+        ValueError: without pairs, or for a pair of two lengths.
 
     Example:
         >>> source = SpeechPairs.from_folder("vbdmd/train", STFT(16_000), frames=256)
         >>> clean, noisy = source.take([0, 1])  # (2, 256, 256, 2) each
     """
 
-    def __init__(self, pairs, codec, frames):
+    def __init__(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]], codec: STFT, frames: int):
         super().__init__(codec, frames)
         self.pairs, self.skipped = list(pairs), {}
         if not self.pairs or any(len(clean) != len(noisy) for clean, noisy in self.pairs):
-            raise ValueError("pairs are one or more of (clean, noisy) of one length each.")
+            raise ValueError("pairs must be one or more tuples (clean, noisy) of equal lengths.")
 
     @classmethod
-    def from_folder(cls, folder, codec, frames):
-        """The pairs of `folder/clean` and `folder/noisy`, files of the same name.
+    def from_folder(cls, folder: str | Path, codec: STFT, frames: int) -> "SpeechPairs":
+        """Reads pairs of files with the same name from `folder/clean` and `folder/noisy`.
 
-        Files of any rate are resampled to the codec's. Pairs that cannot be used (damaged, silent,
-        of two lengths) are left out and named in a warning and in `skipped`.
+        Files of any rate are resampled to the codec's. Unusable pairs (damaged, silent, of two
+        lengths) are left out; a warning and `skipped` name them.
 
         Raises:
-            ValueError: for missing folders, files without a partner, or nothing that can be used.
+            ValueError: for missing folders, files without a partner, or no usable pair.
         """
         pairs, skipped = read_all(paired_files(folder), codec.sample_rate)
         source = cls(pairs, codec, frames)
         source.skipped = skipped
         return source
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pairs)
 
-    def take(self, indices):
-        """The middles of the pairs at `indices`."""
+    def take(self, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The middle part of each pair at `indices`, as spectrograms."""
         return self.draw(indices, None)
 
-    def draw(self, indices, generator, rows=slice(None)):
-        """Random parts of the pairs at `indices`, of which the `rows` are encoded and returned."""
+    def draw(
+        self,
+        indices: Iterable[int],
+        generator: np.random.Generator | None,
+        rows: slice = slice(None),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A random part of each pair at `indices`; only the `rows` are encoded and returned."""
         parts = []
         for index in indices:
             start = self._start(len(self.pairs[index][0]), generator)
@@ -123,27 +131,27 @@ class SpeechPairs(_Crops):
 
 
 class MixedSpeech(_Crops):
-    """Clean speech with noise mixed in on the fly: each time another part, noise and ratio.
+    """Clean speech, mixed with noise when it is drawn: each time another part, noise and ratio.
 
-    The ratio is that of the whole utterance's power to the power of the noise that is laid over
-    it, so that pauses stay noisy. Noise that is too short is repeated.
+    The ratio is the power of the whole utterance over the power of the added noise, so that pauses
+    stay noisy. Noise that is too short is repeated.
 
     Args:
         clean: waveforms at the codec's rate.
         noise: waveforms at the codec's rate.
         codec: an `STFT`.
-        frames: of a spectrogram.
-        snr: lowest and highest ratio in decibels; `take` has the middle.
-        quieter: decibels by which `draw` makes pairs quieter at most, as are most parts of a
-            recording that is divided by its own largest sample when it is enhanced.
-        speeds: slowest and fastest speed at which `draw` plays the speech: other voices, of another
-            pitch. It needs soxr.
-        equaliser: standard deviation in decibels of the gains by which `draw` filters the speech,
-            at 6 frequencies from 0 to half the rate: other voices and microphones.
+        frames: number of frames in a spectrogram.
+        snr: lowest and highest ratio in decibels; `take` uses the middle.
+        quieter: `draw` makes pairs quieter by 0 to this many decibels. The enhancer divides a
+            recording by its largest sample, so most of its parts are quieter too.
+        speeds: slowest and fastest speed at which `draw` plays the speech, for voices of another
+            pitch. Needs soxr.
+        equaliser: standard deviation in decibels of the gains with which `draw` filters the speech,
+            at 6 frequencies from 0 to half the rate, for other voices and microphones.
 
     Raises:
-        ValueError: for no speech or noise, ratios or speeds in the wrong order, or a negative
-            number of decibels.
+        ValueError: without speech or noise, for ratios or speeds in the wrong order, or for a
+            negative number of decibels.
 
     Example:
         >>> source = MixedSpeech.from_folders("clean", "noise", STFT(8_000), 64, snr=(-5.0, 15.0))
@@ -151,15 +159,15 @@ class MixedSpeech(_Crops):
 
     def __init__(
         self,
-        clean,
-        noise,
-        codec,
-        frames,
+        clean: Iterable[np.ndarray],
+        noise: Iterable[np.ndarray],
+        codec: STFT,
+        frames: int,
         *,
-        snr=(-5.0, 15.0),
-        quieter=0.0,
-        speeds=(1.0, 1.0),
-        equaliser=0.0,
+        snr: Sequence[float] = (-5.0, 15.0),
+        quieter: float = 0.0,
+        speeds: Sequence[float] = (1.0, 1.0),
+        equaliser: float = 0.0,
     ):
         super().__init__(codec, frames)
         self.clean, self.noise, self.snr = list(clean), list(noise), tuple(snr)
@@ -179,8 +187,10 @@ class MixedSpeech(_Crops):
             raise ValueError(f"speeds are (slowest, fastest). Received: {self.speeds}.")
 
     @classmethod
-    def from_folders(cls, clean, noise, codec, frames, **kwargs):
-        """The files of two folders; see `SpeechPairs.from_folder` about rates and broken ones."""
+    def from_folders(
+        cls, clean: str | Path, noise: str | Path, codec: STFT, frames: int, **kwargs: Any
+    ) -> "MixedSpeech":
+        """Reads two folders; rates and unusable files are treated as by `SpeechPairs`."""
         read = [
             read_all([(file,) for file in audio_files(folder)], codec.sample_rate)
             for folder in (clean, noise)
@@ -190,19 +200,21 @@ class MixedSpeech(_Crops):
         source.skipped = {**read[0][1], **read[1][1]}
         return source
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.clean)
 
-    def take(self, indices):
-        """The middles of the utterances at `indices`, with noise in turn at the middle ratio."""
+    def take(self, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The middle of each utterance at `indices`, with noises in turn at the middle ratio."""
         middle = sum(self.snr) / 2.0
         parts = [self._mixed(i, self._noise(i % len(self.noise), 0), middle, None) for i in indices]
         return self._encoded(parts)
 
-    def draw(self, indices, generator, rows=slice(None)):
-        """Random parts of the utterances at `indices`, with random noise at random ratios.
+    def draw(
+        self, indices: Iterable[int], generator: np.random.Generator, rows: slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A random part of each utterance at `indices`, with random noise at a random ratio.
 
-        Of them the `rows` are encoded and returned.
+        Only the `rows` are encoded and returned.
         """
         parts, quieter = [], []
         for i in indices:
@@ -213,7 +225,7 @@ class MixedSpeech(_Crops):
         return self._encoded(parts[rows], quieter[rows])
 
     def _noise(self, number, begin):
-        """A part of a noise, which is repeated."""
+        """A part of a noise, repeated where it is too short."""
         return np.take(self.noise[number], np.arange(begin, begin + self.length), mode="wrap")
 
     def _mixed(self, index, noise, snr, generator):
@@ -235,9 +247,9 @@ class MixedSpeech(_Crops):
 
 
 def _filtered(x, decibels):
-    """A waveform with these gains at evenly spaced frequencies, and between them by straight lines.
+    """A waveform filtered with gains in decibels, at even frequencies from 0 to half the rate.
 
-    In decibels, from 0 to half the rate.
+    Between these frequencies, the gains are interpolated linearly.
     """
     spectrum = np.fft.rfft(x)
     places = np.linspace(0.0, len(decibels) - 1.0, len(spectrum))
@@ -245,8 +257,8 @@ def _filtered(x, decibels):
     return np.fft.irfft(gains * spectrum, len(x)).astype("float32")
 
 
-def paired_files(folder):
-    """The (clean, noisy) files of the same name in `folder/clean` and `folder/noisy`.
+def paired_files(folder: str | Path) -> list[tuple[Path, Path]]:
+    """The (clean, noisy) files with the same name in `folder/clean` and `folder/noisy`.
 
     Raises:
         ValueError: for missing folders, or files without a partner.
@@ -258,7 +270,7 @@ def paired_files(folder):
     alone = sorted(set(clean) ^ set(noisy))
     if alone:
         raise ValueError(
-            f"Each file in {folder}/clean needs one of its name in {folder}/noisy. Received "
+            f"Each file in {folder}/clean needs one of the same name in {folder}/noisy. Received "
             f"{len(alone)} without a partner, the first {alone[0]}."
         )
     return [(clean[stem], noisy[stem]) for stem in clean]

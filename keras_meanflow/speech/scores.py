@@ -1,19 +1,20 @@
 """How close enhanced speech is to clean speech: SI-SDR, PESQ, ESTOI.
 
-PESQ and ESTOI are those of the packages pesq and pystoi: `keras_meanflow[speech,pesq]` has them;
-pesq is compiled when it is installed and needs a C compiler.
+PESQ and ESTOI come from the packages pesq and pystoi: `keras_meanflow[speech,pesq]` installs them.
+Installing pesq needs a C compiler.
 """
 
 import importlib.util
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from keras_meanflow.speech.audio import resampled, speech_library
 
-NARROW, WIDE = 8_000, 16_000  # the rates that PESQ knows, in Hz
+NARROW, WIDE = 8_000, 16_000  # the sample rates of PESQ, in Hz
 
 
-def si_sdr(clean, estimate):
+def si_sdr(clean: np.ndarray, estimate: np.ndarray) -> float:
     """`10 log10(|a s|^2 / |a s - e|^2)`, `a = <e, s> / |s|^2`, in decibels.
 
     Example:
@@ -29,8 +30,8 @@ def si_sdr(clean, estimate):
     return float(10.0 * np.log10((target @ target) / max(error @ error, 1e-20)))
 
 
-def pesq(clean, estimate, sample_rate, band="nb"):
-    """PESQ, narrow band ("nb", at 8 kHz) or wide band ("wb", at 16 kHz); NaN without any speech.
+def pesq(clean: np.ndarray, estimate: np.ndarray, sample_rate: int, band: str = "nb") -> float:
+    """PESQ, narrow band ("nb", at 8 kHz) or wide band ("wb", at 16 kHz); NaN without speech.
 
     Signals of other rates are resampled; wide band needs 16 kHz or more.
 
@@ -46,16 +47,16 @@ def pesq(clean, estimate, sample_rate, band="nb"):
         return float("nan")
 
 
-def estoi(clean, estimate, sample_rate):
+def estoi(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Extended short-time objective intelligibility, by the package pystoi."""
     return float(speech_library("pystoi").stoi(clean, estimate, sample_rate, extended=True))
 
 
-def speech_scores(clean, estimate, sample_rate):
-    """All of them by name; no PESQ where pesq is not installed, no wide band below 16 kHz.
+def speech_scores(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> dict[str, float]:
+    """All scores by name; no PESQ if pesq is not installed, no wide band below 16 kHz.
 
     Raises:
-        ValueError: for two lengths.
+        ValueError: for signals of two lengths.
 
     Example:
         >>> speech_scores(clean, enhanced, 8_000)["si_sdr"]
@@ -72,6 +73,6 @@ def speech_scores(clean, estimate, sample_rate):
     return scores
 
 
-def mean_scores(scores):
-    """The mean of each score over files, NaN left out."""
+def mean_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each score over files, without NaN."""
     return {name: float(np.nanmean([s[name] for s in scores])) for name in scores[0]}

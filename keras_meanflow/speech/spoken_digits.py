@@ -1,11 +1,22 @@
 """Utterances of some seconds, joined from single spoken digits."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
 CLIP = "audio int16 (samples,), offsets (n + 1,), speaker (n,)"
 
 
-def load_utterances(path, speakers, *, count, seconds=(4.0, 8.0), rate=8_000, seed=0):
+def load_utterances(
+    path: str | Path,
+    speakers: Sequence[int],
+    *,
+    count: int,
+    seconds: tuple[float, float] = (4.0, 8.0),
+    rate: int = 8_000,
+    seed: int = 0,
+) -> list[np.ndarray]:
     """`count` utterances, each of one speaker's digits in random order, float32 waveforms.
 
     Args:
@@ -13,12 +24,12 @@ def load_utterances(path, speakers, *, count, seconds=(4.0, 8.0), rate=8_000, se
             `speaker` (n,).
         speakers: numbers of the speakers, who take turns.
         count: number of utterances.
-        seconds: least and greatest length; between clips are 50 to 200 ms of silence.
-        rate: of the file, in Hz.
+        seconds: shortest and longest length; 50 to 200 ms of silence separate the clips.
+        rate: sample rate of the file, in Hz.
         seed: of the order, lengths and pauses.
 
     Raises:
-        ValueError: for a file without these arrays, or without such a speaker.
+        ValueError: for a file without these arrays, or without one of the speakers.
 
     Example:
         >>> train = load_utterances("spoken_digits_8k.npz", (0, 1, 2), count=300)

@@ -1,4 +1,4 @@
-"""Digits, arrays and `.npz` files: what comes in, and what is refused."""
+"""Digits, arrays and `.npz` files: what is read, and what is refused."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def with_nan():
     return x
 
 
-def test_the_digits_are_those_of_uci():
+def test_the_digits_are_the_test_set_of_uci():
     x, y = load_digits()
     assert (x.shape, x.dtype, y.dtype) == ((1797, 8, 8, 1), np.float32, np.int32)
     assert (x.min(), x.max()) == (-1, 1)
@@ -69,10 +69,10 @@ def test_floats_and_splits_are_kept_as_they_are(npz):
         (dict(x=PIXELS.astype("int64")), "must be uint8 .*Received int64"),
         (dict(x=PIXELS.astype("float32")), "must be scaled .* from 0 to 143"),
         (dict(x=PIXELS[:0]), "at least one item"),
-        (dict(x=PIXELS, y=np.arange(3)), r"y of .*one entry an item: 4. Received 3"),
+        (dict(x=PIXELS, y=np.arange(3)), r"y of .*one entry per item: 4. Received 3"),
         (dict(x=PIXELS, y=np.arange(4) / 2), "must be integers.*Received float64"),
         (dict(x=PIXELS, y=np.arange(4) - 1), "0 and up. Received -1"),
-        (dict(x=PIXELS, y=np.eye(4, dtype=int)), r"one label an image.*Received \(4, 4\)"),
+        (dict(x=PIXELS, y=np.eye(4, dtype=int)), r"one label per image.*Received \(4, 4\)"),
         (dict(images=PIXELS, labels=np.arange(4)), "hold x_train or x. It holds images, labels"),
         (dict(x=np.array([[[None]]])), "must be an .npz file of arrays"),
     ],
@@ -83,7 +83,7 @@ def test_bad_arrays_are_refused_with_what_is_wrong(npz, arrays, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_training_images_do_not_pass_for_a_missing_test_split(npz):
+def test_the_training_images_are_not_used_for_a_missing_test_split(npz):
     with pytest.raises(ValueError, match="must hold x_test. It holds x, y"):
         load_arrays(npz(x=PIXELS, y=np.arange(4)), "test")
 
@@ -108,11 +108,11 @@ def test_a_condition_may_be_an_array():
     vectors = np.ones((4, 3))
     source = ArraySource(FLOATS, vectors)
     assert source.num_classes is None and source.take([1])[1].dtype == np.float32
-    with pytest.raises(ValueError, match="one entry an item: 4. Received 3"):
+    with pytest.raises(ValueError, match="one entry per item: 4. Received 3"):
         ArraySource(FLOATS, vectors[:3])
 
 
-def test_a_source_opens_from_whatever_holds_images(npz):
+def test_a_source_opens_from_files_and_from_arrays(npz):
     path = npz(x=PIXELS, y=np.arange(4))
     opened = [open_source(d, 6, 1) for d in (path, str(path), (PIXELS, np.arange(4)), PIXELS)]
     for source in opened:

@@ -11,7 +11,7 @@ N, ROWS = 10, 4
 
 
 def stream(**settings):
-    """Ten items that carry their own number, four a batch."""
+    """Ten numbered items, four in a batch."""
     numbers = np.arange(N, dtype="float32")[:, None]
     return Batches(ArraySource(numbers, np.arange(N)), ROWS, **{"seed": 0, **settings})
 
@@ -47,13 +47,13 @@ def test_a_batch_depends_on_seed_and_step_alone():
     assert not np.array_equal(rows(stream(seed=1), 5), np.concatenate(expected[:5]))
 
 
-def test_a_stream_goes_on_where_another_stopped():
+def test_a_stream_continues_where_another_stopped():
     whole = stream()
     for i, step in enumerate(range(7, 27)):
         np.testing.assert_array_equal(stream(first_step=7)[i][1], whole[step][1])
 
 
-def test_half_the_images_are_flipped_as_seed_and_step_say():
+def test_half_the_images_are_flipped_by_seed_and_step():
     images = np.random.default_rng(0).uniform(-1, 1, (64, 2, 3, 1)).astype("float32")
     source = ArraySource(images, np.arange(64))
     flipped, plain = Batches(source, 64, 5, flip=True), Batches(source, 64, 5)
@@ -72,7 +72,7 @@ def test_without_labels_a_batch_is_x_alone():
 
 
 class Witness(keras.layers.Layer):
-    """Notes the mean of every training batch, in the order of arrival."""
+    """Records the mean of every training batch, in the order of arrival."""
 
     def build(self, shape):
         self.count = self.add_weight(shape=(), dtype="int32", initializer="zeros", trainable=False)

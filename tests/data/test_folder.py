@@ -32,7 +32,7 @@ def classes(tmp_path):
 
 
 def cut_off(path):
-    """A JPEG that opens well and breaks in its pixels."""
+    """A JPEG that opens, but whose pixels cannot be read."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:1000])
@@ -56,7 +56,7 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     assert source.class_names == () and source.num_classes is None
 
 
-def test_the_crop_is_that_of_guided_diffusion():
+def test_the_crop_equals_guided_diffusions():
     sys.path.insert(0, str(GOLDEN))
     try:
         from data_centre_crop import SIDE, images
@@ -94,14 +94,14 @@ def test_an_image_that_does_not_open_is_skipped_with_a_count(classes):
     assert (len(source), source.skipped) == (3, 1)
 
 
-def test_an_image_that_breaks_in_its_pixels_is_refused_by_name(classes):
+def test_an_image_with_broken_pixels_is_refused_by_name(classes):
     cut_off(classes / "ant" / "cut.jpg")
     source = ImageFolder(classes, 8)
     with pytest.raises(ValueError, match=r"cut\.jpg"):
         source.take(range(4))
 
 
-def test_an_image_that_breaks_in_its_pixels_gives_way_to_the_next(classes):
+def test_an_image_with_broken_pixels_is_replaced_by_the_next(classes):
     cut_off(classes / "ant" / "cut.jpg")
     source = ImageFolder(classes, 8, on_error="skip")
     with pytest.warns(UserWarning, match=r"cut\.jpg"):
