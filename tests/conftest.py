@@ -16,6 +16,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", THREADS)
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
+if os.environ["KERAS_BACKEND"] == "jax":
+    # XLA's compiler takes most of the time, and its later passes a third of that, for small models.
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), quick]).strip()
+
 import keras  # noqa: E402
 import pytest  # noqa: E402
 

@@ -28,15 +28,9 @@ class Enhancer:
         flow_map: a model whose condition is a noisy spectrogram.
         codec: the `STFT` that the model was trained with.
         steps: number of jumps.
-<<<<<<< HEAD
-        overlap: share of a piece that fades into the next one. At 1/2 each sample is a mean of two
-            pieces', the nearer to the middle of its piece the more: better than 1/4
-            for half-second pieces (dev/LOG.md), for half as many pieces again.
-=======
         overlap: share of a piece that fades into the next one. At 1/2, each sample is a mean of
             two pieces, weighted towards the middle of each. For half-second pieces this is better
-            than 1/4 (docs/log.md), with 1.5 times as many pieces.
->>>>>>> help-c
+            than 1/4 (dev/LOG.md), with 1.5 times as many pieces.
         batch_size: pieces that are enhanced at once.
         seed: of the noise; piece i of a recording has noise i.
         temperature: factor of the noise at the start, see `generate`.
