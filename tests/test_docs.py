@@ -185,7 +185,7 @@ def test_the_names_in_a_page_exist(page):
 
 
 def test_a_run_is_named_as_train_names_it():
-    """runs/TASK, runs/TASK_METHOD, runs/TASK_SIZE_METHOD, a task on the page, or a command's --run."""
+    """runs/TASK, runs/TASK_METHOD, one of the page's own, or --run."""
     plans = [Plan(task, method) for task in tasks().values() for method in methods().values()]
     names = {plan.name for plan in plans if not plan.lacking()}
     for plan in plans:
