@@ -1,7 +1,6 @@
 """Objectives on the Gaussian, where the truth is known, and their guided targets row by row."""
 
 import dataclasses
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,7 +20,6 @@ from keras_meanflow.objectives import (
     ImprovedMeanFlow,
     MeanFlow,
     SplitMeanFlow,
-    split_mean_flow,
 )
 from keras_meanflow.objectives.decoupled_mean_flow import BranchDraws
 from keras_meanflow.objectives.guidance import Guidance, GuidanceInput, TeacherGuidance
@@ -475,19 +473,3 @@ def test_an_objective_survives_its_config(part):
     restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(part))
     assert restored.get_config() == part.get_config()
     assert type(restored) is type(part)
-
-
-def test_the_objective_of_the_guide_is_split_mean_flow_at_half():
-    """docs/adding_a_method.md: its class runs as it stands there."""
-    guide = Path(__file__).parents[1] / "docs" / "adding_a_method.md"
-    block = guide.read_text("utf-8").split("```python\n")[1].split("```")[0]
-    imports = Path(split_mean_flow.__file__).read_text("utf-8").split("@part")[0]
-    names = {}
-    exec(compile(imports + block, str(guide), "exec"), names)
-    x, halves, split = _data(), names["HalfwayMeanFlow"](), SplitMeanFlow(splits=(0.5, 0.5))
-    field = lambda z, r, t, c=None: ops.sin(z) + ops.reshape(t * t - r, (-1, 1, 1))  # noqa: E731
-    found, expected = (
-        objective(field, x, None, objective.draw(Keys(seed=0, step=1), x)).target
-        for objective in (halves, split)
-    )
-    np.testing.assert_allclose(*_numpy((found, expected)), atol=1e-6)
