@@ -2,13 +2,14 @@
 
     python benchmarks/cost.py [--backends jax,torch] [--official CHECKOUT] [--size B/4] [--batch 32]
 
-A DiT on 32x32x4 latents with 1,000 classes, math attention. On JAX XLA's cost analysis of the
-compiled train step over that of the compiled forward pass; on PyTorch the operations that its
-counter sees while both run, matrix products and attention. The optimizer is left out: ours is
-plain gradient descent without averages (0.2 % of a step, counted). With `--official`, a checkout
-of Gsunshine/meanflow, its loss and gradient are counted alike over its own forward pass; it needs
-flax.
-Nothing is timed: a busy machine does as well.
+A DiT on 32x32x4 latents with 1,000 classes, math attention. On JAX it divides XLA's cost analysis
+of the compiled train step by that of the compiled forward pass. On PyTorch it divides the
+operations that the counter sees in both: matrix products and attention. The optimizer hardly
+counts: ours is plain gradient descent without averages (0.2 % of a step). `--official` names a
+checkout of Gsunshine/meanflow: its loss and gradient are divided by its forward pass in the same
+way; it needs flax.
+
+Nothing is timed, so the machine may be busy.
 """
 
 import argparse
@@ -22,7 +23,7 @@ CHANNELS, IMAGE, CLASSES = 4, 32, 1000
 
 
 def flow_map(size, guidance, fraction_r_equals_t, averages=(), **network):
-    """Ours, compiled with plain gradient descent."""
+    """Our model, compiled with plain gradient descent."""
     import keras
 
     from keras_meanflow import DiT, FlowMap, FlowMatching, Guidance, LogitNormal, MeanFlow

@@ -3,17 +3,17 @@
     KERAS_BACKEND=jax python benchmarks/digits_quality.py [RUN] [--steps 1] [--heun]
     KERAS_BACKEND=jax python benchmarks/digits_quality.py --codec digits-rae.keras
 
-RUN is a directory of `keras-meanflow train digits` (default runs/digits) or of another recipe for
-digits, pixels or latents; it has trained on every other digit. The samples are of `--steps` jumps,
-or with `--heun`, of a flow model, of as many steps of Heun's method. With `--codec` they are the
-training digits themselves, as a codec reconstructs them: no model of its latents does better. Each
-figure compares with digits that were not trained on, but for the last:
+RUN is a directory of `keras-meanflow train digits` or `train digits_rae`, by any method (default
+runs/digits). Its model has trained on every other digit. Samples are drawn in `--steps` jumps; with
+`--heun`, for a flow model, in as many steps of Heun's method. With `--codec` the samples are the
+training digits as the codec reconstructs them: no model of its latents does better. All figures
+except the last compare with digits that were not trained on:
 
 - label accuracy of 1,000 samples, 100 a class, by a classifier that has seen the training half;
 - coverage: the share of unseen digits with a sample nearer than their fifth unseen neighbour;
 - Frechet distance to the unseen half, in pixels scaled to [-1, 1];
-- mean distance to the nearest training digit, over that of the unseen digits: far below 1, the
-  samples would be copies.
+- mean distance to the nearest training digit, divided by the same distance of the unseen digits:
+  a value far below 1 would mean copies.
 """
 
 import argparse
@@ -24,12 +24,10 @@ import platform
 import keras
 import numpy as np
 
-from keras_meanflow import Heun
+from keras_meanflow import Heun, open_model
 from keras_meanflow.data import load_digits
-from keras_meanflow.flow_map.presets import load_codec
 from keras_meanflow.metrics import density_coverage, frechet_distance
 from keras_meanflow.samplers import Jump
-from keras_meanflow.training import run as runs
 
 SAMPLES_A_CLASS = 100
 
@@ -112,7 +110,8 @@ def main():
         show(reconstructed(keras.saving.load_model(arguments.codec, compile=False)))
         return
     sampler = (Heun if arguments.heun else Jump)(steps=arguments.steps)
-    found = judged(runs.load(arguments.run), load_codec(arguments.run), sampler)
+    opened = open_model(arguments.run)
+    found = judged(opened.flow_map, opened.codec, sampler)
     show(found)
     report = {name: float(value) for name, value in found.items()}
     with open(os.path.join(arguments.run, "quality.json"), "w", encoding="utf-8") as file:

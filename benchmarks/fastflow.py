@@ -5,16 +5,16 @@
         --lenet lenet_mnist_fid.pth
     python benchmarks/fastflow.py --report runs/fastflow.jsonl [--figures docs]
 
-RUN is a directory of `keras-meanflow train` with 28 x 28 images of MNIST, of any objective: the
-samplers read it as a velocity, and a MeanFlow also jumps in one step. A run of the digits recipe,
-runs/digits by default, needs neither --data nor --lenet; its features are the pixels. FID compares
-samples balanced over the classes, of the same noise for all samplers, with the test set.
+RUN is a directory of `keras-meanflow train mnist`, by any method: the samplers read the model as a
+velocity, and a MeanFlow model also jumps in one step. A run of the task digits, by default
+runs/digits, needs neither --data nor --lenet: its features are the pixels. FID compares samples,
+balanced over the classes, with the test set; all samplers start from the same noise.
 
-The bandits first learn over --walks batches of other noise, are then measured frozen, and once more
-while they go on learning: "paper" explores by its constant, "scaled" is our default. Each result is
-one JSON line in --out; results that are there already are not measured again. Seconds are those of
-`generate` after the first batch, which compiles: run it on an idle machine. --report prints the
-tables and draws two figures.
+The bandits first learn over --walks batches of other noise. They are then measured frozen, and once
+more while they continue to learn: "paper" explores by a constant, "scaled" is our default. Each
+result is one JSON line in --out; a result that is in the file is not measured again. Seconds are
+the time of `generate` after the first batch, which compiles: run it on an idle machine. --report
+prints the tables and draws two figures.
 """
 
 import argparse
@@ -112,9 +112,9 @@ class Bench:
     """One run and what to draw from it."""
 
     def __init__(self, options):
-        from keras_meanflow.training import run as runs
+        from keras_meanflow import open_model
 
-        self.options, self.flow_map = options, runs.load(options.run)
+        self.options, self.flow_map = options, open_model(options.run).flow_map
         self.labels = np.arange(options.samples) % self.flow_map.network.num_classes
         self.judge = Judge(self.flow_map.network.data_shape, options.data, options.lenet)
         self.objective = type(self.flow_map.objective).__name__

@@ -7,10 +7,11 @@
 `run` trains each variant with each seed and writes a line of JSON for each evaluation to
 FOLDER/results.jsonl: the Frechet distance of one-step samples at every tenth of training, and of
 1, 2, 4 and 16 steps at its end; with `--curves` 2, 4 and 16 steps also at every second tenth. A
-run that was stopped goes on; one that is finished is not done again. `--set KNOB=VALUE` changes
-the recipe, `--value PATH=VALUE` a number of its objective, as times.std; `--tag NAME` keeps such
-runs apart. `table` prints the means and spreads over seeds, and the share of the steps after which
-a variant reaches the baseline's final distance, and draws FOLDER/DATASET.png.
+run that was stopped continues; one that is finished is not done again. `--set KNOB=VALUE` sets a
+knob of the task or of `progressive_mean_flow`; `--value PATH=VALUE` sets a number of the objective,
+such as times.std; `--tag NAME` keeps such runs apart. `table` prints the means and spreads over
+seeds, and the share of the steps after which a variant reaches the baseline's final distance. It
+draws FOLDER/DATASET.png.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import numpy as np
 from results import Lines
 
 MEAN_ONE = 2.5  # over LogitNormal(-0.4, 1) the mean of MinSNR's weight is 0.4
-# Variant: what turns `digits_improved` and its like into it; with a dot, a value of the objective.
+# Variant: knobs of the task by `progressive_mean_flow`; with a dot, a value of the objective.
 NO_PARTS = {"gamma": None, "exponent": None, "stages": None}
 VARIANTS = {
     "baseline": {},
@@ -48,7 +49,7 @@ VARIANTS = {
 SMALL = {
     "digits": {"width": 64, "depth": 3, "heads": 4, "patch_size": 2, "steps": 6000},
     "mnist": {"width": 96, "depth": 4, "heads": 4, "patch_size": 7, "steps": 12_000},
-    # A patch has 48 numbers here: with 192, more than the width, noise does not pass the network.
+    # A patch has 48 numbers here. With 192, more than the width, the network could not keep noise.
     "eurosat": {"width": 64, "depth": 3, "heads": 4, "patch_size": 4, "steps": 4000},
 }
 COMMON = {
@@ -80,21 +81,21 @@ def run(arguments):
 def train_and_judge(arguments, variant, seed):
     """Train and evaluate one variant with one seed."""
     from keras_meanflow import Curriculum, backend
-    from keras_meanflow.recipe import find
+    from keras_meanflow.training import Plan
     from keras_meanflow.training import run as runs
 
     name = f"{arguments.dataset}-{variant}-{seed}{arguments.tag}"
     folder, results = Path(arguments.folder), Lines(Path(arguments.folder) / "results.jsonl")
-    recipe = find(f"{arguments.dataset}_improved")
+    plan = Plan.of(arguments.dataset, "progressive_mean_flow")
     knobs = {**SMALL[arguments.dataset], **COMMON, **NO_PARTS, **VARIANTS[variant]}
     knobs |= {"seed": seed} | ({"data": arguments.data} if arguments.data else {})
     knobs |= dict(_setting(text) for text in arguments.set)
     values = {name: knobs.pop(name) for name in list(knobs) if "." in name}
     values |= dict(_setting(text) for text in arguments.value)
     judge = Judge(arguments.dataset, arguments.features, arguments.data, folder)
-    training = recipe.load()(**knobs)
+    training = plan.training(knobs)
     Curriculum(values).apply(training.flow_map)
-    settings = runs.describe(recipe.name, knobs)
+    settings = runs.describe(plan, plan.resolve(knobs))
     about = {"run": name, "dataset": arguments.dataset, "variant": variant, "tag": arguments.tag}
     about |= {name: value for name, value in (knobs | values).items() if name != "data"}
     about |= {"backend": settings["backend"], "versions": settings["versions"]}

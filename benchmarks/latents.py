@@ -2,12 +2,11 @@
 
     python benchmarks/latents.py [--count 20000] [--batch-size 256] [--folder DIR]
 
-Writes a store of random 32x32x4 moments (16 kB an image) into DIR, or a temporary
-folder, reads it through once, then takes the time of seven times 40 batches, by the clock and of
-computing: on a machine that is busy with other things only the latter says something (20,000 a
-second on 2 cores are 100 us of computing a latent). The disk is not part of this: the system keeps
-in memory what was read, and a store larger than memory is as fast as the disk reads 16 kB blocks at
-random.
+Writes a store of random 32x32x4 moments (16 kB an image) into DIR or a temporary folder and reads
+it once. Then it times seven times 40 batches, by the clock and by CPU time. On a busy machine only
+the CPU time is meaningful (20,000 a second on 2 cores are 100 us of computing a latent). The disk
+is not measured, because the system keeps in memory what was read. A store larger than memory is as
+fast as the disk reads 16 kB blocks at random.
 """
 
 import argparse
@@ -29,7 +28,7 @@ REPEATS, STEPS = 7, 40
 
 
 class RandomMoments(MomentSource):
-    """Means and standard deviations as of the SD autoencoder at 256 pixels, each from its index."""
+    """Means and standard deviations like those of the SD autoencoder, each made from its index."""
 
     moments, shape = 2, (32, 32, 4)
 
@@ -44,10 +43,10 @@ class RandomMoments(MomentSource):
 
 
 def measure(folder, count, batch_size):
-    """Latents a second, and microseconds of computing a latent; one number each a repeat."""
+    """Latents a second, and microseconds of CPU time a latent; one number of each a repeat."""
     encode(RandomMoments(count), folder / "store", shard_size=4096)
     store = LatentStore(folder / "store")
-    store.verify()  # which also brings it into memory
+    store.verify()  # also brings it into memory
     batches, rates, computing = Batches(store, batch_size, seed=0), [], []
     for repeat in range(REPEATS):
         start, computed = time.perf_counter(), time.process_time()

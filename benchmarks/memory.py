@@ -3,13 +3,14 @@
     python benchmarks/memory.py [--backends jax,tensorflow,torch] [--size S/4] [--batch 32]
     python benchmarks/memory.py --backends jax --size XL/2 --batch 1 --device 80 [--remat]
 
-On JAX, by XLA's analysis of the compiled step, whose state is donated as `fit` does: arguments,
-results and temporaries, without what they share. On PyTorch, the most that its profiler sees
-allocated at a time in a step, on top of the weights, averages and optimizer state. On TensorFlow,
-by the report that XLA dumps of the compiled step: what it reserves for all buffers together.
+On JAX: XLA's analysis of the compiled step, with its state donated as in `fit`: arguments, results
+and temporaries, with shared buffers counted once. On PyTorch: the largest memory that the profiler
+sees allocated in a step, plus the weights, averages and optimizer state. On TensorFlow: all buffers
+together, from the report that XLA writes for the compiled step.
+
 With `--device GB` (JAX) it also compiles the step for twice the batch, and prints the largest batch
-that fits by a straight line. XLA's CPU compiler undoes `--remat`; what the gradient pass of a row
-keeps is therefore printed too, counted from the program before XLA. Nothing is timed.
+that fits, by linear extrapolation. XLA's CPU compiler undoes `--remat`. So it also prints what the
+gradient pass keeps for a row, counted from the program before XLA. Nothing is timed.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from cost import batch, flow_map
 
 
 def jax_bytes(model, rows):
-    """Of the compiled step, its state donated."""
+    """Bytes of the compiled step, with its state donated."""
     import jax
 
     from keras_meanflow.backend.jax import step_state
@@ -37,7 +38,7 @@ def jax_bytes(model, rows):
 
 
 def torch_bytes(model, rows):
-    """The most allocated at a time in the second step, and what is there before it."""
+    """The largest memory allocated in the second step, plus that of the model's state."""
     import keras
     from torch.profiler import ProfilerActivity, profile
 
@@ -56,7 +57,7 @@ def torch_bytes(model, rows):
 
 
 def tensorflow_bytes(model, rows):
-    """Of the compiled step, by the reports in the folder of `XLA_FLAGS`."""
+    """Bytes of the compiled step, from the reports in the folder of `XLA_FLAGS`."""
     model.train_on_batch(*batch(rows))
     folder = re.search(r"--xla_dump_to=(\S+)", os.environ["XLA_FLAGS"])[1]
     reports = [path.read_text() for path in Path(folder).glob("*memory-usage-report.txt")]
@@ -64,7 +65,7 @@ def tensorflow_bytes(model, rows):
 
 
 def kept_bytes(model, rows):
-    """What the network's gradient pass keeps of a further row: JAX's residuals, by shape."""
+    """Bytes that the gradient pass keeps for one more row: JAX's residuals, by shape."""
     import jax
     import keras
 
@@ -99,7 +100,7 @@ def measure(arguments):
 
 
 def in_a_process(backend, objective, rows, arguments, *further):
-    """The bytes of a step, measured in a process of its own."""
+    """The bytes of a step, measured in a new process."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-W", "ignore", __file__, "--objective", objective, *further]
     command += ["--size", arguments.size, "--batch", str(rows)]

@@ -1,28 +1,29 @@
-"""The methods side by side: the quality of the runs of some recipes, their cost, and their errors.
+"""The methods side by side: the quality of their runs, their cost, and their errors.
 
-    python benchmarks/methods.py run digits digits_split digits_alpha digits_imf --folder study
-    python benchmarks/methods.py run mnist mnist_split --data mnist.npz \
+    python benchmarks/methods.py run digits digits:split_mean_flow digits:alpha_flow --folder study
+    python benchmarks/methods.py run mnist mnist:split_mean_flow --data mnist.npz \
         --features lenet_mnist_fid.pth --folder study --seeds 0 1
-    python benchmarks/methods.py time mnist_flow mnist mnist_split --data mnist.npz --folder study
+    python benchmarks/methods.py time mnist:flow_matching mnist --data mnist.npz --folder study
     python benchmarks/methods.py table --folder study
-    KERAS_BACKEND=torch python benchmarks/methods.py learn digits_flow digits digits_split
+    KERAS_BACKEND=torch python benchmarks/methods.py learn digits:flow_matching digits
 
-`run` trains each recipe with each seed in FOLDER and writes a line of JSON for 1, 2 and 4 steps of
+Each argument is TASK:METHOD; TASK alone takes the task's first method, mean_flow.
+
+`run` trains each with each seed in FOLDER. It writes a line of JSON for 1, 2 and 4 steps of
 sampling to FOLDER/methods.jsonl: on digits the figures of `digits_quality.py`, on MNIST the LeNet
-Frechet distance of 10,000 samples to the training images. A run that was stopped goes on; one that
-is finished is not done again. `--pairs` is the data of Re-MeanFlow.
+Frechet distance of 10,000 samples to the training images. A run that was stopped continues; one
+that is finished is not done again. `--pairs` is the pair store of Re-MeanFlow.
 
-`time` times steps half-way through training, of each recipe in turn, the first of which the others
-are compared with: the median over rounds of the ratio within a round, a line each in the same file.
-The machine should be idle.
+`time` times steps of each in turn, half-way through training, and compares them with the first. It
+writes a line for each to the same file: the median over rounds of the ratio within a round. The
+machine should be idle.
 
-`table` prints the means over seeds, the least and the largest, and the forward passes a step, the
-backward pass counted as two, of a step on average over training: those of the network, a teacher's
-apart.
+`table` prints the means over seeds, the least and the largest, and the forward passes of a step,
+averaged over training. The backward pass counts as two. A teacher's passes are not counted.
 
-`learn` trains each for a few steps and prints the errors on data it has not seen, before, half-way
-and after, and the Frechet distance of one-step samples to that data, number by number. `--unseen`
-names it, in the place of the digits' other half.
+`learn` trains each for a few steps. It prints the errors on unseen data before, half-way and after,
+and the Frechet distance of one-step samples to that data, number by number. `--unseen` names that
+data; the default is the other half of the digits.
 """
 
 import argparse
@@ -44,26 +45,25 @@ ERRORS = ("v_error", "u_error", "distance")
 
 
 def run(arguments):
-    """Train and evaluate each recipe with each seed."""
-    from keras_meanflow.recipe import find
+    """Train and evaluate each plan with each seed."""
     from keras_meanflow.training import run as runs
 
     results = lines_of(arguments)
-    for recipe in map(find, arguments.recipes):
+    for plan in plans(arguments):
         for seed in arguments.seeds:
-            name = f"{recipe.name}{arguments.tag}-{seed}"
+            name = f"{plan.name}{arguments.tag}-{seed}"
             if all(results.has(run=name, nfe=nfe) for nfe in NFE):
                 continue
-            knobs = knobs_of(recipe, arguments, seed)
-            training, started = recipe.load()(**knobs), time.monotonic()
-            described = runs.describe(recipe.name, knobs)
+            knobs = knobs_of(plan, arguments, seed)
+            training, started = plan.training(knobs), time.monotonic()
+            described = runs.describe(plan, knobs)
             runs.train(training, Path(arguments.folder) / name, described, verbose=0)
-            about = {"run": name, "recipe": recipe.name + arguments.tag, "seed": seed}
+            about = {"run": name, "plan": plan.name + arguments.tag, "seed": seed}
             about |= {"steps": training.steps, "backend": described["backend"]}
             about |= {"settings": arguments.set, "forwards": forwards(training.flow_map)}
             about |= {"seconds_of_this_call": round(time.monotonic() - started, 1)}
             for nfe in NFE:
-                found = judged(recipe.name, training, nfe, arguments)
+                found = judged(plan.task.name, training, nfe, arguments)
                 results.add({**about, "nfe": nfe, **found})
                 print(name, nfe, found, flush=True)
 
@@ -72,20 +72,23 @@ def lines_of(arguments):
     return Lines(Path(arguments.folder) / "methods.jsonl")
 
 
-def knobs_of(recipe, arguments, seed=0):
-    """The knobs of a recipe, with the data that it needs."""
-    from keras_meanflow.recipe import resolve
+def plans(arguments):
+    """The `Plan` of each argument TASK:METHOD."""
+    from keras_meanflow.training import Plan
 
-    settings = [f"seed={seed}", *arguments.set]
-    data = arguments.pairs if recipe.name.endswith("_reflow") else arguments.data
-    if "data" in recipe.defaults and data:
-        settings.append(f"data={data}")
-    return resolve(recipe.load(), settings)
+    return [Plan.of(*text.split(":", 1)) for text in arguments.plans]
 
 
-def judged(recipe, training, nfe, arguments):
+def knobs_of(plan, arguments, seed=0):
+    """The knobs of a plan, with the data that it needs."""
+    data = {"data": arguments.data, "pair_store": arguments.pairs}
+    needed = [f"{knob}={path}" for knob, path in data.items() if path and knob in plan.knobs()]
+    return plan.resolve([f"seed={seed}", *arguments.set, *needed])
+
+
+def judged(task, training, nfe, arguments):
     """The figures of a model's samples in `nfe` steps."""
-    if recipe.startswith("mnist"):
+    if task == "mnist":
         from improved_training import Judge
 
         judge = Judge("mnist", arguments.features, arguments.data, arguments.folder)
@@ -99,7 +102,7 @@ def judged(recipe, training, nfe, arguments):
 
 
 def forwards(flow_map):
-    """Forward passes a step, on average over training: those counted, and 3 for the gradient."""
+    """Forward passes of a step, averaged over training: those counted, and 3 for the gradient."""
     from keras import ops
 
     from keras_meanflow.backend.random import Keys
@@ -125,7 +128,7 @@ def forwards(flow_map):
 
 
 def counting(network):
-    """What stands for the network: it counts rows, those of a derivative twice, and returns 0."""
+    """A function in the network's place: it counts rows, twice in a derivative, and returns 0."""
     from keras_meanflow.parts.derivatives import Derivative, ForwardMode
 
     class Counter:
@@ -153,25 +156,24 @@ def counting(network):
 
 
 def time_steps(arguments):
-    """Time the recipes' steps in turn."""
-    from keras_meanflow.recipe import find
+    """Time the plans' steps in turn."""
     from keras_meanflow.training import run as runs
 
     trainings = {}
-    for recipe in map(find, arguments.recipes):
-        training = trainings[recipe.name] = recipe.load()(**knobs_of(recipe, arguments))
-        training.flow_map.step.assign(training.steps // 2)  # AlphaFlow's cost rises as it goes
+    for plan in plans(arguments):
+        training = trainings[plan.name] = plan.training(knobs_of(plan, arguments))
+        training.flow_map.step.assign(training.steps // 2)  # AlphaFlow's cost rises over training
         seconds(training)  # the first call compiles
-    rounds = []
+    all_names, rounds = list(trainings), []
     for i in range(ROUNDS):
-        names = arguments.recipes if i % 2 else arguments.recipes[::-1]
+        names = all_names if i % 2 else all_names[::-1]
         rounds.append({name: seconds(trainings[name]) for name in names})
     backend = runs.describe()["backend"]
     for name, training in trainings.items():
-        ratios = sorted(taken[name] / taken[arguments.recipes[0]] for taken in rounds)
-        line = {"recipe": name, "backend": backend, "batch_size": training.batch_size}
+        ratios = sorted(taken[name] / taken[all_names[0]] for taken in rounds)
+        line = {"plan": name, "backend": backend, "batch_size": training.batch_size}
         line |= {"milliseconds": 1000 * statistics.median(taken[name] for taken in rounds)}
-        line |= {"over": arguments.recipes[0], "ratio": statistics.median(ratios)}
+        line |= {"over": all_names[0], "ratio": statistics.median(ratios)}
         line |= {"least": ratios[0], "largest": ratios[-1], "settings": arguments.set}
         lines_of(arguments).add(
             {k: round(v, 3) if type(v) is float else v for k, v in line.items()}
@@ -195,20 +197,19 @@ def fit(training, steps):
 def learn(arguments):
     """Print the errors on unseen data over a short training."""
     from keras_meanflow.data import open_source
-    from keras_meanflow.recipe import find
     from keras_meanflow.training import run as runs
 
     source = open_source(arguments.unseen)
     unseen = source.take(np.arange(min(len(source), 896)))
     backend = runs.describe()["backend"]
-    for recipe in map(find, arguments.recipes):
-        training = recipe.load()(**knobs_of(recipe, arguments))
+    for plan in plans(arguments):
+        training = plan.training(knobs_of(plan, arguments))
         started, found = time.monotonic(), [errors(training.flow_map, *unseen)]
         for _ in range(2):
             fit(training, training.steps // 2)
             found.append(errors(training.flow_map, *unseen))
         line = {name: [round(errors[name], 3) for errors in found] for name in found[0]}
-        line = {"recipe": recipe.name, "backend": backend, "steps": training.steps, **line}
+        line = {"plan": plan.name, "backend": backend, "steps": training.steps, **line}
         line |= {"seconds": round(time.monotonic() - started, 1)}
         lines_of(arguments).add(line)
         print(line, flush=True)
@@ -233,25 +234,26 @@ def table(arguments):
     """Print a table of the means over seeds for each data set."""
     groups, timed = collections.defaultdict(dict), {}
     for line in lines_of(arguments):
+        plan = line.get("plan", line.get("recipe"))  # the key of version 0.1.0
         if "nfe" in line:
-            key = line["recipe"], line["steps"], line["backend"]
+            key = plan, line["steps"], line["backend"]
             groups[key][line["seed"], line["nfe"]] = line
         elif "ratio" in line:
-            timed[line["recipe"], line["backend"]] = line
+            timed[plan, line["backend"]] = line
     for digits in (True, False):
         columns = DIGITS if digits else ("fid",)
         some = {k: v for k, v in groups.items() if k[0].startswith("digits") == digits}
         if not some:
             continue
         heads = [f"{name} {nfe}" for name in columns for nfe in NFE]
-        print("| recipe | steps | backend | seeds | forwards | time |", " | ".join(heads), "|")
+        print("| plan | steps | backend | seeds | forwards | time |", " | ".join(heads), "|")
         print("|---|" + "---|" * (len(heads) + 5))
-        for (recipe, steps, backend), lines in sorted(some.items()):
+        for (plan, steps, backend), lines in sorted(some.items()):
             seeds = len({seed for seed, _ in lines})
             forwards = next(iter(lines.values()))["forwards"]
-            ratio = timed.get((recipe, backend), {}).get("ratio", "")
+            ratio = timed.get((plan, backend), {}).get("ratio", "")
             cells = [mean(lines, name, nfe) for name in columns for nfe in NFE]
-            print(f"| {recipe} | {steps} | {backend} | {seeds} | {forwards} | {ratio} |", *cells)
+            print(f"| {plan} | {steps} | {backend} | {seeds} | {forwards} | {ratio} |", *cells)
 
 
 def mean(lines, name, nfe):
@@ -270,8 +272,8 @@ def main():
     train, timing, short = (commands.add_parser(name) for name in ("run", "time", "learn"))
     for command, do in ((train, run), (timing, time_steps), (short, learn)):
         command.set_defaults(do=do)
-        command.add_argument("recipes", nargs="+", metavar="RECIPE")
-        command.add_argument("--data", help="of the recipes that need some")
+        command.add_argument("plans", nargs="+", metavar="TASK:METHOD")
+        command.add_argument("--data", help="of the tasks that need some")
         command.add_argument("--pairs", help="a pair store, the data of Re-MeanFlow")
         command.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE")
     train.add_argument("--seeds", type=int, nargs="+", default=[0])

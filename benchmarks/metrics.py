@@ -2,9 +2,9 @@
 
     python benchmarks/metrics.py [--samples 50000] [--width 2048] [--interval]
 
-Where torch-fidelity is installed, its own reduction of the same features follows in the same run
-(it holds all features at once). On a machine that is busy with other things set
-OPENBLAS_NUM_THREADS=1 and compare CPU seconds.
+If torch-fidelity is installed, the same run also measures its reduction of the same features,
+which holds all features at once. On a busy machine set OPENBLAS_NUM_THREADS=1 and compare CPU
+seconds.
 """
 
 import argparse
@@ -42,13 +42,13 @@ def peak_mb():
 
 
 def timed(function, *args):
-    """The result, and seconds of computing: of the clock, and of all threads of this process."""
+    """The result, and the seconds it took: by the clock, and of CPU time in this process."""
     start = np.array([time.perf_counter(), time.process_time()])
     result = function(*args)
     return result, np.array([time.perf_counter(), time.process_time()]) - start
 
 
-def told(name, work, seconds, more=""):
+def show(name, work, seconds, more=""):
     print(f"{name:15} {work:28} {seconds[0]:6.1f} s   {seconds[1]:6.1f} CPU s   {more}", flush=True)
 
 
@@ -60,16 +60,16 @@ def ours(samples, width, reference, interval):
     args = (total.mean, total.covariance, reference.mean, reference.covariance)
     fid, distance = timed(frechet_distance, *args)
     memory = f"peak memory +{peak_mb() - before:.0f} MB"
-    told("keras_meanflow", "statistics in one pass", seconds + closing)
-    told("", "distance", distance, f"FID {fid:.6f}")
-    told("", "both", seconds + closing + distance, memory)
+    show("keras_meanflow", "statistics in one pass", seconds + closing)
+    show("", "distance", distance, f"FID {fid:.6f}")
+    show("", "both", seconds + closing + distance, memory)
     if interval:
         del total, args
         estimate, work = timed(frechet_with_interval, statistics, reference)
-        told("", "jackknife over 20 blocks", work, f"+-{1.96 * estimate.standard_error:.6f}")
+        show("", "jackknife over 20 blocks", work, f"+-{1.96 * estimate.standard_error:.6f}")
         limit, work = timed(frechet_infinity, statistics, reference)
         memory = f"peak memory +{peak_mb() - before:.0f} MB"
-        told("", "limit of infinite samples", work, f"FID {limit:.6f}   {memory}")
+        show("", "limit of infinite samples", work, f"FID {limit:.6f}   {memory}")
 
 
 def torch_fidelity(samples, width, reference):
@@ -87,9 +87,9 @@ def torch_fidelity(samples, width, reference):
     theirs = {"mu": reference.mean, "sigma": reference.covariance}
     fid, distance = timed(metric_fid.fid_statistics_to_metric, statistics, theirs, False)
     memory = f"peak memory +{peak_mb() - before:.0f} MB and {features.nbytes >> 20} MB of features"
-    told("torch-fidelity", "statistics of all at once", seconds)
-    told("", "distance", distance, f"FID {fid['frechet_inception_distance']:.6f}")
-    told("", "both", seconds + distance, memory)
+    show("torch-fidelity", "statistics of all at once", seconds)
+    show("", "distance", distance, f"FID {fid['frechet_inception_distance']:.6f}")
+    show("", "both", seconds + distance, memory)
 
 
 def main():

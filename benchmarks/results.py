@@ -1,10 +1,10 @@
-"""Results of a benchmark as lines of JSON, which a run that was stopped goes on with."""
+"""Results of a benchmark as lines of JSON; a run that was stopped continues from them."""
 
 import json
 
 
 class Lines:
-    """Lines of JSON in a file, whose folder is made; a last line that was cut off is left out."""
+    """Lines of JSON in a file; its folder is made, and a last line that was cut off is ignored."""
 
     def __init__(self, path):
         self.path = path

@@ -4,14 +4,14 @@
     KERAS_BACKEND=torch python benchmarks/side_by_side.py --zhuyu CHECKOUT [--rounds 7]
     KERAS_BACKEND=jax python benchmarks/side_by_side.py --generate
 
-The same model, batch and mathematics: a DiT of `--image` x `--image` x 4, patch 2, guidance by
-omega and kappa (1, 0.5), a quarter of the rows with r < t, Adam, one average. The official step is
-that of `train.py` on one device, without its codec and logs; zhuyu-cs's is its loss (`loss.py`,
-whose last commit no longer fits its own `train.py`), Adam and average. Printed: medians over the
-rounds of images a second and of the ratio within a round, and its range.
-`--generate` compares one-step
-`generate` with a bare compiled forward pass. The checkouts are of Gsunshine/meanflow (flax, optax)
-and zhuyu-cs/MeanFlow (timm). Run it on an idle machine.
+All train the same model on the same batches with the same mathematics: a DiT of `--image` x
+`--image` x 4, patch 2, guidance by omega and kappa (1, 0.5), a quarter of the rows with r < t,
+Adam, one average. The official step is that of `train.py` on one device, without its codec and
+logs. The step of zhuyu-cs is its loss, Adam and average; its `train.py` no longer fits the last
+commit of its `loss.py`. Printed: medians over the rounds of images a second and of the ratio within
+a round, and its range. `--generate` compares one-step `generate` with a bare compiled forward pass.
+The checkouts are of Gsunshine/meanflow (flax, optax) and zhuyu-cs/MeanFlow (timm). Run it on an
+idle machine.
 """
 
 import argparse

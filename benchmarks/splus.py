@@ -4,20 +4,20 @@
     KERAS_BACKEND=jax python benchmarks/splus.py train --data mnist.npz --lenet lenet_mnist_fid.pth
     python benchmarks/splus.py report
 
-`refresh` takes the CPU time, the least of --repeats, of a step of one (n, n) matrix when its two
-factors are decomposed, when they are not, and of Adam's.
+`refresh` measures the CPU time of a step on one (n, n) matrix, the least of --repeats: with SPlus
+when its two factors are decomposed, with SPlus when they are not, and with Adam.
 
-`train` takes the network of the mnist recipe with flow matching and with MeanFlow. First both
-optimizers try the same --rates (Adam's; SPlus takes 2 width times as much) with seed 0; then each
-trains with its best rate on --seeds fresh seeds. The rate rises over --warmup steps and stays, as
-in the paper; nothing decays the weights; both are judged by FlowMap's average of their weights on
-unseen digits: by the squared error of the regression problem, and MeanFlow, given --lenet, by the
-FID of one-step samples. Each run is one JSON line in --out when it ends; runs that are there are
-not done again, and --minutes starts no new one after so long. A run of the default size takes
-minutes; --width 64 --depth 2 --steps 1000 makes it about one.
+`train` takes the network of the task mnist with flow matching and with MeanFlow. First both
+optimizers try the same --rates with seed 0 (the rates are Adam's; SPlus takes 2 width times as
+much). Then each trains with its best rate on --seeds fresh seeds. The rate rises over --warmup
+steps and stays, as in the paper; there is no weight decay. FlowMap's average of the weights is
+judged on unseen digits: by the squared error of the regression problem; with --lenet, MeanFlow also
+by the FID of one-step samples. Each run adds one JSON line to --out when it ends. Runs in that file
+are not done again. After --minutes no new run starts. A run of the default size takes minutes; with
+--width 64 --depth 2 --steps 1000 it takes about one.
 
-`report` prints the fraction of Adam's steps at which SPlus reaches Adam's last value, and that
-times the ratio of their steps' times. `train` needs an idle machine.
+`report` prints the fraction of Adam's steps at which SPlus reaches Adam's last value, and the
+fraction of Adam's time. `train` needs an idle machine.
 """
 
 import argparse
@@ -157,17 +157,12 @@ class Run:
     def __init__(self, options, objective, optimizer, rate, seed):
         from keras_meanflow import FlowMap, FlowMatching
         from keras_meanflow.data import load_arrays
-        from keras_meanflow.recipe import find
+        from keras_meanflow.training import Plan
 
         self.options = options
         shape = {name: getattr(options, name) for name in ("width", "depth", "heads", "patch_size")}
-        self.training = find("mnist").load()(
-            data=options.data,
-            steps=options.steps,
-            batch_size=options.batch_size,
-            seed=seed,
-            **shape,
-        )
+        knobs = {"data": options.data, "steps": options.steps, "seed": seed, **shape}
+        self.training = Plan.of("mnist").training({**knobs, "batch_size": options.batch_size})
         self.flow_map = self.training.flow_map
         if objective == "FlowMatching":
             self.flow_map = FlowMap(
@@ -179,7 +174,7 @@ class Run:
         self.judge = Judge(options, x) if options.lenet and objective == "MeanFlow" else None
 
     def optimizer(self, name, rate):
-        """The recipe's, with a rate that rises and stays, and without weight decay."""
+        """The task's optimizer with a rate that rises and stays, and without weight decay."""
         from keras.optimizers.schedules import CosineDecay
 
         from keras_meanflow.optimizers import compile_with

@@ -6,10 +6,10 @@
 On each backend, in one process, three fits of the same DiT take turns: MeanFlow (a quarter of the
 rows with r < t), flow matching, and a plain `keras.Model` that fits pre-drawn pairs with the mean
 squared error. Counted in forward passes the first two cost 3.5 and 3. Printed: the median over the
-rounds of the ratio within a round, and its range. With `--jit`, `jit_compile=True`, not the default
-on PyTorch, and no plain model. With `--size`, meant for a GPU, a named DiT on 32x32x4 latents with
-1,000 classes, no plain model either, and the rate of MeanFlow's step and its share of the device's
-peak. Run it on an idle machine.
+rounds of the ratio within a round, and its range. `--jit` sets `jit_compile=True`, which is not the
+default on PyTorch, and omits the plain model. `--size` is meant for a GPU: a named DiT on 32x32x4
+latents with 1,000 classes, without the plain model; it also prints the rate of MeanFlow's step and
+its share of the device's peak. Run it on an idle machine.
 """
 
 import argparse
