@@ -407,7 +407,7 @@ def test_an_objective_refuses_a_network_without_its_inputs_or_its_head():
         FlowMap(network, BoundaryMeanFlow(guidance=GuidanceInput()))
     with pytest.raises(ValueError, match="needs a network with a second head"):
         FlowMap(network, ImprovedMeanFlow())
-    with pytest.raises(ValueError, match="unconditional teacher has scale=1"):
+    with pytest.raises(ValueError, match="unconditional teacher needs scale=1"):
         TeacherGuidance(teacher=MLP(data_size=6, width=8, depth=1), scale=2.0)
 
 

@@ -151,8 +151,8 @@ class GapBin(TimeSampler):
         inside = (r < t) & (self.low <= t - r) & (t - r <= self.high)
         if not inside.any():
             raise ValueError(
-                f"{type(self.times).__name__} must draw gaps between low and high, but draws none. "
-                f"Received: {self.low} to {self.high}."
+                f"{type(self.times).__name__} must draw gaps of the bin, but draws none. "
+                f"Received: low={self.low}, high={self.high}."
             )
         return np.stack([r[inside], t[inside]], axis=1)
 

@@ -30,12 +30,12 @@ class Linear(Path):
         Mean Flows for One-step Generative Modeling (arXiv 2505.13447), section 3.
     """
 
-    def __call__(self, x: Tensor, e: Tensor | dict, t: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, e: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """See `Path.__call__`."""
         t = per_row(t, x)
         return (1.0 - t) * x + t * e, e - x
 
-    def start(self, e: Tensor | dict) -> Tensor:
+    def start(self, e: Tensor) -> Tensor:
         """`e`."""
         return e
 
@@ -73,12 +73,12 @@ class NoisyToClean(Path):
                 f"Received: {self.sigma_min} and {self.sigma_max}."
             )
 
-    def __call__(self, x: Tensor, e: Tensor | dict, t: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, e: dict, t: Tensor) -> tuple[Tensor, Tensor]:
         """See `Path.__call__`."""
         t, y, n = per_row(t, x), e["y"], e["n"]
         sigma = (1.0 - t) * self.sigma_min + t * self.sigma_max
         return (1.0 - t) * x + t * y + sigma * n, y - x + (self.sigma_max - self.sigma_min) * n
 
-    def start(self, e: Tensor | dict) -> Tensor:
+    def start(self, e: dict) -> Tensor:
         """`z_1 = y + sigma_max n`."""
         return e["y"] + self.sigma_max * e["n"]
