@@ -58,7 +58,7 @@ class DecoupledMeanFlow(Objective):
 
     References:
         Decoupled MeanFlow (arXiv 2510.24474), Eq. 6; kyungmnlee/dmf `DMFLoss`; the times are
-        those of its training scripts, not of its constructor.
+        from its training scripts, not from its constructor.
     """
 
     times: TimeSampler = TwoLogitNormals()

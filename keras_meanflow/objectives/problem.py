@@ -75,7 +75,7 @@ class Problem:
     second: Problem | None = None
     copies: int = 1
 
-    # The form in which Keras' own steps take a problem: a batch (x, y, sample_weight).
+    # The form in which Keras' steps take a problem: a batch (x, y, sample_weight).
 
     def as_data(self) -> tuple:
         """The problem as a batch `(x, y, sample_weight)`; `of_data` is the inverse."""

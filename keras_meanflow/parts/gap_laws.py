@@ -140,7 +140,7 @@ class GapBin(TimeSampler):
         super().__post_init__()
         if not 0.0 <= self.low < self.high <= 1.0:
             raise ValueError(
-                "low and high must be gaps in [0, 1], low below high. "
+                "A bin of gaps lies in [0, 1], low below high. "
                 f"Received: {self.low} to {self.high}."
             )
         object.__setattr__(self, "_pairs", self._pairs_of_the_bin())
