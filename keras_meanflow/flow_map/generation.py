@@ -81,7 +81,7 @@ class Generation:
         sampler = sampler or Jump(steps=1 if steps is None else steps)
         self._check_guidance_scale(guidance_scale)
         if not temperature >= 0.0:
-            raise ValueError(f"temperature must be at least 0. Received: {temperature}.")
+            raise ValueError(f"temperature is at least 0. Received: {temperature}.")
         n, condition = self._count_and_condition(labels)
         devices = device_count()
         batch_size = -(-max(min(batch_size, n), 1) // devices) * devices

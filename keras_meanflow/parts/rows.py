@@ -42,7 +42,7 @@ def indices_r_below_t(rows: int | Tensor, count: int | Tensor) -> Tensor:
 
 
 def mask_r_below_t(rows: int | Tensor, count: int | Tensor) -> Tensor:
-    """The same rows as (B,) booleans."""
+    """(B,) booleans, True on the rows of `indices_r_below_t`."""
     i = ops.arange(rows, dtype="int32")
     return ((i + 1) * count) // rows > (i * count) // rows
 

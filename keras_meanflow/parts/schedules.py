@@ -160,7 +160,7 @@ class Steps(Schedule):
         _check_rising("at", self.at)
         if len(self.values) != len(self.at) + 1:
             raise ValueError(
-                "Steps needs one more value than turning points. "
+                "Steps needs one value more than turning points. "
                 f"Received: values={self.values}, at={self.at}."
             )
 
@@ -193,7 +193,7 @@ class Piecewise(Schedule):
         _check_rising("at", self.at)
         if len(self.values) != len(self.at):
             raise ValueError(
-                "Piecewise needs one value for each point. "
+                "Piecewise needs a value for each point. "
                 f"Received: values={self.values}, at={self.at}."
             )
 
