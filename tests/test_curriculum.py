@@ -40,7 +40,7 @@ EVERYTHING = MeanFlow(
 
 
 def _model(objective, *, optimizer=None, **kwargs):
-    """A small model; on TensorFlow without XLA, whose compiling takes longest here."""
+    """A small model; on TensorFlow without XLA, because its compilation takes longest here."""
     keras.utils.set_random_seed(5)
     flow_map = FlowMap(MLP(data_size=3, width=8, depth=1), objective, averages=(0.9,), **kwargs)
     jit = False if BACKEND == "tensorflow" else "auto"
@@ -284,7 +284,7 @@ def test_the_papers_two_variants():
     ("times.meen", "Did you mean mean"), ("tmies.mean", "Did you mean times"),
     ("beta.s", "has the values none"),
 ])  # fmt: skip
-def test_a_path_that_is_not_there_names_those_that_are(path, message):
+def test_an_unknown_path_is_refused_with_the_known_ones(path, message):
     with pytest.raises(ValueError, match=message):
         Curriculum({path: 1.0}).apply(_model(MeanFlow()))
 

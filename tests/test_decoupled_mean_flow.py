@@ -183,7 +183,7 @@ def test_robust_losses_are_their_formulas():
 
 
 def test_the_cauchy_loss_learns_the_variance_of_the_error():
-    """Least at phi = log ||d||^2 for an error of one size; d is 2 here and phi starts at 0."""
+    """The loss is smallest at phi = log ||d||^2; ||d|| is 2 here and phi starts at 0."""
     flow_map = _toy(DecoupledMeanFlow(loss=Cauchy(), label_dropout=0.0), averages=(0.9,))
     flow_map.network.trainable = False
     r, t = ops.ones((3,)) * 0.2, ops.ones((3,)) * 0.7

@@ -1,4 +1,4 @@
-"""FlowConsist on Gaussians: the push is that of the KL divergence, the tangent lowers variance."""
+"""FlowConsist on Gaussians: the push follows the KL divergence, the tangent lowers variance."""
 
 import dataclasses
 
@@ -63,7 +63,7 @@ def test_the_push_has_the_sign_of_the_gradient_of_the_kl_divergence(m, std):
 
 
 def test_nothing_is_pushed_where_the_companion_is_the_diagonal():
-    """Whatever the samples are: the two velocities are compared at the same noisy state."""
+    """For any samples: the two velocities are compared at the same noisy state."""
     objective = FlowConsist(companion=lambda z, r, t, condition: REAL(z, t, t))
     _, push, weight, _, problem = _rectification(Generator(2.0, 0.1), objective)
     np.testing.assert_array_equal(push, 0.0)

@@ -265,7 +265,7 @@ def test_an_image_depends_on_its_seed_and_number_only():
     np.testing.assert_array_equal(noise[0], expected)
 
 
-def test_noise_that_is_added_on_the_way_belongs_to_the_image_too():
+def test_noise_added_between_steps_belongs_to_the_image_too():
     flow_map, labels = _trained(), np.arange(7) % 3
     restart = {"sampler": Restart(steps=3), "seed": 5, "verbose": 0}
     whole = flow_map.generate(labels, **restart)

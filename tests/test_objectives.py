@@ -54,7 +54,7 @@ class MarginalPath:
         return z, Gaussian()(z, t, t)
 
 
-# The error at the exact u is -factor (v - E[v | z]), by t - r and d_z u.
+# The error at the exact u is -factor (v - E[v | z]); factor depends on t - r and d_z u.
 FACTORS = {
     MeanFlow: lambda gap, slope: 1.0 - gap * slope,
     BoundaryMeanFlow: lambda gap, slope: 0.0 * gap + 1.0,  # du/dt is exact, v is not
@@ -69,7 +69,7 @@ def _data():
 
 
 def _data_and_noise(x, draws):
-    """Of each row of the problem."""
+    """The data and the noise of each row of the problem."""
     if isinstance(draws, BranchDraws):
         return ops.tile(x, (2, 1, 1)), ops.concatenate([draws.flow.e, draws.mean_flow.e])
     return x, draws.e
@@ -151,7 +151,7 @@ def _errors(problem):
 
 
 def test_alpha_flows_error_is_first_order_in_alpha():
-    """(u - target) / alpha, by which the loss goes: z_s is an Euler step, which leaves the path."""
+    """The loss uses (u - target) / alpha; z_s is an Euler step, which leaves the path."""
     x = _data()
     alphas = (0.16, 0.08, 0.04, 0.02)
     sizes = [
@@ -301,12 +301,12 @@ def test_the_guided_target_is_equation_21_at_the_fewest_forward_passes(guidance,
     assert relative_error(target, expected) < 1e-6
 
 
-class ToldField(Field):
+class FieldWithGuidance(Field):
     """The same with guidance in its condition, and a second head that has another velocity."""
 
     def __call__(self, z, r, t, condition):
-        told = condition["omega"] - condition["t_min"] * condition["t_max"]
-        shift = ops.reshape(told * t, (-1, 1, 1))
+        given = condition["omega"] - condition["t_min"] * condition["t_max"]
+        shift = ops.reshape(given * t, (-1, 1, 1))
         return super().__call__(z, r, t, condition["labels"]) + shift
 
     def velocity(self, z, r, t, condition):
@@ -315,7 +315,7 @@ class ToldField(Field):
 
 @pytest.mark.parametrize(
     ("objective", "head", "forwards"),
-    [  # rows over the batch: null, own on r < t rows or on all, the jvp (once in eager)
+    [  # rows over the batch: null, own velocity on r < t rows or on all, the jvp (once in eager)
         (BoundaryMeanFlow(guidance=GuidanceInput()), 1.0, 1 + 0.5 + 0.5),
         (ImprovedMeanFlow(guidance=GuidanceInput()), 2.0, 1 + 1 + 0.5),
     ],
@@ -324,19 +324,19 @@ class ToldField(Field):
 def test_guidance_as_an_input_has_the_papers_target_and_tangent(objective, head, forwards):
     """v_g = v + (1 - 1/w)(v_c - v_u), du/dt along v_c, w = 1 outside of [t_min, t_max]."""
     x, labels = _data(), ops.convert_to_tensor(np.arange(ROWS, dtype="int32") % 5)
-    objective, u = dataclasses.replace(objective, label_dropout=0.3), ToldField()
+    objective, u = dataclasses.replace(objective, label_dropout=0.3), FieldWithGuidance()
     draws = objective.draw(Keys(seed=0, step=2), x, labels)
     problem = objective(u, x, labels, draws)
     assert sum(u.rows) == ROWS * forwards
-    z, r, t, e, drop, own = _numpy(
+    z, r, t, e, drop, scale = _numpy(
         (problem.inputs["z"], draws.r, draws.t, draws.e, draws.drop, draws.scale)
     )
     x, labels = _numpy((x, labels))
     labels = np.where(drop, 9, labels)
-    inside = (own["t_min"] <= t) & (t <= own["t_max"])
+    inside = (scale["t_min"] <= t) & (t <= scale["t_max"])
     assert 5 < (~inside).sum() < 40 and drop[r < t].any()
-    w = np.where(inside, own["omega"], 1.0)
-    told = own["omega"] - own["t_min"] * own["t_max"]
+    w = np.where(inside, scale["omega"], 1.0)
+    given = scale["omega"] - scale["t_min"] * scale["t_max"]
 
     def rows(a):
         return a[:, None, None]
@@ -345,15 +345,15 @@ def test_guidance_as_an_input_has_the_papers_target_and_tangent(objective, head,
     v_u = head * (np.sin(z) + rows(9 * (1.0 + t) - t + 1.0 * t))
     kappa = rows(np.where(drop, 0.0, 1.0 - 1.0 / w))
     v_g = e - x + kappa * (v_c - v_u)
-    du_dt = np.cos(z) * v_c + rows(labels + told)
+    du_dt = np.cos(z) * v_c + rows(labels + given)
     target = ops.convert_to_numpy(problem.target)
     if problem.self_share is not None:
         share = rows(ops.convert_to_numpy(problem.self_share))
-        target = target + share * (np.sin(z) + rows(labels * (1.0 + t) - r + told * t))
+        target = target + share * (np.sin(z) + rows(labels * (1.0 + t) - r + given * t))
     assert relative_error(target, v_g - rows(t - r) * du_dt) < 1e-6
     if problem.second is not None:
         assert relative_error(ops.convert_to_numpy(problem.second.target), v_g) < 1e-6
-    expected = {"labels": labels, **own}
+    expected = {"labels": labels, **scale}
     assert set(problem.inputs["condition"]) == set(expected)
     for name, value in expected.items():
         np.testing.assert_array_equal(
@@ -380,7 +380,7 @@ def test_guidance_scales_follow_their_power_law(beta):
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_a_teachers_velocity_takes_the_datas_place(scale):
+def test_a_teachers_velocity_replaces_that_of_the_data(scale):
     teacher = randomise(MLP(data_size=6, width=8, depth=1, num_classes=5), seed=1)
     x = ops.reshape(_data(), (ROWS, 6))
     labels = ops.convert_to_tensor(np.arange(ROWS, dtype="int32") % 5)
@@ -405,7 +405,7 @@ def test_an_objective_refuses_a_network_without_its_inputs_or_its_head():
         FlowMap(network, BoundaryMeanFlow(guidance=GuidanceInput()))
     with pytest.raises(ValueError, match="needs a network with a second head"):
         FlowMap(network, ImprovedMeanFlow())
-    with pytest.raises(ValueError, match="unconditional teacher has scale=1"):
+    with pytest.raises(ValueError, match="unconditional teacher needs scale=1"):
         TeacherGuidance(teacher=MLP(data_size=6, width=8, depth=1), scale=2.0)
 
 
@@ -417,7 +417,7 @@ def test_without_a_condition_no_row_is_dropped_and_guidance_is_an_error():
         MeanFlow(guidance=Guidance())(Gaussian(), x, None, draws)
 
 
-def test_stored_pairs_use_their_own_noise():
+def test_stored_pairs_use_the_stored_noise():
     x = _data()
     pairs = {"x": x, "e": -2.0 * x}
     objective = MeanFlow(coupling=StoredPairs())

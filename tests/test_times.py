@@ -182,7 +182,7 @@ def test_the_mean_gap_of_a_scheduled_law_is_tabulated_over_progress():
 
 
 def _points(sampler, stage=0, progress=1.0):
-    """r and t on an even lattice, with r < t on all rows."""
+    """r and t at the points of the lattice, with r < t on all rows."""
     lattice = Lattice(progress, {"stage": stage})
     r, t = sampler.pair(lattice, lattice.rows, ops.ones(lattice.rows, "bool"))
     return ops.convert_to_numpy(r), ops.convert_to_numpy(t)

@@ -1,7 +1,7 @@
 """`FlowMap`: a network with an objective, a Keras model that trains with `fit` and generates.
 
-Its parts are files: the steps of training, the averages of its weights, generation and export,
-presets to share. The `Curriculum` callback moves values of the objective over training, and
+Each of its parts is a file: the steps of training, the averages of weights, generation and export,
+presets to share. The `Curriculum` callback changes values of the objective during training.
 `open_model` gives the FlowMap of any name: a run, a preset, a checkpoint, a file of weights.
 """
 

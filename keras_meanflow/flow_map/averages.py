@@ -1,33 +1,37 @@
 """Averages of a network's weights, with warm-up."""
 
+from collections.abc import Callable, Sequence
+
+import keras
 from keras import ops
 
-from keras_meanflow.backend import lerp
+from keras_meanflow.backend import Tensor, lerp
 
 
 class Averages:
     """Exponential averages of weights, one for each decay, kept beside the raw weights.
 
-    After n updates the decay is `min(decay, (1 + n) / (10 + n))`: a short training is not averaged
-    with its random start. Until the first update an average equals the raw weights.
+    After n updates the decay is `min(decay, (1 + n) / (10 + n))`. So the average of a short
+    training does not contain its random start. Until the first update an average equals the raw
+    weights.
 
     Args:
-        decays: of the averages, each in [0, 1).
+        decays: one for each average, in [0, 1).
         weights: the raw weights, variables.
-        make: from a weight to a new variable with its value.
+        make: returns a new variable with the value of a weight.
 
     Raises:
         ValueError: for a decay outside [0, 1), or the same one twice.
     """
 
-    def __init__(self, decays, weights, make):
+    def __init__(self, decays: Sequence[float], weights: list[keras.Variable], make: Callable):
         self.decays = tuple(decays)
         different = len(set(self.decays)) == len(self.decays)
         if not different or any(not 0.0 <= decay < 1.0 for decay in self.decays):
             raise ValueError(f"averages are different decays in [0, 1). Received: {self.decays}.")
         self._copies = {decay: [make(weight) for weight in weights] for decay in self.decays}
 
-    def of(self, decay):
+    def of(self, decay: float) -> list[keras.Variable]:
         """The variables of one average.
 
         Raises:
@@ -39,7 +43,7 @@ class Averages:
             )
         return self._copies[decay]
 
-    def update(self, weights, updates, moved):
+    def update(self, weights: list[keras.Variable], updates: Tensor, moved: Tensor) -> None:
         """Move each average towards the weights.
 
         Args:

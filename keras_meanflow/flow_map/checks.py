@@ -1,10 +1,16 @@
 """What data a network can be trained on: checked before training, and at every trace."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
+from keras_meanflow.backend import Tensor
+from keras_meanflow.networks.base import Network
+from keras_meanflow.objectives.base import Objective
 
-def check_arrays(network, x, y=None):
+
+def check_arrays(network: Network, x: np.ndarray | dict, y: Any = None) -> None:
     """Raise a ValueError if NumPy arrays, or a dict of them, cannot be trained on."""
     for name, array in named(x).items():
         check_batch(network, name, array)
@@ -17,7 +23,7 @@ def check_arrays(network, x, y=None):
     network.check_condition(y)
 
 
-def check_batch(network, name, array):
+def check_batch(network: Network, name: str, array: Tensor) -> None:
     """Raise a ValueError if an array or tensor has another type or shape than the network's."""
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(array.dtype)):
         raise ValueError(
@@ -30,7 +36,7 @@ def check_batch(network, name, array):
         )
 
 
-def check_objective(network, objective):
+def check_objective(network: Network, objective: Objective) -> None:
     """Raise a ValueError if an objective cannot train a network."""
     objective.check_network(network)
     companion = [objective.companion] if objective.companion else []
@@ -43,14 +49,14 @@ def check_objective(network, objective):
             )
 
 
-def rows_of(x, batch_size=None):
-    """The rows of a nominal batch of what `fit` takes as x; None if nothing tells."""
+def rows_of(x: Any, batch_size: int | None = None) -> int | None:
+    """The number of rows in a nominal batch of the x that `fit` takes; None if unknown."""
     if isinstance(x, np.ndarray | dict):
         return min(batch_size or 32, len(next(iter(keras.tree.flatten(x)))))
     size = batch_size or getattr(x, "batch_size", None)
     return None if size is None else int(size)
 
 
-def named(x):
+def named(x: Any) -> dict[str, Any]:
     """The arrays of data by name: `x` alone, or a dict such as {"x", "e"}."""
     return x if isinstance(x, dict) else {"x": x}

@@ -1,36 +1,43 @@
 """The curriculum callback: values that change with training progress, set, timed and logged."""
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
 from keras_meanflow.backend import local
+from keras_meanflow.objectives import MeanFlow, Objective
 from keras_meanflow.parts.easy_first import EasyFirst, Plateau
 from keras_meanflow.parts.schedules import Power, scheduled_values
 from keras_meanflow.parts.weightings import MinSNRVelocity, ProgressiveGap
 
+if TYPE_CHECKING:
+    from keras_meanflow.flow_map.model import FlowMap
+
 
 class Curriculum(keras.callbacks.Callback):
-    """Reshapes how (t, r) are drawn and how rows are weighted as training goes.
+    """Changes how (t, r) are drawn and how rows are weighted during training.
 
     It puts schedules over progress p in [0, 1] into the objective and takes the horizon from this
     `fit`; a model with a fixed `horizon` keeps it. Schedules are read inside the compiled step,
-    from the saved step counter: they are exact on every step, need no retrace, and go on where a
-    saved run stopped.
+    from the saved step counter. So they are exact on every step, need no retrace, and continue
+    where a saved run stopped.
 
-    It adds to the logs, and so to `log.csv` and TensorBoard, `progress`, every scheduled value,
-    and what the objective logs of its state, such as `stage`: the values of the next step. Place
-    it before callbacks that write logs. Every `fit` has one; pass it only to set schedules.
+    It logs `progress`, every scheduled value, and the logged part of the objective's state, such as
+    `stage`: the values of the next step. They appear in `log.csv` and TensorBoard too, so place it
+    before callbacks that write logs. `fit` adds one by itself; pass it only to set schedules.
 
     Args:
         schedules: `{"times.mean": Line(start=-2.0, end=-0.4), ...}`: values of the objective by
-            path, numbers or schedules. Also whole parts, `{"beta": ProgressiveGap()}`.
+            path, numbers or schedules; or whole parts, `{"beta": ProgressiveGap()}`.
 
     Raises:
-        ValueError: for a path that the objective does not have, or schedules without a known
-            length of training.
+        ValueError: for a path that the objective does not have, or schedules where the length of
+            training is unknown.
 
     Example:
         >>> curriculum = Curriculum({"times.fraction_r_equals_t": Line(start=1.0, end=0.5)})
@@ -40,21 +47,21 @@ class Curriculum(keras.callbacks.Callback):
         Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065).
     """
 
-    def __init__(self, schedules=None):
+    def __init__(self, schedules: dict[str, Any] | None = None):
         super().__init__()
         self.schedules = dict(schedules or {})
 
-    def changed(self, objective):
-        """The objective with the schedules in it."""
+    def changed(self, objective: Objective) -> Objective:
+        """A copy of the objective with the schedules in it."""
         for path, value in self.schedules.items():
             objective = _replaced(objective, path.split("."), value, path)
         return objective
 
-    def apply(self, flow_map):
-        """Put the schedules into a model's objective, as `fit` does first of all."""
+    def apply(self, flow_map: FlowMap) -> None:
+        """Put the schedules into a model's objective, as `fit` does at its start."""
         flow_map.set_objective(self.changed(flow_map.objective))
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         """Set `start` and `horizon`."""
         model, steps = self.model, self.params.get("steps")
         if model.fixed_horizon is not None:
@@ -69,13 +76,13 @@ class Curriculum(keras.callbacks.Callback):
         model.start.assign(model.batches_done // model.accumulation)
         model.horizon.assign(self.params["epochs"] * steps // model.accumulation)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Add the present values to the logs."""
         if logs is not None:
             logs.update(self.values())
 
-    def values(self):
-        """The present progress, scheduled values and stage by name; nothing if nothing moves."""
+    def values(self) -> dict[str, float]:
+        """The present progress, scheduled values and stage by name; empty if nothing changes."""
         model, progress = self.model, self.model.progress
         now = {path: s(progress) for path, s in scheduled_values(model.objective).items()}
         for name, variable in model.objective.state.items():
@@ -86,14 +93,21 @@ class Curriculum(keras.callbacks.Callback):
         return {name: ops.convert_to_numpy(local(value)).item() for name, value in now.items()}
 
 
-def improved_training(objective, *, gamma=5.0, exponent=1.0, stages=None, patience=200):
+def improved_training(
+    objective: MeanFlow,
+    *,
+    gamma: float | None = 5.0,
+    exponent: float | None = 1.0,
+    stages: int | None = None,
+    patience: int = 200,
+) -> Curriculum:
     """The scheme of the paper as a `Curriculum`: velocity first, then short to long intervals.
 
     Args:
-        objective: the `MeanFlow` that it is for, whose logit-normal times it keeps.
+        objective: the `MeanFlow` to train; its logit-normal law of times is kept.
         gamma: of `MinSNRVelocity` on rows with r = t; None for no weight.
         exponent: k of `ProgressiveGap`'s `s = 1 - p^k` on rows with r < t; None for no weight.
-        stages: of `EasyFirst` in the place of the objective's times; None for all times at once.
+        stages: of `EasyFirst`, which replaces the objective's times; None for all times at once.
         patience: steps without improvement before the next stage.
 
     Example:
@@ -119,7 +133,7 @@ def improved_training(objective, *, gamma=5.0, exponent=1.0, stages=None, patien
 
 
 def _replaced(part, names, value, path):
-    """A part with the value at the end of a path replaced."""
+    """A copy of a part with another value at the end of a path."""
     name, *rest = names
     fields = getattr(part, "__dataclass_fields__", {})
     if name not in fields:

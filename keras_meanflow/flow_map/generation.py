@@ -1,17 +1,31 @@
-"""What a trained FlowMap is for: samples, and a sampler exported for others to run."""
+"""Samples of a trained FlowMap, and their sampler exported for serving."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_meanflow.backend import BACKEND, compiled, device_count, export_arguments, local, spread
+from keras_meanflow.backend import (
+    BACKEND,
+    Tensor,
+    compiled,
+    device_count,
+    export_arguments,
+    local,
+    spread,
+)
 from keras_meanflow.backend.random import philox_noise
+from keras_meanflow.networks.base import Network
 from keras_meanflow.samplers import Jump
+from keras_meanflow.samplers.base import Sampler
 
 _FORMATS = {"jax": "tf_saved_model", "tensorflow": "tf_saved_model", "torch": "torch"}
 
 
-def as_condition(labels):
+def as_condition(labels: Any) -> Any:
     """Labels, a list of them, an array or a dict of arrays, in NumPy; None stays None."""
     if isinstance(labels, dict):
         return {name: as_condition(array) for name, array in labels.items()}
@@ -24,28 +38,28 @@ class Generation:
 
     def generate(
         self,
-        labels,
+        labels: Any,
         *,
-        steps=None,
-        sampler=None,
-        seed=0,
-        first=0,
-        batch_size=256,
-        guidance_scale=None,
-        temperature=1.0,
-        verbose="auto",
-    ):
+        steps: int | None = None,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int = 256,
+        guidance_scale: float | None = None,
+        temperature: float = 1.0,
+        verbose: int | str = "auto",
+    ) -> np.ndarray:
         """Samples from noise, float32 NumPy of shape (n, ...), with the weights of `average`.
 
         Args:
-            labels: integers (n,), or what condition the network takes, an array or a dict of arrays
-                of n rows; for an unconditional network the number of samples.
+            labels: integers (n,), or another condition that the network takes, an array or a dict
+                of arrays with n rows. For an unconditional network, the number of samples.
             steps: number of jumps of the flow map; 1 by default.
             sampler: a `Sampler` instead: `Jump(times=...)`, `Euler(steps=50)`, `Heun(steps=25)`,
                 `Restart(steps=2)`, `BanditSampler(steps=50)`, which learns from each batch.
             seed: image i of seed s is the same whatever the batch size, backend or devices, unless
                 the sampler learns.
-            first: number of the first image.
+            first: index of the first image.
             batch_size: largest batch that runs at once, over all devices of this process on JAX;
                 the last one is padded to it.
             guidance_scale: s of `u(null) + s (u(c) - u(null))`, for a model trained with label
@@ -55,7 +69,8 @@ class Generation:
 
         Raises:
             ValueError: for unknown labels, steps < 1, both `steps` and `sampler`, a guidance scale
-                on a model that has guidance baked in or no null label, or a negative temperature.
+                on a model that has guidance in its target or no null label, or a negative
+                temperature.
 
         Example:
             >>> flow_map.generate(np.arange(10), steps=1, seed=0).shape
@@ -126,14 +141,14 @@ class Generation:
         return u_null + scale * (u - u_null)
 
     def _count_and_condition(self, labels):
-        """The number of samples, and the condition as a tuple of none or one."""
+        """The number of samples, and a tuple of the condition, empty if there is none."""
         if isinstance(labels, (int, np.integer)) and not self.network.conditional:
             if labels < 1:
                 raise ValueError(f"The number of samples is at least 1. Received: {labels}.")
             return int(labels), ()
         if isinstance(labels, (int, np.integer)):
             raise ValueError(
-                "This network is conditional: generate takes labels, one a sample, as in "
+                "This network is conditional: generate takes one label for each sample, as in "
                 f"generate(np.repeat(np.arange(10), 8)). Received the number {labels}."
             )
         condition = as_condition(labels)
@@ -155,15 +170,23 @@ class Generation:
                 f"label_dropout > 0. Received: guidance_scale={scale}."
             )
 
-    def export(self, filepath, *, steps=1, sampler=None, format=None, **kwargs):
-        """Write noise and condition -> sample, with the weights of `average`, for serving.
+    def export(
+        self,
+        filepath: str | Path,
+        *,
+        steps: int = 1,
+        sampler: Sampler | None = None,
+        format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write a model from noise and condition to samples, with the weights of `average`.
 
-        A sampler that adds noise on the way takes that too, one input for each (`Sampler.noises`).
+        A sampler that adds noise between steps has an input for each noise (`Sampler.noises`).
 
         Args:
-            filepath: where to.
-            steps: number of jumps, or
-            sampler: a `Sampler`; one that learns is exported as what it has learned.
+            filepath: where to write it.
+            steps: number of jumps of the flow map.
+            sampler: a `Sampler` instead; one that learns is exported with what it has learned.
             format: of `keras.Model.export`: "tf_saved_model" (default on TensorFlow and JAX),
                 "torch" (default on PyTorch, a `.pt2` file) and others where this backend has them.
             **kwargs: further arguments of `keras.Model.export`.
@@ -176,10 +199,11 @@ class Generation:
         kwargs = {**export_arguments(format, len(model.inputs)), **kwargs}
         keras.Model.export(model, filepath, format=format, **kwargs)
 
-    def sampling_model(self, sampler):
-        """A plain `keras.Model` from noise and what arrays of a condition there are to samples.
+    def sampling_model(self, sampler: Sampler) -> keras.Model:
+        """A plain `keras.Model` from noise and the arrays of a condition, if any, to samples.
 
-        Its inputs are a list, a dict's arrays in the order of their names; weights are copied.
+        Its inputs are a list, with the arrays of a dict in the order of their names. Weights are
+        copied.
         """
         network = self.copied_network(self.average)
         names = ["noise", *(f"noise_{k}" for k in range(1, sampler.noises))]
@@ -189,7 +213,7 @@ class Generation:
         given = [] if condition is None else keras.tree.flatten(condition)
         return keras.Model([*noises, *given], samples)
 
-    def copied_network(self, average):
+    def copied_network(self, average: float | None) -> Network:
         """A copy of the network with the average of this decay, or the raw weights for None."""
         network = type(self.network).from_config(self.network.get_config())
         sources = [*self.weights_of(average), *self.network.non_trainable_variables]
@@ -200,18 +224,18 @@ class Generation:
 
 
 class SamplingLayer(keras.layers.Layer):
-    """A sampler around a network, as a layer: noise and condition to samples."""
+    """A sampler with its network as a layer, from noise and condition to samples."""
 
-    def __init__(self, network, sampler, start, **kwargs):
+    def __init__(self, network: Network, sampler: Sampler, start: Callable, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.network, self.sampler, self.start = network, sampler, start
         self.built = True
 
-    def call(self, noises, condition=None):
-        """A list of (B, ...), which the sampler adds in turn, to (B, ...)."""
+    def call(self, noises: list[Tensor], condition: Any = None) -> Tensor:
+        """Samples (B, ...) from a list of noises (B, ...), which the sampler adds in turn."""
         starts = [self.start(noise, condition) for noise in noises]
         return self.sampler(lambda z, r, t: self.network(z, r, t, condition), *starts)
 
-    def compute_output_spec(self, noises, condition=None):
+    def compute_output_spec(self, noises: list, condition: Any = None) -> keras.KerasTensor:
         """Samples have the noise's shape."""
         return keras.KerasTensor(noises[0].shape, dtype="float32")

@@ -1,7 +1,10 @@
-"""FlowMap: a network, an objective and their averages as a `keras.Model`."""
+"""FlowMap: a network, an objective and averages of the weights as a `keras.Model`."""
 
 import types
 import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -17,7 +20,8 @@ from keras_meanflow.flow_map.field import Field
 from keras_meanflow.flow_map.generation import Generation
 from keras_meanflow.flow_map.presets import Presets
 from keras_meanflow.flow_map.steps import Steps
-from keras_meanflow.objectives import MeanFlow, Problem
+from keras_meanflow.networks.base import Network
+from keras_meanflow.objectives import MeanFlow, Objective, Problem
 from keras_meanflow.parts.part import register
 
 
@@ -25,27 +29,27 @@ from keras_meanflow.parts.part import register
 class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
     """A generative model `x = e - u(e, 0, 1)` that trains with `fit(x, y)`.
 
-    The objective turns each batch into a regression problem without gradient; Keras' own train
+    The objective turns each batch into a regression problem without gradient; Keras' train
     step solves it. `fit` takes data x (or {"x", "e"}, stored pairs) and the condition y; sample
     weights multiply the objective's. Logged: `loss`, the unnormalised squared errors `v_error` of
     rows with r = t and `u_error` of rows with r < t, `gradient_norm`, and what the objective adds.
-    Networks of the objective (see `Objective`) are tracked: teachers are frozen, all are saved.
-    So is the layer that a loss trains along, such as a log variance.
+    The objective's networks (see `Objective`) are tracked and saved, and teachers are frozen. A
+    layer that the loss trains, such as a log variance, is saved too.
 
     Args:
         network: a `Network`.
         objective: an `Objective`; `MeanFlow()` by default.
         averages: decays of the weight averages that are kept beside the raw weights, with warm-up
-            (see `Averages`). Generating, evaluating and exporting use `average`, at first the
-            first of them.
+            (see `Averages`). Generating, evaluating and exporting use `average`: the first
+            of them, until it is set.
         horizon: number of optimizer steps over which schedules run, or None to take it from `fit`.
         seed: seed of all draws of training.
         float32_derivative: compute du/dt in float32 where the network computes in bfloat16.
 
     Raises:
         ValueError: for a network in float16, a decay outside [0, 1), a network that the objective
-            cannot train, or an objective's network that is the network itself or has another data
-            shape.
+            cannot train, or an objective one of whose networks is the network itself or has
+            another data shape.
 
     Example:
         >>> flow_map = FlowMap(DiT.from_size("S/4", image_size=32, channels=3, num_classes=10))
@@ -59,14 +63,14 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
 
     def __init__(
         self,
-        network,
-        objective=None,
+        network: Network,
+        objective: Objective | None = None,
         *,
-        averages=(0.9999,),
-        horizon=None,
-        seed=0,
-        float32_derivative=False,
-        **kwargs,
+        averages: Sequence[float] = (0.9999,),
+        horizon: int | None = None,
+        seed: int = 0,
+        float32_derivative: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)
         if network.compute_dtype == "float16":
@@ -78,7 +82,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         self.network, self.seed = network, int(seed)
         self.field = Field(network, float32_derivative=float32_derivative)
         self._take(MeanFlow() if objective is None else objective)
-        # A saved model has the loss's layer and the variables under these names, in this order.
+        # Saved models rely on the names and the order of this layer and these variables.
         layer = self.objective.loss_layer
         self.log_variance = layer and layer(name="log_variance")
         if layer:
@@ -88,7 +92,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         )
         self.fixed_horizon = horizon
         self.horizon.assign(horizon or 0)
-        # Kept from Keras' tracking, which has the variables already.
+        # Hidden from Keras' tracking, which has the variables already.
         self._untracked = types.SimpleNamespace(state={}, errors={}, steps={})
         self._averages = Averages(averages, network.trainable_variables, self._copy)
         self._average = next(iter(self.averages), None)
@@ -98,10 +102,11 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         self.built = True
 
     def _take(self, objective):
-        """Take an objective, and its networks among the tracked layers."""
+        """Set the objective, and track its networks as layers."""
         check_objective(self.network, objective)
         for teacher in objective.teachers:
-            # Loaded as frozen, its layers are not; TensorFlow skips what is set already.
+            # A teacher loaded as frozen has layers that are not, and on TensorFlow setting the same
+            # value again does nothing: so set both values.
             teacher.trainable = True
             teacher.trainable = False
         self.objective, self.teachers = objective, objective.teachers
@@ -132,17 +137,17 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         return copy
 
     def _keep_state(self):
-        """Make variables of the scalars that the objective carries from step to step."""
+        """Make variables for the scalars that the objective carries from step to step."""
         for name, variable in self.objective.state.items():
             if name not in self._untracked.state:
                 self._untracked.state[name] = self._scalar(name, variable.first)
 
     @property
-    def state(self):
+    def state(self) -> dict[str, keras.Variable]:
         """The scalars that the objective carries from step to step, name -> variable."""
         return {name: self._untracked.state[name] for name in self.objective.state}
 
-    def call(self, inputs):
+    def call(self, inputs: dict) -> Any:
         """The network's prediction for a dict of `z`, `r`, `t` and, if any, `condition`.
 
         For the inputs of a `Problem` from `as_data`, what its `predict` gives.
@@ -151,7 +156,14 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
 
     # Compiling and fitting
 
-    def compile(self, optimizer="adam", *, loss=None, metrics=None, **kwargs):
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        *,
+        loss: Any = None,
+        metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Configure training; arguments as in `keras.Model.compile`, except loss and metrics.
 
         Raises:
@@ -173,24 +185,26 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         self.field.jit = self.jit_compile
         if self.optimizer.use_ema:
             raise ValueError(
-                "At the end of fit, an optimizer's own average replaces the raw weights. Leave "
+                "At the end of fit, an optimizer's average replaces the raw weights. Leave "
                 "it to FlowMap(averages=...): give the optimizer use_ema=False. "
                 f"Received: {type(self.optimizer).__name__}(use_ema=True)."
             )
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile from a saved configuration, ready to load the optimizer's state."""
         config = keras.saving.deserialize_keras_object(config)
         self.compile(**{k: v for k, v in config.items() if k not in ("loss", "metrics")})
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *args, callbacks=None, **kwargs):
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, callbacks: Any = None, **kwargs: Any
+    ) -> keras.callbacks.History:
         """Train as `keras.Model.fit` does; see its arguments.
 
         Raises:
             ValueError: for integer data, data of another shape than the network's, NaN, unknown
                 labels, a batch too small for the share of rows with r < t, or scheduled values
-                and neither a known length nor `horizon`.
+                without a known length of training or a `horizon`.
         """
         if isinstance(x, np.ndarray | dict):
             self.check_data(x, y)
@@ -204,12 +218,12 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         callbacks = callbacks if curricula else [Curriculum(), *callbacks]
         return super().fit(x, y, *args, callbacks=callbacks, **kwargs)
 
-    def set_objective(self, objective):
-        """Train on with another objective; one of another kind needs a new FlowMap.
+    def set_objective(self, objective: Objective) -> None:
+        """Continue with another objective of the same kind; another kind needs a new FlowMap.
 
         Raises:
-            ValueError: for an objective that logs other quantities, or whose loss trains a layer
-                where this one's does not.
+            ValueError: for an objective that logs other quantities, or whose loss trains another
+                layer or none.
         """
         old = self.objective
         if set(objective.logs) != set(old.logs) or objective.loss_layer != old.loss_layer:
@@ -220,40 +234,40 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         if objective != old:
             self._take(objective)
             self._keep_state()
-            self.train_function = self.test_function = None  # compiled for the one before
+            self.train_function = self.test_function = None  # compiled for the old one
 
-    def check_data(self, x, y=None):
+    def check_data(self, x: np.ndarray | dict, y: Any = None) -> None:
         """Raise a ValueError if NumPy arrays cannot be trained on."""
         check_arrays(self.network, x, y)
 
     # Averages
 
     @property
-    def averages(self):
+    def averages(self) -> tuple[float, ...]:
         """The decays of the averages that are kept."""
         return self._averages.decays
 
     @property
-    def average(self):
-        """The decay of the average that generates, evaluates and is exported; None for raw."""
+    def average(self) -> float | None:
+        """The decay of the average used to generate, evaluate and export; None for raw weights."""
         return self._average
 
     @average.setter
-    def average(self, decay):
+    def average(self, decay: float | None) -> None:
         self.weights_of(decay)
         self._average = decay
         self.test_function = None  # it was compiled for the weights chosen before
 
     @property
-    def chosen_weights(self):
-        """The variables that generate and evaluate: those of `average`, or the raw weights."""
+    def chosen_weights(self) -> list[keras.Variable]:
+        """The variables used to generate and evaluate: `average`, or the raw weights."""
         return self.weights_of(self.average)
 
-    def weights_of(self, average):
+    def weights_of(self, average: float | None) -> list[keras.Variable]:
         """The variables of an average by its decay, or the raw weights for None."""
         return self.network.trainable_variables if average is None else self._averages.of(average)
 
-    def using_chosen_weights(self):
+    def using_chosen_weights(self) -> AbstractContextManager[None]:
         """Context in which calls of the model use `chosen_weights`."""
         return self.field.using(
             zip(self.network.trainable_variables, self.chosen_weights, strict=True)
@@ -261,18 +275,18 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
 
     # Saving
 
-    def save(self, *args, **kwargs):
-        """As `keras.Model.save`; over several processes one may do it by itself."""
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.save`; of several processes a single one may call it."""
         with alone():
             super().save(*args, **kwargs)
 
-    def save_weights(self, *args, **kwargs):
-        """As `keras.Model.save_weights`; over several processes one may do it by itself."""
+    def save_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.save_weights`; of several processes a single one may call it."""
         with alone():
             super().save_weights(*args, **kwargs)
 
-    def get_config(self):
-        """The arguments."""
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
         return {
             **super().get_config(),
             "network": keras.saving.serialize_keras_object(self.network),
@@ -284,7 +298,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The model of these arguments."""
         config = dict(config)
         for name in ("network", "objective"):

@@ -37,31 +37,31 @@ class Opened:
 
     @functools.cached_property
     def codec(self) -> Codec | None:
-        """What makes pixels of its samples, fetched if need be; None for a model of pixels."""
+        """Decodes its samples to pixels, fetched if need be; None for a model of pixels."""
         return load_codec(self.place)
 
     @property
     def published_codec(self) -> Codec | PublishedCodec | None:
-        """The same without fetching: a published codec is its address."""
+        """The same without fetching: a published codec stays an address."""
         return codec_of(self.place)
 
     def network(self, *, averaged: bool = True) -> Network:
-        """A copy of its network, with the average that generates or with the raw weights."""
+        """A copy of its network, with the average used to generate or with the raw weights."""
         return self.flow_map.copied_network(self.flow_map.average if averaged else None)
 
 
 def open_model(name: str | Path, **settings: Any) -> Opened:
-    """The model of a name, ready to generate, to export and to train on.
+    """The model that a name stands for, ready to generate, to export and to train further.
 
     Args:
         name: the directory of a run, whose newest checkpoint is loaded; a preset's folder or
             `hf://OWNER/REPOSITORY`; a `.keras` file; a known checkpoint such as "imf-b-2"; or a
             file of weights in a published format.
-        **settings: of `FlowMap.from_preset`, for a preset, a checkpoint or a file of weights.
+        **settings: of `FlowMap.from_preset`, only for a preset, a checkpoint or a file of weights.
 
     Raises:
-        ValueError: for a name of nothing, a run without a checkpoint, or settings that a run or a
-            saved model does not take.
+        ValueError: for a name that stands for nothing, a run without a checkpoint, or settings that
+            a run or a saved model does not take.
 
     Example:
         >>> opened = open_model("runs/digits")

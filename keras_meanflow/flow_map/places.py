@@ -1,4 +1,4 @@
-"""What the name of a model stands for: the one place that asks."""
+"""What the name of a model stands for: only this module decides it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Place:
     """Where a model is.
 
     Args:
-        name: as it was given.
+        name: as given.
         kind: "run" (a training's directory), "preset" (what `save_to_preset` wrote), "saved" (a
             `.keras` file), "checkpoint" (known by name or address) or "weights" (a file).
-        known: the entry of a checkpoint.
+        known: a checkpoint's entry in the table, or None.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Place:
         """The file of a checkpoint or of weights, fetched if need be.
 
         Args:
-            path: of a checkpoint's file that was fetched by hand.
+            path: the checkpoint's file, if it was fetched by hand.
 
         Raises:
             ValueError: for a checkpoint that a browser has to fetch.
@@ -67,7 +67,7 @@ def place_of(name: str | Path) -> Place:
     Nothing is fetched yet.
 
     Raises:
-        ValueError: for a name of nothing, with the nearest known checkpoints.
+        ValueError: for a name that stands for nothing, with the nearest known checkpoints.
 
     Example:
         >>> place_of("runs/digits").kind

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, Self
 
 import keras
 
@@ -13,14 +14,22 @@ from keras_meanflow.files.readers import read_weights
 from keras_meanflow.flow_map.places import CARD, CONFIG, WEIGHTS, Place, place_of
 from keras_meanflow.formats.autoencoders import AUTOENCODERS, PublishedCodec
 from keras_meanflow.formats.conversion import assign_own, load_network, save_network
-from keras_meanflow.objectives import FlowMatching, MeanFlow
+from keras_meanflow.networks.base import Network
+from keras_meanflow.objectives import FlowMatching, MeanFlow, Objective
 
 
 class Presets:
     """`from_preset` and `save_to_preset` of a FlowMap."""
 
     @classmethod
-    def from_preset(cls, preset, *, path=None, objective=None, **settings):
+    def from_preset(
+        cls,
+        preset: str | Path,
+        *,
+        path: str | Path | None = None,
+        objective: Objective | None = None,
+        **settings: Any,
+    ) -> Self:
         """A FlowMap with published or saved weights, in raw weights and averages alike.
 
         A preset is
@@ -28,18 +37,18 @@ class Presets:
         - a name of `keras_meanflow.formats.checkpoints.CHECKPOINTS`: "imf-b-2", "sit-xl-2", ...;
         - a file in a published format, or `hf://OWNER/REPOSITORY/FILE`, with the settings of
           `load_network`.
-        What lies elsewhere is fetched once, into `$KMF_CACHE` or `~/.cache/keras_meanflow`.
+        Remote files are fetched once, into `$KMF_CACHE` or `~/.cache/keras_meanflow`.
 
         Args:
             preset: one of these.
-            path: of the file of a named checkpoint that was fetched by hand.
-            objective: to train it further with; by default what the folder says, `FlowMatching()`
+            path: the file of a named checkpoint, if it was fetched by hand.
+            objective: for further training. The default is the folder's, or else `FlowMatching()`
                 for a flow model and `MeanFlow()` for others.
             **settings: of `load_network`, such as `format="sit"` or `image_size=32`.
 
         Raises:
             ValueError: for an unknown name, a checkpoint that a browser has to fetch, weights that
-                are not the network's, or a folder's objective with networks of its own, which a
+                do not fit the network, or a folder whose objective has other networks, which a
                 preset does not hold.
 
         Example:
@@ -80,16 +89,24 @@ class Presets:
                 average.assign(weight.value)
         return flow_map
 
-    def save_to_preset(self, folder, *, codec=None, title="A FlowMap", licence=None, text=""):
+    def save_to_preset(
+        self,
+        folder: str | Path,
+        *,
+        codec: Codec | PublishedCodec | None = None,
+        title: str = "A FlowMap",
+        licence: str | None = None,
+        text: str = "",
+    ) -> None:
         """Write a folder to share: arguments, the weights of `average`, and a model card.
 
-        What training needs to go on (raw weights beside averages, the optimizer, the step) is not
-        in it: that is `save`.
+        It lacks what training needs to continue (raw weights beside averages, the optimizer, the
+        step); `save` keeps that.
 
         Args:
-            folder: made if it is not there.
-            codec: for a model of latents, what makes pixels of them: a `Codec`, which is written
-                beside the weights, or a `PublishedCodec`, whose address is.
+            folder: created if it does not exist.
+            codec: for a model of latents, what decodes them to pixels. A `Codec` is written beside
+                the weights; of a `PublishedCodec` only the address is written.
             title: of the card.
             licence: of the weights, an SPDX name such as "mit".
             text: Markdown for the card: data, quality, intended use.
@@ -115,7 +132,7 @@ class Presets:
         ):
             write_text(folder / name, content)
 
-    def network_with(self, average):
+    def network_with(self, average: float | None) -> Network:
         """The network itself for None, or a copy of it with the average of this decay."""
         return self.network if average is None else self.copied_network(average)
 
@@ -143,12 +160,13 @@ class Presets:
         )
 
 
-def codec_of(place):
-    """What makes pixels of a model's samples: a `Codec`, a `PublishedCodec` or None.
+def codec_of(place: Place | str | Path) -> Codec | PublishedCodec | None:
+    """What decodes a model's samples to pixels: a `Codec`, a `PublishedCodec` or None.
+
+    It is None for a model of pixels, and for a file of weights that is not in the table.
 
     Args:
-        place: a `Place`, or a name; None comes of a model of pixels, and of a file of weights that
-            the table does not have.
+        place: a `Place`, or a name.
 
     Raises:
         ValueError: for a preset whose codec is missing.
@@ -171,8 +189,8 @@ def codec_of(place):
     return kept and _codec_in(folder)
 
 
-def load_codec(place):
-    """The `Codec` of a model by its `Place` or name, fetched if need be; None if it has pixels.
+def load_codec(place: Place | str | Path) -> Codec | None:
+    """The `Codec` of a `Place` or name, fetched if need be; None for a model of pixels.
 
     Example:
         >>> flow_map, codec = FlowMap.from_preset("sit-xl-2"), load_codec("sit-xl-2")
@@ -206,14 +224,14 @@ def _codec_in(folder):
 
 
 def _keep_codec(codec, folder):
-    """Write a codec into a preset's folder; returns what its config says of it."""
+    """Write a codec into a preset's folder; returns its entry in the config."""
     if isinstance(codec, PublishedCodec):
         return keras.saving.serialize_keras_object(codec)
     write_atomically(folder / CODEC, codec.save)
     return CODEC
 
 
-def model_card(name):
+def model_card(name: str) -> str:
     """The model card of a known checkpoint, in Markdown.
 
     Raises:

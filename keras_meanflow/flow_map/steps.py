@@ -1,11 +1,13 @@
-"""One step of a FlowMap: the problem, its loss, what is logged, and what moves after it."""
+"""One step of a FlowMap: the problem, its loss, what is logged, and the updates after it."""
 
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_meanflow.backend import first_row, global_norm, local, replica_sum
+from keras_meanflow.backend import Tensor, first_row, global_norm, local, replica_sum
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.flow_map.checks import check_batch, named
 from keras_meanflow.objectives import Problem
@@ -17,25 +19,25 @@ class Steps:
     """What the train and test steps of a backend's `Trainer` call, in the order of a step."""
 
     @property
-    def batches_done(self):
+    def batches_done(self) -> int:
         """`step` as a Python integer; it waits for the device."""
         return int(ops.convert_to_numpy(local(self.step.value)))
 
     @property
-    def accumulation(self):
-        """Batches an optimizer step."""
+    def accumulation(self) -> int:
+        """Batches for one optimizer step."""
         optimizer = getattr(self, "optimizer", None)
         return getattr(optimizer, "gradient_accumulation_steps", None) or 1
 
     @property
-    def progress(self):
+    def progress(self) -> Tensor:
         """Training progress p in [0, 1], float32; 1 before any horizon is known."""
         done = ops.cast(self.step.value // self.accumulation - self.start.value, "float32")
         horizon = ops.cast(self.horizon.value, "float32")
         p = ops.clip(done / ops.maximum(horizon, 1.0), 0.0, 1.0)
         return ops.where(horizon > 0.0, p, 1.0)
 
-    def build_problem(self, data, *, training):
+    def build_problem(self, data: Any, *, training: bool) -> Problem:
         """The regression problem of a batch; called by the train and test steps."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, y, sample_weight = keras.tree.map_structure(
@@ -51,7 +53,7 @@ class Steps:
         make = self.objective.training_problem if training else self.objective
         return make(self.field, x, y, draws).weighted(sample_weight)
 
-    def keys(self, rows, *, training=True):
+    def keys(self, rows: int, *, training: bool = True) -> Keys:
         """The draws of the present step for a replica's batch of `rows`."""
         if training:
             state = {name: variable.value for name, variable in self.state.items()}
@@ -59,27 +61,36 @@ class Steps:
         last = self.objective.final_state
         return Keys(_EVALUATION_SEED, self.evaluation_step.value, first_row(rows), 1.0, last)
 
-    def compute_loss(self, x, y, y_pred, sample_weight, training=True):
-        """The objective's loss of a problem, and the network's own losses."""
+    def compute_loss(
+        self,
+        x: dict,
+        y: dict,
+        y_pred: Any,
+        sample_weight: Tensor | None,
+        training: bool = True,
+    ) -> Tensor:
+        """The objective's loss of a problem, plus the losses that layers add."""
         del training
         loss = self.objective.loss_of(
             Problem.of_data(x, y), y_pred, layer=self.log_variance, sample_weight=sample_weight
         )
         return loss + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: dict, y: dict, y_pred: Any, sample_weight: Tensor | None = None
+    ) -> dict[str, Any]:
         """Track the unnormalised squared errors on and off the diagonal."""
         errors = Problem.of_data(x, y).errors(y_pred)
         self._log(errors)
-        # TensorFlow's replicas take their steps in threads of their own.
+        # TensorFlow runs the step of each replica in another thread.
         self._untracked.errors[threading.get_ident()] = errors
         return self.get_metrics_result()
 
-    def finish_train_step(self, problem, gradients):
+    def finish_train_step(self, problem: Problem, gradients: Sequence[Tensor]) -> None:
         """After the optimizer: logs, averages, the objective's state, and the count of batches."""
         self._trackers["gradient_norm"].update_state(global_norm(gradients))
         self._log(problem.logs)
-        # An accumulation's last batch moves the weights, and only then the averages.
+        # Only the last batch of an accumulation moves the weights, and then the averages.
         updates = self.step.value // self.accumulation
         moved = ops.equal((self.step.value + 1) % self.accumulation, 0)
         self._averages.update(self.network.trainable_variables, updates, moved)
@@ -87,7 +98,7 @@ class Steps:
         self.step.assign(self.step.value + 1)
 
     def _update_state(self, errors):
-        """Let the objective change its state by this step's errors, of all replicas."""
+        """Let the objective update its state from this step's errors on all replicas."""
         state = self.state
         if not state:
             return
@@ -100,13 +111,13 @@ class Steps:
         for name, value in self.objective.update_state(now, sums).items():
             state[name].assign(ops.cast(value, state[name].dtype))
 
-    def finish_test_step(self, problem):
+    def finish_test_step(self, problem: Problem) -> None:
         """After an evaluation batch: logs and the count of evaluation batches."""
         self._untracked.errors.pop(threading.get_ident())
         self._log(problem.logs)
         self.evaluation_step.assign(self.evaluation_step.value + 1)
 
-    def test_logs(self):
+    def test_logs(self) -> dict[str, Any]:
         """The metrics of an evaluation."""
         return {k: v for k, v in self.get_metrics_result().items() if k != "gradient_norm"}
 
@@ -115,7 +126,7 @@ class Steps:
             if name in self._trackers:
                 self._trackers[name].update_state(values, sample_weight=weights)
 
-    def reset_metrics(self):
+    def reset_metrics(self) -> None:
         """Reset the metrics and the count of evaluation batches."""
         super().reset_metrics()
         self.evaluation_step.assign(0)

@@ -1,11 +1,14 @@
-"""AlphaFlow: from trajectory flow matching to MeanFlow, as a scheduled alpha goes from 1 to 0."""
+"""AlphaFlow: from trajectory flow matching to MeanFlow while a schedule lowers alpha to 0."""
+
+from collections.abc import Callable
 
 import keras
 from keras import ops
 
-from keras_meanflow.backend import cond
-from keras_meanflow.objectives.average_velocity import Guided, mean_flow_identity
+from keras_meanflow.backend import Tensor, cond
+from keras_meanflow.objectives.average_velocity import Below, Guided, mean_flow_identity
 from keras_meanflow.objectives.guidance import OwnGuidance, TeacherGuidance
+from keras_meanflow.objectives.problem import Draws
 from keras_meanflow.parts.couplings import Coupling, Independent
 from keras_meanflow.parts.derivatives import Derivative, ForwardMode
 from keras_meanflow.parts.losses import AdaptiveLoss
@@ -22,25 +25,26 @@ class AlphaFlow(Guided):
     """Regress `u(z_t, r, t)` on `alpha v + (1 - alpha) u(z_s, r, s)`, weighted by alpha.
 
     `s = alpha r + (1 - alpha) t` and `z_s = z_t - (t - s) v`. At alpha = 1 this is trajectory flow
-    matching, v on every interval; as alpha tends to 0 the gradient tends to MeanFlow's, and below
-    `eta` alpha is 0 and the target MeanFlow's own, with its derivative. Only the branch that alpha
-    is in is computed, inside the one compiled step. The loss's normalised error times alpha is the
-    paper's `alpha / (||d||^2 + c)`; where alpha = 0 and on rows with r = t the weight is 1.
+    matching: the target is v on every interval. As alpha tends to 0, the gradient tends to
+    MeanFlow's. Below `eta` alpha counts as 0 and the target is MeanFlow's, with du/dt. A step
+    computes only the branch in use, inside one compiled step. The normalised error times alpha
+    gives the paper's weight `alpha / (||d||^2 + c)`. Where alpha = 0, and on rows with r = t, the
+    weight is 1.
 
     Forward passes a step, backward counted as 2, with a share f of rows r < t: 3 at alpha = 1,
     3 + f, and 3 + 2f at alpha = 0.
 
     Args:
         times: the joint law of (r, t); 75 % of rows r < t without guidance, 50 % for XL/2.
-        alpha: a number or a schedule; over the run's whole length, or between the paper's k_s and
-            k_e: `Sigmoid(start=1.0, end=0.0, steepness=25.0, begin=0.5, until=0.83)`.
-        eta: alpha below eta is 0, above 1 - eta is 1.
+        alpha: a number or a schedule; over the whole run, or between the paper's k_s and k_e:
+            `Sigmoid(start=1.0, end=0.0, steepness=25.0, begin=0.5, until=0.83)`.
+        eta: alpha below eta counts as 0, above 1 - eta as 1.
         clip: largest absolute value of a target with 0 < alpha < 1, or None. The released
-            configurations with guidance have 4.
-        loss: a `keras.losses.Loss`. The released code takes the mean over the sample, not the sum:
-            for data of D numbers its c is D times 1e-3.
-        guidance: what takes the place of `e - x`, or None. Of rows whose label is dropped, the
-            released code guides towards the null label.
+            configurations with guidance use 4.
+        loss: a `keras.losses.Loss`. The released code takes the mean over the sample, not the sum;
+            so for data of D numbers its c corresponds to D times 1e-3.
+        guidance: what replaces `e - x`, or None. On rows whose label is dropped, the released code
+            guides towards the null label.
         label_dropout: share of rows that get the null condition and the unguided velocity.
         derivative: how du/dt is computed at alpha = 0.
         path: from x, e, t to z_t and v.
@@ -50,7 +54,7 @@ class AlphaFlow(Guided):
         >>> FlowMap(DiT.from_size("B/2", image_size=32, channels=4), AlphaFlow())
 
     References:
-        AlphaFlow: Understanding and Improving MeanFlow Models (arXiv 2510.20771), Def. 1 (whose
+        AlphaFlow: Understanding and Improving MeanFlow Models (arXiv 2510.20771), Def. 1 (its
         z_s has another sign than Alg. 1 and the code) and section 4; snap-research/alphaflow
         `AlphaFlowLoss`.
     """
@@ -68,14 +72,14 @@ class AlphaFlow(Guided):
 
     logs = ("v_error", "u_error")
 
-    def clamped(self, progress):
-        """alpha at `progress`, 0 below eta and 1 above 1 - eta."""
+    def clamped(self, progress: Tensor | float) -> Tensor:
+        """alpha at `progress`: 0 below eta, 1 above 1 - eta."""
         alpha = ops.cast(value_at(self.alpha, progress), "float32")
         alpha = ops.where(alpha < self.eta, 0.0, alpha)
         return ops.where(alpha > 1.0 - self.eta, 1.0, alpha)
 
-    def average(self, u, below):
-        """The target of the branch that alpha is in; nothing is logged."""
+    def average(self, u: Callable, below: Below) -> tuple[Tensor, dict[str, Tensor]]:
+        """The target of the branch in use; nothing is logged."""
         alpha, v = self.clamped(below.draws.progress), below.v(u)
 
         def above_0():
@@ -93,7 +97,7 @@ class AlphaFlow(Guided):
         target = alpha * v + (1.0 - alpha) * u(z_s, r, s, below.condition)
         return target if self.clip is None else ops.clip(target, -self.clip, self.clip)
 
-    def weight(self, draws):
-        """alpha on rows with r < t while it exceeds 0, else 1."""
+    def weight(self, draws: Draws) -> Tensor | None:
+        """alpha on rows with r < t if it exceeds 0, else 1."""
         alpha = self.clamped(draws.progress)
         return ops.where(draws.r < draws.t, ops.where(alpha > 0.0, alpha, 1.0), 1.0)

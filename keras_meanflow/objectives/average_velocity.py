@@ -1,21 +1,25 @@
-"""What objectives of average velocities share: v where r = t, a subclass's target where r < t."""
+"""Base of the average-velocity objectives: target v where r = t, a subclass's where r < t."""
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.objectives.base import Objective
-from keras_meanflow.objectives.problem import Problem, arguments_of, data_of, inputs_of
-from keras_meanflow.parts.rows import per_row
+from keras_meanflow.objectives.problem import Draws, Problem, arguments_of, data_of, inputs_of
+from keras_meanflow.parts.derivatives import Derivative
+from keras_meanflow.parts.rows import Rows, per_row
 
 
 class Velocity(NamedTuple):
     """The velocity of some rows, and what was computed for it.
 
-    `v`: the velocity but for its share `kappa` (rows,) of the network's own velocity, which is
-    None where it has none; `own`: that own velocity where it has been computed, or None.
+    The velocity is `v + kappa own`. `v`: its part without the network's own velocity; `kappa`:
+    (rows,) weights of the network's own velocity, or None for zero; `own`: the network's own
+    velocity if it has been computed, or None.
     """
 
     v: Any
@@ -24,7 +28,7 @@ class Velocity(NamedTuple):
 
 
 class Below(NamedTuple):
-    """The rows of a batch that may have r < t: what `AverageVelocity.average` has to go by."""
+    """The rows of a batch that may have r < t: the input of `AverageVelocity.average`."""
 
     z: Any
     r: Any
@@ -33,20 +37,22 @@ class Below(NamedTuple):
     velocity: Velocity
     draws: Any
 
-    def v(self, u):
-        """The velocity with the network's own share in it."""
+    def v(self, u: Callable) -> Tensor:
+        """The velocity, including the part from the network's own velocity."""
         if self.velocity.kappa is None:
             return self.velocity.v
         return self.v_with(u(self.z, self.t, self.t, self.condition))
 
-    def v_with(self, own):
-        """The same where the network's own velocity is known."""
+    def v_with(self, own: Tensor) -> Tensor:
+        """The same, if the network's own velocity has been computed."""
         v, kappa, _ = self.velocity
         return v if kappa is None else v + per_row(kappa, v) * own  # MeanFlow, Eq. 21
 
 
-def mean_flow_identity(derivative, u, below, v, tangent):
-    """`v - (t - r) du/dt` (MeanFlow, Eq. 10) and du/dt along `tangent`, a velocity."""
+def mean_flow_identity(
+    derivative: Derivative, u: Callable, below: Below, v: Tensor, tangent: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`v - (t - r) du/dt` (MeanFlow, Eq. 10), and du/dt along the velocity `tangent`."""
     r, t = below.r, below.t
     tangents = (tangent, ops.zeros_like(r), ops.ones_like(t))
     du_dt = derivative(lambda z, r, t: u(z, r, t, below.condition), (below.z, r, t), tangents)
@@ -54,17 +60,19 @@ def mean_flow_identity(derivative, u, below, v, tangent):
 
 
 class AverageVelocity(Objective):
-    """Rows with r = t learn the velocity v; rows with r < t what a subclass writes in `average`.
+    """Rows with r = t learn the velocity v; rows with r < t learn what `average` returns.
 
-    Only the rows that may have r < t pay for it. A subclass also writes `velocity` (`Guided` has
-    that of most) and `weight`.
+    `average` runs only on the rows that may have r < t. A subclass writes it, `weight` and
+    `velocity`, which `Guided` already has.
     """
 
-    def __call__(self, u, x, condition, draws):
+    def __call__(self, u: Callable, x: Tensor | dict, condition: Any, draws: Draws) -> Problem:
         """See `Objective.__call__`."""
         return self.below_the_diagonal(u, *self.on_the_diagonal(u, x, condition, draws), draws)
 
-    def on_the_diagonal(self, u, x, condition, draws):
+    def on_the_diagonal(
+        self, u: Callable, x: Tensor | dict, condition: Any, draws: Draws
+    ) -> tuple[Problem, Velocity]:
         """The problem with v as the target of every row, and the `Velocity` itself."""
         z, v = self.path(data_of(x), draws.e, draws.t)
         velocity = self.velocity(u, z, v, condition, draws)
@@ -77,7 +85,9 @@ class AverageVelocity(Objective):
         )
         return problem, velocity
 
-    def below_the_diagonal(self, u, problem, velocity, draws):
+    def below_the_diagonal(
+        self, u: Callable, problem: Problem, velocity: Velocity, draws: Draws
+    ) -> Problem:
         """The problem with the target of `average` on the rows with r < t."""
         rows = draws.rows or self.times.rows(ops.shape(problem.target)[0])
         if isinstance(rows.count, int) and rows.count == 0:
@@ -93,36 +103,36 @@ class AverageVelocity(Objective):
             logs={name: (rows.replace(zeros, value), counted) for name, value in logs.items()},
         )
 
-    def rows_below(self, rows, problem, velocity, draws):
+    def rows_below(self, rows: Rows, problem: Problem, velocity: Velocity, draws: Draws) -> Below:
         """The rows that may have r < t, with their velocity and draws."""
         z, r, t, condition = arguments_of(problem.inputs)
         taken = rows.below((z, r, t, condition, velocity))
         return Below(*taken, draws=draws.below(rows))
 
     @abc.abstractmethod
-    def velocity(self, u, z, v, condition, draws):
-        """The `Velocity` that rows with r = t learn, from the path's v."""
+    def velocity(self, u: Callable, z: Tensor, v: Tensor, condition: Any, draws: Draws) -> Velocity:
+        """The `Velocity` that rows with r = t learn, given the path's v."""
 
     @abc.abstractmethod
-    def average(self, u, below):
-        """The targets of the rows `below`, and name -> (rows,) of what is logged of them."""
+    def average(self, u: Callable, below: Below) -> tuple[Tensor, dict[str, Tensor]]:
+        """The targets of the rows `below`, and what to log about them: name -> (rows,)."""
 
     @abc.abstractmethod
-    def weight(self, draws):
+    def weight(self, draws: Draws) -> Tensor | None:
         """(B,) weights of the rows' losses, or None."""
 
 
-def without_share(problem, rows):
-    """The problem whose rows with r < t have no share of the prediction in their target."""
+def without_share(problem: Problem, rows: Rows) -> Problem:
+    """The problem without a share of the prediction in the targets of rows with r < t."""
     share = problem.self_share
     share = None if share is None else ops.where(rows.mask, 0.0, share)
     return dataclasses.replace(problem, self_share=share)
 
 
 class Guided(AverageVelocity):
-    """v is the path's, or what `guidance` makes of it."""
+    """The velocity is the path's v, or what `guidance` makes of it."""
 
-    def velocity(self, u, z, v, condition, draws):
+    def velocity(self, u: Callable, z: Tensor, v: Tensor, condition: Any, draws: Draws) -> Velocity:
         """See `AverageVelocity.velocity`."""
         if self.guidance is None:
             return Velocity(v)

@@ -1,12 +1,15 @@
 """FlowConsist: the derivative along the predicted velocity, and samples pushed onto the data."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 from keras import ops
 
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
 from keras_meanflow.networks.base import Network
-from keras_meanflow.objectives.average_velocity import mean_flow_identity
+from keras_meanflow.objectives.average_velocity import Below, mean_flow_identity
 from keras_meanflow.objectives.mean_flow import MeanFlow
 from keras_meanflow.objectives.problem import Draws, Problem, inputs_of, joined
 from keras_meanflow.parts.losses import squared_norm
@@ -16,11 +19,11 @@ from keras_meanflow.parts.schedules import Schedule, value_at
 from keras_meanflow.parts.time_laws import DiagonalLogitNormal
 from keras_meanflow.parts.times import TimeSampler
 
-_LEAST_TIME = 1e-4  # by which the push is divided
+_LEAST_TIME = 1e-4  # the push is divided by t, at least by this
 
 
 class ConsistDraws(NamedTuple):
-    """The draws of the MeanFlow branch, and those by which samples become noisy again."""
+    """The draws of the MeanFlow branch, and the draws that make samples noisy again."""
 
     mean_flow: Draws
     fake: Draws
@@ -30,31 +33,31 @@ class ConsistDraws(NamedTuple):
 class FlowConsist(MeanFlow):
     """MeanFlow whose du/dt is taken along the network's own velocity, and a rectification.
 
-    The target is `v - (t - r) du/dt`, `du/dt = u(z, t, t) . grad_z u + d_t u`, where MeanFlow has v
-    in both places: v in the first is right on average, in the second it only adds variance.
+    The target is `v - (t - r) du/dt`, `du/dt = u(z, t, t) . grad_z u + d_t u`. MeanFlow has v in
+    both places. In the first, v is right on average; in the derivative it only adds variance.
 
     The rectification compares samples with data, as distribution matching does, but without a
-    teacher. With `x^ = z - t u(z, 0, t)` of each row and its noisy version `x^_s`,
+    teacher. With the sample `x^ = z - t u(z, 0, t)` of each row and its noisy version `x^_s`,
 
         D = u(x^_s, s, s) - f(x^_s, s),      u(z, 0, t) regressed on sg(u(z, 0, t) + w D / t),
 
-    weighted by `lambda t^2`: in the space of x^ a step of w D against the gradient of the KL
-    divergence of samples from data. f, the `companion`, learns the velocity of the samples. Under
-    the squared error the push is the gradient itself, under an adaptive loss it is normalised row
-    by row. Forward passes a step, backward counted as 2, a share f of rows r < t: 12 + 3f.
+    weighted by `lambda t^2`. In the space of x^ this is a step of w D against the gradient of the
+    KL divergence of samples from data. f, the `companion`, learns the velocity of the samples. With
+    the squared error the push is the gradient itself; an adaptive loss normalises it row by row.
+    Forward passes a step, backward counted as 2, a share f of rows r < t: 12 + 3f.
 
-    A reconstruction: of the paper only abstract and reviews were at hand. From them are the
-    tangent (Eq. 7), the two velocities compared at one noisy state without a teacher, at every
-    time (Eq. 8 to 11). Ours are: `w = s`, the law of s, lambda and its schedule, x^ from the
-    rows of the batch, one update of f a step.
+    This is a reconstruction: only the paper's abstract and reviews were available. They give the
+    tangent (Eq. 7), and the comparison of two velocities at one noisy state, at every time and
+    without a teacher (Eq. 8 to 11). Our choices are `w = s`, the law of s, lambda and its schedule,
+    x^ from the rows of the batch, and one update of f a step.
 
     Args:
         companion: f, a network like the one that is trained; it is called with r = t = s.
-        rectification: lambda, a number or a schedule, which may hold it at 0 until the velocity is
+        rectification: lambda, a number, or a schedule that may keep it at 0 until the velocity is
             learned.
         fake_times: the law of s.
-        times, loss, guidance, ...: as in `MeanFlow`; a smaller scale of guidance than there, as
-            the reviews have it.
+        times, loss, guidance, ...: as in `MeanFlow`. The reviews report a smaller guidance scale
+            than there.
 
     Example:
         >>> objective = FlowConsist(companion=type(network).from_config(network.get_config()))
@@ -72,22 +75,24 @@ class FlowConsist(MeanFlow):
     logs = (*MeanFlow.logs, "second_error", "rectification_norm")
 
     @classmethod
-    def of(cls, objective, companion, **settings):
-        """The FlowConsist with the fields of a `MeanFlow`, a companion and other settings.
+    def of(cls, objective: MeanFlow, companion: Network, **settings: Any) -> Self:
+        """A FlowConsist with the fields of a `MeanFlow`, a companion, and other settings.
 
         Example:
             >>> FlowConsist.of(flow_map.objective, flow_map.copied_network(None))
         """
         return cls(**{**fields_of(objective), "companion": companion, **settings})
 
-    def draw(self, keys, x, condition=None):
+    def draw(self, keys: Keys, x: Tensor | dict, condition: Any = None) -> ConsistDraws:
         """See `Objective.draw`."""
         draws, again = super().draw(keys, x, condition), keys.of_branch("fake")
         s, _ = self.fake_times.draw(again, ops.shape(draws.e)[0])
         e = again.normal("e", ops.shape(draws.e))
         return ConsistDraws(draws, draws._replace(r=s, t=s, e=e, rows=None))
 
-    def __call__(self, u, x, condition, draws):
+    def __call__(
+        self, u: Callable, x: Tensor | dict, condition: Any, draws: ConsistDraws
+    ) -> Problem:
         """See `Objective.__call__`."""
         problem = super().__call__(u, x, condition, draws.mean_flow)
         z, t, condition = (problem.inputs.get(name) for name in ("z", "t", "condition"))
@@ -106,8 +111,8 @@ class FlowConsist(MeanFlow):
         fake = Problem(inputs=inputs_of(x_s, s, s, condition), target=v_s)
         return dataclasses.replace(joined(problem, rectification), second=fake)
 
-    def average(self, u, below):
-        """As `MeanFlow.average`, but for the derivative, which is along u(z, t, t) (Eq. 7)."""
+    def average(self, u: Callable, below: Below) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `MeanFlow.average`, but with the derivative along u(z, t, t) (Eq. 7)."""
         own = u(below.z, below.t, below.t, below.condition)
         target, du_dt = mean_flow_identity(self.derivative, u, below, below.v_with(own), own)
         return target, {"du_dt_norm": ops.sqrt(squared_norm(du_dt))}

@@ -1,25 +1,30 @@
-"""Guidance in training: the velocity that the network is to learn is already the guided one."""
+"""Guidance in training: the network learns the guided velocity directly."""
 
 import abc
+from collections.abc import Callable
+from typing import Any
 
 from keras import ops
 
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
 from keras_meanflow.networks.base import Network
+from keras_meanflow.objectives.problem import Draws
 from keras_meanflow.parts.part import Configurable, part
 from keras_meanflow.parts.rows import per_row
 from keras_meanflow.parts.schedules import Schedule, bounds_of, value_at
 
 
 class TrainingGuidance(Configurable, abc.ABC):
-    """What the kinds of guidance in training share."""
+    """Base of all kinds of guidance in training."""
 
-    def draw(self, keys, r, t):
-        """What a step's guidance draws, arrays (B,); nothing by default."""
+    def draw(self, keys: Keys, r: Tensor, t: Tensor) -> Any:
+        """The random numbers of a step's guidance, arrays (B,); none by default."""
         del keys, r, t
 
 
 class Interval(TrainingGuidance):
-    """Guidance that acts on rows with a label and with t in [start, end]; fields of these names."""
+    """Guidance of rows that have a label and t in [start, end]."""
 
     start: float
     end: float
@@ -28,7 +33,7 @@ class Interval(TrainingGuidance):
         if not self.start <= self.end:
             raise ValueError(f"start must not exceed end. Received: {self.start}, {self.end}.")
 
-    def active(self, draws):
+    def active(self, draws: Draws) -> Tensor:
         """(B,) booleans: the rows that are guided."""
         within = ops.logical_and(draws.t >= self.start, draws.t <= self.end)
         return ops.logical_and(within, ops.logical_not(draws.drop))
@@ -43,16 +48,18 @@ def _null_velocity(network, drop, z, condition, draws):
 class OwnGuidance(TrainingGuidance):
     """`v_g = omega v + kappa u(z, t, t | c) + (1 - omega - kappa) u(z, t, t | null)`.
 
-    A subclass says which weights each row has, and whether the network's own two velocities
-    have any: `needs_null`, `needs_own`.
+    A subclass gives the weights of each row, and whether the network's own unconditional and
+    conditional velocities have any weight: `needs_null`, `needs_own`.
     """
 
     @abc.abstractmethod
-    def weights(self, draws):
+    def weights(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """omega, kappa and the null weight of each row, each (B,)."""
 
-    def velocity(self, u, z, v, condition, draws):
-        """The guided velocity but for its share kappa of u(z, t, t | c), and kappa (or None)."""
+    def velocity(
+        self, u: Callable, z: Tensor, v: Tensor, condition: Any, draws: Draws
+    ) -> tuple[Tensor, Tensor | None]:
+        """The guided velocity without its part kappa u(z, t, t | c), and kappa (or None)."""
         if condition is None:
             raise ValueError("Guidance needs a condition: fit(x, y) with labels y. Received: None.")
         omega, kappa, null = self.weights(draws)
@@ -93,16 +100,16 @@ class Guidance(Interval, OwnGuidance):
         super().__post_init__()
 
     @property
-    def needs_null(self):
-        """Whether the unconditional velocity has any weight."""
+    def needs_null(self) -> bool:
+        """Whether the network's own unconditional velocity has any weight."""
         return self.omega + self.kappa != 1.0
 
     @property
-    def needs_own(self):
+    def needs_own(self) -> bool:
         """Whether the network's own conditional velocity has any weight."""
         return self.kappa > 0.0
 
-    def weights(self, draws):
+    def weights(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """See `OwnGuidance.weights`."""
         active = self.active(draws)
         omega = ops.where(active, self.omega, 1.0)
@@ -114,11 +121,11 @@ class Guidance(Interval, OwnGuidance):
 class RandomGuidance(OwnGuidance):
     """A scale `w ~ U(1, largest)` a step: `omega = max(1, w - 1)`, `kappa = 1 - omega / w`.
 
-    The effective scale is w. Rows whose label is dropped have the null velocity in the place of
-    the conditional one, `omega v + (1 - omega) u(z, t, t | null)`, as in the authors' code.
+    The effective scale is w. On rows whose label is dropped, the null velocity replaces the
+    conditional one: `omega v + (1 - omega) u(z, t, t | null)`, as in the authors' code.
 
     Args:
-        largest: number or schedule, at least 1; at 1 there is no guidance.
+        largest: a number or a schedule, at least 1; at 1 there is no guidance.
 
     Example:
         >>> MeanFlow(guidance=RandomGuidance(largest=2.5), coupling=StoredPairs())
@@ -136,12 +143,12 @@ class RandomGuidance(OwnGuidance):
         if not bounds_of(self.largest)[0] >= 1.0:
             raise ValueError(f"largest must be at least 1. Received: {self.largest}.")
 
-    def draw(self, keys, r, t):
-        """The scale of a step, the same for all its rows on all devices, (B,)."""
+    def draw(self, keys: Keys, r: Tensor, t: Tensor) -> Any:
+        """The scale of a step, (B,): the same number for all rows on all devices."""
         whole = keys.of_first_row().uniform("guidance", (1, 1))[0, 0]
         return 1.0 + (value_at(self.largest, keys.progress) - 1.0) * whole + 0.0 * t
 
-    def weights(self, draws):
+    def weights(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """See `OwnGuidance.weights`."""
         w = draws.scale
         omega = ops.maximum(w - 1.0, 1.0)
@@ -153,21 +160,21 @@ class RandomGuidance(OwnGuidance):
 class TeacherGuidance(Interval):
     """The velocity of a teacher: `v_T = T(z, t, t | null) + scale (T(z, t, t | c) - T(.. | null))`.
 
-    It takes the place of `v = e - x`, so that the student has the teacher's guidance inside. One
-    forward pass of the teacher at scale 1, else two. Rows whose label is dropped have
-    `T(z, t, t | null)`. With a share eta below 1 it is `(1 - eta) v + eta v_T`: the more of the
-    teacher, the less variance from the single (x, e) of a row, and the more of the teacher's bias.
-    `MeanFlow` with share 1 is MFD, MeanFlow distillation; with share 0 it is `MeanFlow` alone.
+    It replaces `v = e - x`, so the student learns the teacher's guidance. The teacher takes one
+    forward pass at scale 1, else two. Rows whose label is dropped have `T(z, t, t | null)`. With a
+    share eta below 1 the velocity is `(1 - eta) v + eta v_T`. A larger share means less variance
+    from the single (x, e) of a row, and more of the teacher's bias. `MeanFlow` with share 1 is MFD,
+    MeanFlow distillation; with share 0 it is plain `MeanFlow`.
 
     Args:
-        teacher: a `Network` trained by flow matching, or any that knows the velocity at r = t.
-            `FlowMap` freezes it.
-        scale: guidance scale; 1 for none.
-        start, end: times between which the scale applies; outside it is 1.
+        teacher: a `Network` trained by flow matching, or another that predicts the velocity at
+            r = t. `FlowMap` freezes it.
+        scale: guidance scale; 1 means no guidance.
+        start, end: times between which the scale applies; elsewhere it is 1.
         share: of the teacher in the velocity, in [0, 1].
 
     Raises:
-        ValueError: for a teacher without classes at another scale than 1, or a share outside
+        ValueError: for an unconditional teacher with a scale other than 1, or a share outside
             [0, 1].
 
     Example:
@@ -189,16 +196,18 @@ class TeacherGuidance(Interval):
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"share lies in [0, 1]. Received: {self.share}.")
         if self.scale != 1.0 and not self.teacher.conditional:
-            raise ValueError(f"An unconditional teacher has scale=1. Received: {self.scale}.")
+            raise ValueError(f"An unconditional teacher needs scale=1. Received: {self.scale}.")
         super().__post_init__()
 
-    def velocity(self, u, z, v, condition, draws):
-        """The teacher's velocity, which has no share of the network's own."""
+    def velocity(
+        self, u: Callable, z: Tensor, v: Tensor, condition: Any, draws: Draws
+    ) -> tuple[Tensor, Tensor | None]:
+        """The teacher's velocity; it has no part from the network's own velocity."""
         del u
-        taught = self._taught(z, condition, draws)
-        return (1.0 - self.share) * v + self.share * taught, None
+        v_teacher = self._velocity_of_teacher(z, condition, draws)
+        return (1.0 - self.share) * v + self.share * v_teacher, None
 
-    def _taught(self, z, condition, draws):
+    def _velocity_of_teacher(self, z, condition, draws):
         t, teacher = draws.t, self.teacher
         if not teacher.conditional:
             return teacher(z, t, t)
@@ -212,14 +221,14 @@ class TeacherGuidance(Interval):
 
 @part
 class GuidanceInput(TrainingGuidance):
-    """Laws of a guidance scale and interval that the network is told: one model, every scale.
+    """Laws of a guidance scale and interval that are network inputs: one model, every scale.
 
     `p(omega) ~ omega^-beta` on [1, largest], `t_min ~ U(0, 1/2)`, `t_max ~ U(1/2, 1)`; on rows with
     r = t the interval is [0, 1]. The network's condition is the dict of "labels", "omega", "t_min"
-    and "t_max". To sample, give these, or a network built with `guidance={"omega": 4.0}`.
+    and "t_max". To sample, give all of these, or build the network with `guidance={"omega": 4.0}`.
 
     Args:
-        beta: the larger, the more of the scales are near 1.
+        beta: the larger, the more scales are near 1.
         largest: the largest scale.
 
     Raises:
@@ -241,7 +250,7 @@ class GuidanceInput(TrainingGuidance):
         if not self.largest >= 1.0:
             raise ValueError(f"largest must be at least 1. Received: {self.largest}.")
 
-    def draw(self, keys, r, t):
+    def draw(self, keys: Keys, r: Tensor, t: Tensor) -> Any:
         """`omega`, `t_min` and `t_max` of each row, each (B,)."""
         uniform = keys.uniform("guidance", (ops.shape(t)[0], 3))
         below = r < t
@@ -251,19 +260,25 @@ class GuidanceInput(TrainingGuidance):
             "t_max": ops.where(below, 0.5 + 0.5 * uniform[:, 2], 1.0),
         }
 
-    def quantile(self, q):
-        """The scale below which a share q of the scales lie."""
+    def quantile(self, q: Tensor) -> Tensor:
+        """The scale that a share q of the scales is below."""
         if self.beta == 1.0:
             return self.largest**q
         power = 1.0 - self.beta
         return (1.0 + q * (self.largest**power - 1.0)) ** (1.0 / power)
 
-    def scale_at(self, t, omega, t_min, t_max):
+    def scale_at(self, t: Tensor, omega: Tensor, t_min: Tensor, t_max: Tensor) -> Tensor:
         """omega within the interval, 1 outside."""
         return ops.where(ops.logical_and(t >= t_min, t <= t_max), omega, 1.0)
 
-    def told(self, condition, omega, t_min=None, t_max=None):
-        """The condition with guidance in it, without bounds of the interval over all times."""
+    def told(
+        self,
+        condition: Any,
+        omega: Tensor,
+        t_min: Tensor | None = None,
+        t_max: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The condition with the guidance added; without bounds the interval is [0, 1]."""
         if condition is None:
             raise ValueError("Guidance needs a condition: fit(x, y) with labels y. Received: None.")
         labels = condition if isinstance(condition, dict) else {"labels": condition}

@@ -1,12 +1,21 @@
 """MeanFlow: the network learns the average velocity through the MeanFlow identity."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_meanflow.objectives.average_velocity import Guided, mean_flow_identity, without_share
+from keras_meanflow.backend import Tensor
+from keras_meanflow.objectives.average_velocity import (
+    Below,
+    Guided,
+    mean_flow_identity,
+    without_share,
+)
 from keras_meanflow.objectives.guidance import OwnGuidance, TeacherGuidance
+from keras_meanflow.objectives.problem import Draws, Problem
 from keras_meanflow.parts.couplings import Coupling, Independent
 from keras_meanflow.parts.derivatives import Derivative, ForwardMode
 from keras_meanflow.parts.losses import AdaptiveLoss, squared_norm
@@ -22,17 +31,17 @@ from keras_meanflow.parts.weightings import ProgressiveGap, TimeWeight
 class MeanFlow(Guided):
     """Regress `u(z_t, r, t)` on `v - (t - r) du/dt`, `du/dt = v . grad_z u + d_t u`.
 
-    Only the rows with r < t pay for the derivative. With guidance, v is the guided velocity; on
+    The derivative is computed only on rows with r < t. With guidance, v is the guided velocity. On
     rows with r = t its conditional part is the prediction itself (`Problem.self_share`), which
-    saves its forward pass. Forward passes a step, backward counted as 2, with a share f of rows
-    r < t: 3 + 2f, and 4 + 3f with guidance by omega and kappa; for f > 1/2 training takes 3 + f,
+    saves a forward pass. Forward passes a step, backward counted as 2, with a share f of rows
+    r < t: 3 + 2f, and 4 + 3f with guidance by omega and kappa. For f > 1/2 training takes 3 + f,
     and 4 + 2f with guidance.
 
     Args:
         times: the joint law of (r, t).
         loss: a `keras.losses.Loss`.
         alpha: weight of rows with r = t by their t, after the loss's normalisation, or None.
-        beta: weight of rows with r < t by their gap, likewise.
+        beta: weight of rows with r < t by their gap, after the loss's normalisation, or None.
         guidance: guidance that is baked into the target, or None.
         label_dropout: share of rows that get the null condition and the unguided velocity. Drawn
             over all rows; the official code drops rows with r = t only.
@@ -65,11 +74,13 @@ class MeanFlow(Guided):
         if self.beta is not None:
             object.__setattr__(self, "_mean_gaps", self.times.mean_gaps())
 
-    def training_problem(self, u, x, condition, draws):
-        """The same regression for 3 + f forward passes where that is below `__call__`'s 3 + 2f.
+    def training_problem(
+        self, u: Callable, x: Tensor | dict, condition: Any, draws: Draws
+    ) -> Problem:
+        """The same regression in 3 + f forward passes where this costs less than 3 + 2f.
 
-        Above f = 1/2 the prediction on the rows with r < t and their du/dt come of one pass
-        (`Problem.tangent`), with math attention in the gradient pass. A subclass keeps two.
+        Above f = 1/2 one pass gives both the prediction and du/dt on the rows with r < t
+        (`Problem.tangent`). Its gradient pass uses math attention. A subclass keeps two passes.
         """
         below = 1.0 - bounds_of(self.times.fraction_r_equals_t)[0]
         if below <= 0.5 or self.derivative != ForwardMode() or type(self) is not MeanFlow:
@@ -81,14 +92,14 @@ class MeanFlow(Guided):
             without_share(problem, rows), target=rows.replace(problem.target, v), tangent=v
         )
 
-    def average(self, u, below):
+    def average(self, u: Callable, below: Below) -> tuple[Tensor, dict[str, Tensor]]:
         """The right-hand side of the MeanFlow identity, and the norm of du/dt."""
         v = below.v(u)
         target, du_dt = mean_flow_identity(self.derivative, u, below, v, v)
         return target, {"du_dt_norm": ops.sqrt(squared_norm(du_dt))}
 
-    def weight(self, draws):
-        """alpha on rows with r = t, beta on rows with r < t, (B,); None if neither is used."""
+    def weight(self, draws: Draws) -> Tensor | None:
+        """(B,) alpha on rows with r = t, beta on rows with r < t; None if neither is given."""
         if self.alpha is None and self.beta is None:
             return None
         r, t, progress = draws.r, draws.t, draws.progress

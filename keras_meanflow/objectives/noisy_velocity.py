@@ -1,12 +1,16 @@
-"""MeanFlow with a velocity that is harder to learn: noise in the target of the rows with r = t."""
+"""MeanFlow with a velocity that is harder to learn: noise in the targets of rows with r = t."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from keras import ops
 
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
 from keras_meanflow.objectives.base import Objective
 from keras_meanflow.objectives.mean_flow import MeanFlow
-from keras_meanflow.objectives.problem import data_of
+from keras_meanflow.objectives.problem import Draws, Problem, data_of
 from keras_meanflow.parts.losses import squared_norm
 from keras_meanflow.parts.part import part
 from keras_meanflow.parts.rows import per_row
@@ -20,15 +24,15 @@ def _of_the_objective(name):
 class NoisyVelocity(Objective):
     """Another objective's target plus `k ||v|| n`, `n ~ N(0, I)`, on the rows with r = t.
 
-    `||v||` is the norm of the row's whole conditional velocity `e - x`, so that the noise is
-    `k sqrt(D)` times as long as v for data of D numbers: twice at k = 0.03 and D = 4096, where the
-    paper finds that it harms the average velocity. Its mean is 0 and each step draws anew: under
-    the squared error what is learned in the limit stays the same; an adaptive loss also gives the
-    noisy rows less weight. Rows with r < t are left alone.
+    `||v||` is the norm of the row's whole conditional velocity `e - x`. So for data of D numbers
+    the noise is `k sqrt(D)` times as long as v: about twice at k = 0.03 and D = 4096, where the
+    paper finds that it harms the average velocity. The noise has mean 0 and is new at each step. So
+    the squared error has the same solution in the limit. An adaptive loss also gives the noisy rows
+    less weight. Rows with r < t do not change.
 
     Args:
         objective: the other objective.
-        k: the noise's standard deviation in each coordinate, in units of `||v||`.
+        k: standard deviation of the noise in each coordinate, in units of `||v||`.
 
     Raises:
         ValueError: for a negative k.
@@ -59,19 +63,21 @@ class NoisyVelocity(Objective):
 
     def __post_init__(self):
         if not self.k >= 0.0:
-            raise ValueError(f"k, a standard deviation, is at least 0. Received: {self.k}.")
+            raise ValueError(f"k must be at least 0. Received: {self.k}.")
 
-    def draw(self, keys, x, condition=None):
+    def draw(self, keys: Keys, x: Tensor | dict, condition: Any = None) -> Draws:
         """See `Objective.draw`."""
         draws = self.objective.draw(keys, x, condition)
         noise = keys.normal("target_noise", ops.shape(data_of(x)))
         return draws._replace(extra=(draws.extra, noise))
 
-    def __call__(self, u, x, condition, draws):
+    def __call__(self, u: Callable, x: Tensor | dict, condition: Any, draws: Draws) -> Problem:
         """See `Objective.__call__`."""
         return self._with_noise(self.objective, u, x, condition, draws)
 
-    def training_problem(self, u, x, condition, draws):
+    def training_problem(
+        self, u: Callable, x: Tensor | dict, condition: Any, draws: Draws
+    ) -> Problem:
         """See `Objective.training_problem`."""
         return self._with_noise(self.objective.training_problem, u, x, condition, draws)
 

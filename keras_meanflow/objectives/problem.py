@@ -1,4 +1,4 @@
-"""A step's draws, and the regression problem that an objective makes of a batch."""
+"""The draws of a step, and the regression problem that an objective makes from a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_meanflow.backend import jvp_with_gradient
+from keras_meanflow.backend import Tensor, jvp_with_gradient
 from keras_meanflow.parts.losses import squared_norm
 from keras_meanflow.parts.rows import Rows, per_row
 
@@ -17,13 +17,14 @@ _INPUTS = ("z", "r", "t", "condition")
 
 
 class Draws(NamedTuple):
-    """The random numbers of one step, apart from the objective so that they can be passed in.
+    """The random numbers of one step, separate from the objective so that they can be passed in.
 
-    `r`, `t`: (B,) times; `e`: what the coupling gives, mostly noise of the data's shape;
-    `drop`: (B,) booleans, rows whose condition is replaced by the null condition; `progress`,
-    `state`: how far training is when they are drawn, for weights that depend on it; `scale`: what
-    the guidance draws; `extra`: what the objective draws; both arrays (B, ...) or None; `rows`: the
-    `Rows` of the batch, or None to make them of the time law.
+    - `r`, `t`: (B,) times.
+    - `e`: what the coupling gives, mostly noise of the data's shape.
+    - `drop`: (B,) booleans, the rows whose condition becomes the null condition.
+    - `progress`, `state`: of training at this step, for weights that depend on them.
+    - `scale`, `extra`: what the guidance and the objective draw, arrays (B, ...) or None.
+    - `rows`: the `Rows` of the batch, or None to make them from the time law.
     """
 
     r: Any
@@ -52,16 +53,17 @@ class Problem:
 
     Args:
         inputs: dict of `z`, `r`, `t` and, if there is one, `condition`.
-        target: what the network is to predict, of the shape of `z`.
+        target: what the network should predict, of the shape of `z`.
         weight: (rows,) weights applied to each row's loss, or None.
         self_share: (rows,) share of the prediction itself in the target, or None.
-        tangent: None, or the velocity v of the rows with r < t, (K, ...) of `Rows(rows, K)`: the
-            target is then to lose `(t - r) du/dt` on them, with du/dt along (v, 0, 1) from the
-            pass that makes the prediction.
-        logs: name -> (values, weights), each (rows,): what to average into the logs.
+        tangent: None, or the velocity v of the rows with r < t, (K, ...) of `Rows(rows, K)`. On
+            these rows `(t - r) du/dt` is then subtracted from the target, with du/dt along
+            (v, 0, 1) from the pass that makes the prediction.
+        logs: what to average into the logs, name -> (values, weights), each (rows,).
         second: the `Problem` of a second output (`Objective.predict_both`), or None. Its loss, the
             mean over its rows, is added.
-        copies: how many rows there are for each row of the batch, all first ones first.
+        copies: how many rows the problem has for each row of the batch; the copies of the whole
+            batch follow one another.
     """
 
     inputs: dict
@@ -73,7 +75,7 @@ class Problem:
     second: Problem | None = None
     copies: int = 1
 
-    # The form in which Keras' own steps take a problem: a batch (x, y, sample_weight).
+    # The form in which Keras' steps take a problem: a batch (x, y, sample_weight).
 
     def as_data(self) -> tuple:
         """The problem as a batch `(x, y, sample_weight)`; `of_data` is the inverse."""
@@ -84,7 +86,7 @@ class Problem:
         return _given(x), _given(y), self.weight
 
     def _with_second(self):
-        """Both problems' rows, weighted so that the mean over all is the sum of two means."""
+        """The rows of both problems, weighted so that their mean is the sum of the two means."""
         both = (self, self.second)
         rows = [ops.cast(ops.shape(problem.target)[0], "float32") for problem in both]
         filled = [
@@ -100,9 +102,9 @@ class Problem:
 
     @classmethod
     def of_data(cls, x: dict, y: dict | None = None) -> Problem:
-        """The problem of a batch from `as_data`, without its weights; without y, its inputs only.
+        """The problem of a batch from `as_data`, without weights; without y, only its inputs.
 
-        The rows of a second problem are in `target` and `self_share`, after the first one's.
+        In `target` and `self_share` the rows of a second problem follow those of the first.
         """
         y = y or {}
         return cls(
@@ -114,15 +116,15 @@ class Problem:
         )
 
     def predict(self, u: Callable, predict_both: Callable) -> Any:
-        """What the network predicts of the inputs.
+        """What the network predicts from the inputs.
 
         Args:
             u: the network.
-            predict_both: from u, the inputs and the second problem's to the rows of both.
+            predict_both: from u, the inputs and the second problem's inputs to the rows of both.
 
         Returns:
-            The prediction (rows, ...). For a problem with a `tangent` a dict of `u` and `du_dt`,
-            which is zero on the rows with r = t.
+            The prediction (rows, ...). For a problem with a `tangent`, a dict of `u` and `du_dt`;
+            `du_dt` is zero on the rows with r = t.
         """
         if self.second is not None:
             return predict_both(u, self.inputs, self.second.inputs)
@@ -144,7 +146,7 @@ class Problem:
         return {"u": predicted, "du_dt": du_dt}
 
     def compare(self, y_pred: Any) -> tuple:
-        """The prediction u and its target, with the part that only the prediction tells.
+        """The prediction u and its target, including the parts that depend on the prediction.
 
         No gradient flows through the target.
         """
@@ -159,17 +161,17 @@ class Problem:
         return u, target
 
     def times(self) -> tuple:
-        """`r` and `t` of all rows, a second problem's after the first one's."""
+        """`r` and `t` of all rows; the rows of a second problem follow those of the first."""
         if self.second is None:
             return self.inputs["r"], self.inputs["t"]
         both = (self.inputs, self.second.inputs)
         return tuple(ops.concatenate([inputs[name] for inputs in both]) for name in "rt")
 
     def errors(self, y_pred: Any) -> dict[str, tuple]:
-        """What to log of a prediction: name -> (values, weights), each (rows,).
+        """What to log about a prediction: name -> (values, weights), each (rows,).
 
         `v_error` and `u_error` are the unnormalised squared errors of rows with r = t and of rows
-        with r < t, `second_error` that of the second problem. Where the target is the prediction
+        with r < t; `second_error` is that of the second problem. Where the target is the prediction
         plus a correction, the squared error is only the correction's size: such rows are left out.
         """
         r, t = self.inputs["r"], self.inputs["t"]
@@ -191,7 +193,7 @@ class Problem:
         return found
 
     def filled(self, weight: Any = 1.0) -> Problem:
-        """The problem with `weight` and `self_share` for every row, the former times `weight`."""
+        """The problem with weights and `self_share` for every row, the weights times `weight`."""
         ones = ops.ones_like(self.inputs["t"])
         return dataclasses.replace(
             self,
@@ -200,7 +202,7 @@ class Problem:
         )
 
     def weighted(self, sample_weight: Any) -> Problem:
-        """The problem with the user's (B,) weights multiplied in; None leaves it."""
+        """The problem with the user's (B,) weights multiplied in; None changes nothing."""
         if sample_weight is None:
             return self
         weight = ops.tile(sample_weight, (self.copies,))
@@ -210,7 +212,7 @@ class Problem:
 
 
 def joined(*problems: Problem) -> Problem:
-    """One problem with the rows of several of the same batch, one problem after the other."""
+    """One problem with the rows of several problems of one batch, one after the other."""
     filled = [problem.filled() for problem in problems]
     names = sorted({name for problem in problems for name in problem.logs})
     return Problem(
@@ -232,16 +234,16 @@ def _given(entries):
     return {name: value for name, value in entries.items() if value is not None}
 
 
-def data_of(x: Any) -> Any:
+def data_of(x: Tensor | dict) -> Tensor:
     """The data array of `x`, which may be stored with its noise as {'x', 'e'}."""
     return x["x"] if isinstance(x, dict) else x
 
 
-def inputs_of(z: Any, r: Any, t: Any, condition: Any) -> dict:
+def inputs_of(z: Tensor, r: Tensor, t: Tensor, condition: Any) -> dict:
     """The network's inputs as a dict; a condition of None is left out."""
     return _given({"z": z, "r": r, "t": t, "condition": condition})
 
 
 def arguments_of(inputs: dict) -> tuple:
-    """`z, r, t, condition` from such a dict."""
+    """`z, r, t, condition` from a dict of inputs; None where there is no condition."""
     return tuple(inputs.get(name) for name in _INPUTS)

@@ -1,12 +1,15 @@
 """Trajectory regression: the average velocities between the states of a teacher's solver."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
 from keras_meanflow.networks.base import Network
 from keras_meanflow.objectives.base import Objective
 from keras_meanflow.objectives.problem import Problem, inputs_of
@@ -22,9 +25,9 @@ from keras_meanflow.samplers.base import Sampler, start
 
 
 class TrajectoryDraws(NamedTuple):
-    """Noise `e`, rows `drop` that lose their condition, and (rows, pairs) numbers `pair` in (0, 1).
+    """Noise `e`, booleans `drop` of rows that lose their condition, and numbers `pair`.
 
-    `pair` chooses, evenly, two states of the row's trajectory.
+    Each number of `pair`, (rows, pairs) in (0, 1), chooses two states of the row's trajectory.
     """
 
     e: Any
@@ -34,11 +37,11 @@ class TrajectoryDraws(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrajectoryProblem(Problem):
-    """A `Problem` with `pairs` rows for each row of the batch, next to one another."""
+    """A `Problem` with `pairs` adjacent rows for each row of the batch."""
 
     pairs: int
 
-    def weighted(self, sample_weight):
+    def weighted(self, sample_weight: Any) -> Problem:
         """See `Problem.weighted`."""
         if sample_weight is None:
             return self
@@ -49,15 +52,16 @@ class TrajectoryProblem(Problem):
 class TrajectoryRegression(Objective):
     """Regress `u(z_t, r, t)` on `(z_t - z_r) / (t - r)`, both states of the teacher's trajectory.
 
-    From noise the teacher's solver walks to data, and pairs of its states, t > r, are drawn
-    evenly. No data is used but its conditions, and no derivative: a student learns what the
-    solver's few steps do, which is where MeanFlow training starts from (CMT). The times are those
-    that the solver visits. A step calls the teacher `sampler.calls` times, without gradient.
+    The teacher's solver goes from noise to data, and pairs of its states, t > r, are drawn
+    uniformly. Of the data only the conditions are used, and there is no derivative. The student
+    learns the solver's few steps, as an initialisation for MeanFlow training (CMT). The times are
+    the ones that the solver visits. A step calls the teacher `sampler.calls` times, without
+    gradient.
 
     Args:
         teacher: a `Network` that is a flow model; `FlowMap` freezes it.
-        sampler: the solver: `Euler` or `Heun`, with `times=shifted_times(...)` as the teacher is
-            sampled.
+        sampler: the solver: `Euler` or `Heun`, with `times=shifted_times(...)` if the teacher
+            is sampled so.
         pairs: pairs of states for each trajectory, with replacement.
         loss: a `keras.losses.Loss`.
         label_dropout: share of trajectories without their condition.
@@ -71,7 +75,7 @@ class TrajectoryRegression(Objective):
 
     References:
         MeanFlow Transformers with Representation Autoencoders (arXiv 2511.13019), section 3;
-        sony/mf-rae `training_losses_cmt_v2`, whose times `EvenlyLabelled` has.
+        sony/mf-rae `training_losses_cmt_v2`, whose times are in `EvenlyLabelled`.
     """
 
     teacher: Network
@@ -89,18 +93,20 @@ class TrajectoryRegression(Objective):
         if self.pairs < 1:
             raise ValueError(f"pairs is at least 1. Received: {self.pairs}.")
 
-    def draw(self, keys, x, condition=None):
+    def draw(self, keys: Keys, x: Tensor | dict, condition: Any = None) -> TrajectoryDraws:
         """See `Objective.draw`."""
         x, e = self.coupling(keys, x, condition)
         rows = ops.shape(x)[0]
         drop = keys.uniform("drop", (rows, 1))[:, 0] < self.dropout(condition)
         return TrajectoryDraws(e, drop, keys.uniform("pair", (rows, self.pairs)))
 
-    def labels(self):
-        """The time that the student is told of each state, float32."""
+    def labels(self) -> np.ndarray:
+        """The time of each state that the student gets as input, float32."""
         return self.sampler.grid
 
-    def __call__(self, u, x, condition, draws):
+    def __call__(
+        self, u: Callable, x: Tensor | dict, condition: Any, draws: TrajectoryDraws
+    ) -> Problem:
         """See `Objective.__call__`."""
         condition = self.conditioned(u, condition, draws)
         states = ops.stack(self.trajectory(draws.e, condition))  # (states, B, ...)
@@ -116,8 +122,8 @@ class TrajectoryRegression(Objective):
         inputs = inputs_of(z_t, r, t, condition)
         return TrajectoryProblem(inputs=inputs, target=target, pairs=self.pairs)
 
-    def trajectory(self, z, condition):
-        """The states that the teacher's solver visits from noise `z` on, a list."""
+    def trajectory(self, z: Tensor, condition: Any) -> list[Tensor]:
+        """The states that the teacher's solver visits, a list that starts with the noise `z`."""
         grid, states = self.sampler.grid, [z]
         z, ones = start(z)
         for t, r in zip(grid[:-1], grid[1:], strict=True):
@@ -131,7 +137,7 @@ class TrajectoryRegression(Objective):
         return states
 
     def _chosen(self, pair):
-        """The numbers of the earlier and the later state of each pair, of all rows in turn."""
+        """The indices of the earlier and the later state of each pair, row after row."""
         earlier, later = np.triu_indices(len(self.sampler.grid), k=1)
         index = ops.cast(ops.reshape(pair, (-1,)) * len(earlier), "int32")
         index = ops.minimum(index, len(earlier) - 1)
@@ -142,15 +148,15 @@ class TrajectoryRegression(Objective):
 
 @part
 class EvenlyLabelled(TrajectoryRegression):
-    """`TrajectoryRegression` that tells evenly spaced times, whatever the solver visited.
+    """`TrajectoryRegression` with evenly spaced input times, whatever times the solver visits.
 
-    The released code of MF-RAE: its solver's times are shifted towards noise, and the student is
-    told `1, 14/15, ..., 0`. The two agree at the ends, and for a shift of 1.
+    So does the released code of MF-RAE: its solver's times are shifted towards noise, but the
+    student's input is `1, 14/15, ..., 0`. The two agree at the ends, and for a shift of 1.
 
     References:
         sony/mf-rae `training_losses_cmt_v2`, `np.linspace(0, 1, ode_steps)`.
     """
 
-    def labels(self):
+    def labels(self) -> np.ndarray:
         """See `TrajectoryRegression.labels`."""
         return np.linspace(1.0, 0.0, len(self.sampler.grid), dtype="float32")

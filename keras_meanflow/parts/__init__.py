@@ -1,6 +1,6 @@
 """What a method is made of: frozen values that save and load with a model.
 
-A path makes z_t of data and noise, a coupling says which noise belongs to which data, a time law
+A path makes z_t from data and noise. A coupling says which noise belongs to which data. A time law
 draws (r, t), a loss measures errors, a weighting weighs rows, and a derivative computes du/dt. Any
 number in them may be a schedule over training progress. Each is a keyword-only dataclass (`part`).
 """
@@ -71,6 +71,7 @@ from keras_meanflow.parts.time_laws import (
     shifted,
 )
 from keras_meanflow.parts.times import (
+    StateVariable,
     TimeSampler,
 )
 from keras_meanflow.parts.weightings import (

@@ -1,9 +1,12 @@
 """Couplings: which noise `e` belongs to which data `x`."""
 
 import abc
+from typing import Any
 
 from keras import ops
 
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
 from keras_meanflow.parts.part import Configurable, part
 
 
@@ -14,10 +17,12 @@ class Coupling(Configurable, abc.ABC):
     """
 
     @abc.abstractmethod
-    def __call__(self, keys, x, condition=None):
-        """`x` and `e` of a batch, a pure function of `keys`."""
+    def __call__(
+        self, keys: Keys, x: Tensor | dict, condition: Any = None
+    ) -> tuple[Tensor, Tensor | dict]:
+        """`x` and `e` of a batch: a pure function of `keys` and the arguments."""
 
-    def of_noise(self, noise, condition):
+    def of_noise(self, noise: Tensor, condition: Any) -> Tensor | dict:
         """The `e` from which sampling starts: standard normal noise of the data's shape."""
         del condition
         return noise
@@ -27,8 +32,10 @@ class Coupling(Configurable, abc.ABC):
 class Independent(Coupling):
     """Fresh Gaussian noise for every row and step."""
 
-    def __call__(self, keys, x, condition=None):
-        """`x` and `e ~ N(0, I)` of its shape."""
+    def __call__(
+        self, keys: Keys, x: Tensor | dict, condition: Any = None
+    ) -> tuple[Tensor, Tensor | dict]:
+        """`x` and `e ~ N(0, I)` of the same shape."""
         del condition
         if isinstance(x, dict):
             raise ValueError(
@@ -46,7 +53,9 @@ class StoredPairs(Coupling):
         Flow Straighter and Faster: Re-MeanFlow (arXiv 2511.23342).
     """
 
-    def __call__(self, keys, x, condition=None):
+    def __call__(
+        self, keys: Keys, x: Tensor | dict, condition: Any = None
+    ) -> tuple[Tensor, Tensor | dict]:
         """The stored `x` and `e`."""
         del keys, condition
         if not isinstance(x, dict) or set(x) != {"x", "e"}:
@@ -61,16 +70,16 @@ class StoredPairs(Coupling):
 class FromCondition(Coupling):
     """`e = {"y": condition, "n": noise}`: the path ends at the condition, as `NoisyToClean` does.
 
-    The condition has the data's shape: noisy speech for clean speech, a damaged image for a whole
-    one. The network may see it as its condition too.
+    The condition has the data's shape: noisy speech for clean speech, a damaged image for an
+    intact one. The network may also see it as its condition.
 
     Args:
-        name: of the array in a condition that is a dict; None for one that is an array.
-        std: of the noise in each number: sqrt(1/2) where pairs of them are complex numbers with
-            `E|n|^2 = 1`.
+        name: key of the array, where the condition is a dict; None where it is an array.
+        std: standard deviation of each number of the noise: sqrt(1/2) for complex numbers with
+            `E|n|^2 = 1` that are stored as real pairs.
 
     Raises:
-        ValueError: for a condition that has no such array, or data with stored noise.
+        ValueError: for a condition without such an array, or data with stored noise.
 
     Example:
         >>> MeanFlow(coupling=FromCondition(), path=NoisyToClean(), label_dropout=0.0)
@@ -82,12 +91,14 @@ class FromCondition(Coupling):
     name: str | None = None
     std: float = 1.0
 
-    def __call__(self, keys, x, condition=None):
-        """`x` and `e`, the noise new for every row and step."""
+    def __call__(
+        self, keys: Keys, x: Tensor | dict, condition: Any = None
+    ) -> tuple[Tensor, Tensor | dict]:
+        """`x` and `e`, with new noise for every row and step."""
         x, noise = Independent()(keys, x)
         return x, self.of_noise(noise, condition)
 
-    def of_noise(self, noise, condition):
+    def of_noise(self, noise: Tensor, condition: Any) -> Tensor | dict:
         """See `Coupling.of_noise`."""
         y = condition
         if self.name is not None:

@@ -1,10 +1,14 @@
 """Easy times first: the law of t widens from noise towards data, stage by stage."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
 
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
 from keras_meanflow.parts.part import Configurable, part
 from keras_meanflow.parts.schedules import Schedule
 from keras_meanflow.parts.times import StateVariable, TimeSampler
@@ -14,11 +18,11 @@ _ROOT_2 = 2.0**0.5
 
 @part
 class Plateau(Configurable):
-    """Go to the next stage when the smoothed error has not improved for some steps.
+    """Go to the next stage once the smoothed error has not improved for some steps.
 
-    Watched is the unnormalised squared error of the rows with r = t, smoothed exponentially from
-    the first step of each stage on. The model keeps the smoothed error, the best one, the count
-    and the stage, and saves them.
+    It watches the unnormalised squared error of the rows with r = t, smoothed exponentially from
+    the first step of each stage. The model keeps and saves the smoothed error, the best one, the
+    count and the stage.
 
     Args:
         stages: number of stages.
@@ -41,10 +45,10 @@ class Plateau(Configurable):
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing must lie in [0, 1). Received: {self.smoothing}.")
 
-    def __call__(self, error, state):
+    def __call__(self, error: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The next (stage, count, smoothed, best) after a step with this error.
 
-        `smoothed` below zero says that a stage has just begun.
+        `smoothed` below zero means that a stage has just begun.
         """
         stage, count, smoothed, best = state
         first = smoothed < 0.0
@@ -61,19 +65,19 @@ class Plateau(Configurable):
 class EasyFirst(TimeSampler):
     """`LogitNormal` restricted to t above a threshold that falls stage by stage.
 
-    The interval [0, 1] of t is cut into N equal parts; those near noise are easy, those
-    near data hard. Stage n of 1..N draws t from the n easiest, `t >= 1 - n / N`, by the law of
-    `LogitNormal` restricted to them, on all rows; r below t keeps its law given t. The last stage
-    is `LogitNormal` in law.
+    The interval [0, 1] of t is cut into N equal parts: the parts near noise are easy, the parts
+    near data are hard. Stage n of 1..N draws t from the n easiest parts, `t >= 1 - n / N`, on all
+    rows, by the law of `LogitNormal` restricted to them. The law of r given t does not change.
+    The last stage has the law of `LogitNormal`.
 
-    How the paper joins these stages to its logit-normal law, whether rows with r < t are
-    restricted too, and N and the patience that it uses are not in the notes that we have: N = 20
-    and 200 steps are those of the work that it takes the stages from.
+    Partly a reconstruction. Our notes on the paper do not say how it combines the stages with its
+    logit-normal law, whether it also restricts rows with r < t, or its N and patience. N = 20 and
+    200 steps are from the work that introduced the stages.
 
     Args:
-        mean, std: of the normal under the sigmoid.
+        mean, std: of the normal distribution under the sigmoid.
         fraction_r_equals_t: share of rows with r = t, a number or a schedule.
-        pacing: the number of stages, N, and when one follows another.
+        pacing: the number of stages, N, and when the next one begins.
 
     Example:
         >>> MeanFlow(times=EasyFirst(pacing=Plateau(stages=20, patience=200)))
@@ -89,13 +93,13 @@ class EasyFirst(TimeSampler):
     pacing: Plateau = Plateau(stages=20)
 
     @property
-    def stages(self):
+    def stages(self) -> int:
         """See `TimeSampler`."""
         return self.pacing.stages
 
     @property
-    def state(self):
-        """See `TimeSampler`: the arguments of `Plateau.__call__`."""
+    def state(self) -> dict[str, StateVariable]:
+        """See `TimeSampler`: the state that `Plateau.__call__` takes."""
         return {
             "stage": StateVariable(0, logged=True),
             "stage_count": StateVariable(0),
@@ -103,7 +107,7 @@ class EasyFirst(TimeSampler):
             "stage_best": StateVariable(0.0),
         }
 
-    def update_state(self, state, errors):
+    def update_state(self, state: dict[str, Any], errors: dict[str, tuple]) -> dict[str, Any]:
         """See `TimeSampler.update_state`; a batch without rows r = t changes nothing."""
         total, count = errors["v_error"]
         now = [state[name] for name in self.state]
@@ -113,10 +117,10 @@ class EasyFirst(TimeSampler):
             zip(self.state, (ops.where(count > 0.0, new, old) for old, new in pairs), strict=True)
         )
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         draws = keys.uniform("times", (rows, 2))
-        # t is the larger of two draws of the law F, so P(t <= x) = F(x)^2; given t, F(r) / F(t)
+        # t is the larger of two draws of the law F, so P(t <= x) = F(x)^2. Given t, F(r) / F(t)
         # is uniform.
         outside = ops.take(ops.convert_to_tensor(self._outside()), keys.state["stage"])
         f_t = ops.sqrt(outside + (1.0 - outside) * draws[:, 0])

@@ -1,28 +1,32 @@
-"""Laws of (r, t) that say how long the interval from r to t is."""
+"""Laws of (r, t) that control the gap t - r."""
+
+from typing import Any
 
 import numpy as np
 from keras import ops
 
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
 from keras_meanflow.parts.part import part
 from keras_meanflow.parts.schedules import Schedule, bounds_of, value_at
 from keras_meanflow.parts.time_laws import LogitNormal
-from keras_meanflow.parts.times import TimeSampler
+from keras_meanflow.parts.times import StateVariable, TimeSampler
 
 
 @part
 class PowerGap(TimeSampler):
     """t in [least, 1], `r = t - U^exponent (t - least)`, U uniform; r := t on a share of rows.
 
-    Its largest gap is 1 - least: with least > 0 the jump from 1 to 0 is never trained itself.
+    The largest gap is 1 - least. So with least > 0 the jump from 1 to 0 itself is not trained.
 
     Args:
         least: the smallest time.
-        exponent: gamma, a number or a schedule: the larger, the shorter the gaps.
-        lateness: `t = 1 - (1 - least) U^lateness`: 1 for a uniform t, the larger, the nearer to 1.
+        exponent: gamma, a number or a schedule; the larger, the shorter the gaps.
+        lateness: `t = 1 - (1 - least) U^lateness`: 1 for a uniform t; a larger one moves t to 1.
         fraction_r_equals_t: share of rows with r = t.
 
     Raises:
-        ValueError: for `least` outside [0, 1), an exponent or a lateness that is not positive.
+        ValueError: for `least` outside [0, 1), or an exponent or lateness that is not positive.
 
     Example:
         >>> PowerGap(exponent=Line(start=8.0, end=1.0, until=0.7))  # short gaps first
@@ -45,7 +49,7 @@ class PowerGap(TimeSampler):
         if not self.lateness > 0.0:
             raise ValueError(f"lateness must exceed 0. Received: {self.lateness}.")
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         draws = keys.uniform("times", (rows, 2))
         t = 1.0 - (1.0 - self.least) * (1.0 - draws[:, 0]) ** self.lateness
@@ -55,12 +59,12 @@ class PowerGap(TimeSampler):
 
 @part
 class ShapedGap(TimeSampler):
-    """Another sampler's pairs, the gap reshaped: `min(t ((t - r) / t)^exponent, largest)`.
+    """Another sampler's pairs with the gap `min(t ((t - r) / t)^exponent, largest)`.
 
-    An exponent above 1 shortens the gaps, below 1 lengthens them; t keeps its law.
+    An exponent above 1 shortens the gaps, one below 1 lengthens them. t is unchanged.
 
     Args:
-        times: the other sampler, whose share of rows with r = t holds.
+        times: the other sampler; its share of rows with r = t is kept.
         exponent: a number or a schedule.
         largest: the largest gap, a number or a schedule.
 
@@ -78,25 +82,25 @@ class ShapedGap(TimeSampler):
                 raise ValueError(f"{name} must exceed 0. Received: {getattr(self, name)}.")
 
     @property
-    def fraction_r_equals_t(self):
+    def fraction_r_equals_t(self) -> float | Schedule:
         """The share of rows with r = t, of `times`."""
         return self.times.fraction_r_equals_t
 
     @property
-    def stages(self):
+    def stages(self) -> int:
         """The stages of `times`."""
         return self.times.stages
 
     @property
-    def state(self):
+    def state(self) -> dict[str, StateVariable]:
         """The state of `times`."""
         return self.times.state
 
-    def update_state(self, state, errors):
+    def update_state(self, state: dict[str, Any], errors: dict[str, tuple]) -> dict[str, Any]:
         """The state of `times` after a step."""
         return self.times.update_state(state, errors)
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         r, t = self.times.pair(keys, rows, below)
         ratio = ops.maximum(t - r, 1e-12) / ops.maximum(t, 1e-12)
@@ -109,16 +113,16 @@ class ShapedGap(TimeSampler):
 class GapBin(TimeSampler):
     """Another sampler's pairs with r < t, restricted to gaps `low <= t - r <= high`.
 
-    Drawn from those of 65,536 evenly filling pairs of the other sampler, in its last state, that
-    lie in the bin: about 540 for a bin of 0.8 % of its pairs.
+    The other sampler, in its final state, gives 65,536 evenly spread pairs. A step draws from the
+    pairs in the bin: about 540 if the bin holds 0.8 % of them.
 
     Args:
         times: the other sampler.
-        low, high: of the gap.
-        fraction_r_equals_t: share of rows with r = t, whose t is that of a pair in the bin too.
+        low, high: smallest and largest gap.
+        fraction_r_equals_t: share of rows with r = t; their t is from a pair in the bin too.
 
     Raises:
-        ValueError: for no interval within [0, 1], or one in which the other sampler has no pair.
+        ValueError: if low to high is no interval within [0, 1], or the sampler has no pair in it.
 
     Example:
         >>> MeanFlow(times=GapBin(times=LogitNormal(), low=0.1, high=0.3))  # u alone, short gaps
@@ -147,12 +151,12 @@ class GapBin(TimeSampler):
         inside = (r < t) & (self.low <= t - r) & (t - r <= self.high)
         if not inside.any():
             raise ValueError(
-                f"{type(self.times).__name__} must draw gaps of the bin. Received: {self.low} to "
-                f"{self.high}, of which it draws none."
+                f"{type(self.times).__name__} must draw gaps of the bin, but draws none. "
+                f"Received: low={self.low}, high={self.high}."
             )
         return np.stack([r[inside], t[inside]], axis=1)
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         place = keys.uniform("times", (rows, 1))[:, 0] * len(self._pairs)
         index = ops.minimum(ops.cast(place, "int32"), len(self._pairs) - 1)

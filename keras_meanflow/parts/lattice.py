@@ -2,20 +2,23 @@
 
 import functools
 import statistics
+from typing import Any
 
 import numpy as np
 from keras import ops
 
+from keras_meanflow.backend import Tensor
+
 _ROWS = 1 << 16
-_FOLDS = 64  # of the fixed point below, far more than it needs
+_FOLDS = 64  # iterations of the fixed point below: far more than needed
 
 
 class Lattice:
-    """Stands in for `Keys` with points that fill the unit cube evenly: its means are expectations.
+    """Replaces `Keys` by points that fill the unit cube evenly: means over them are expectations.
 
     Args:
         progress: the training progress that schedules see.
-        state: the state of training that laws with a state see.
+        state: the state that laws with a state see.
 
     References:
         Roberts, The unreasonable effectiveness of quasirandom sequences:
@@ -24,16 +27,16 @@ class Lattice:
 
     rows = _ROWS
 
-    def __init__(self, progress=1.0, state=None):
+    def __init__(self, progress: float = 1.0, state: dict[str, Any] | None = None):
         self.progress, self.state = progress, state or {}
 
-    def uniform(self, name, shape):
+    def uniform(self, name: str, shape: tuple[int, int]) -> Tensor:
         """(rows, width) points, float32."""
         del name
         return ops.convert_to_tensor(_points(shape[1]).astype("float32"))
 
-    def normal(self, name, shape):
-        """The same as standard normals."""
+    def normal(self, name: str, shape: tuple[int, int]) -> Tensor:
+        """The same points as standard normals."""
         del name
         return ops.convert_to_tensor(_normals(shape[1]))
 

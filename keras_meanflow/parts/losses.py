@@ -1,17 +1,20 @@
-"""Losses of a batch's rows, the squared error summed over a sample."""
+"""Losses of a batch's rows, from the squared error summed over each sample."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import register
 
 
-def squared_norm(d):
+def squared_norm(d: Tensor) -> Tensor:
     """`||d||^2` of each row, (B,)."""
     return ops.sum(ops.square(d), axis=tuple(range(1, len(d.shape))))
 
 
-def mean_square(d):
+def mean_square(d: Tensor) -> Tensor:
     """The mean of `d^2` over each row, (B,)."""
     return ops.mean(ops.square(d), axis=tuple(range(1, len(d.shape))))
 
@@ -20,17 +23,22 @@ def mean_square(d):
 class SquaredError(keras.losses.Loss):
     """`||y_pred - y_true||^2`, summed over the sample."""
 
-    def __init__(self, name="squared_error", reduction="sum_over_batch_size", dtype="float32"):
+    def __init__(
+        self,
+        name: str = "squared_error",
+        reduction: str = "sum_over_batch_size",
+        dtype: str = "float32",
+    ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
-    def call(self, y_true, y_pred):
-        """(B,) losses of `y_true, y_pred`: (B, ...)."""
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """(B,) losses of `y_true` and `y_pred`, both (B, ...)."""
         return squared_norm(y_pred - y_true)
 
 
 @register
 class AdaptiveLoss(keras.losses.Loss):
-    """`||d||^2 / sg(||d||^2 + c)^p` with the squared error d summed over the sample.
+    """`||d||^2 / sg(||d||^2 + c)^p` with the squared error summed over the sample.
 
     With p = 1 the value sits near 1 whatever the error: watch `u_error` and `v_error` instead.
 
@@ -45,34 +53,34 @@ class AdaptiveLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        p=1.0,
-        c=0.01,
+        p: float = 1.0,
+        c: float = 0.01,
         *,
-        name="adaptive_loss",
-        reduction="sum_over_batch_size",
-        dtype="float32",
+        name: str = "adaptive_loss",
+        reduction: str = "sum_over_batch_size",
+        dtype: str = "float32",
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.p, self.c = p, c
 
     size = staticmethod(squared_norm)
 
-    def call(self, y_true, y_pred):
-        """(B,) losses of `y_true, y_pred`: (B, ...)."""
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """(B,) losses of `y_true` and `y_pred`, both (B, ...)."""
         error = self.size(y_pred - y_true)
         return error / ops.stop_gradient((error + self.c) ** self.p)
 
-    def get_config(self):
-        """The arguments."""
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
         return {**super().get_config(), "p": self.p, "c": self.c}
 
 
 @register
 class AdaptiveQuartic(AdaptiveLoss):
-    """`||d||^4 / sg(||d||^4 + c)^p`: as the released MF-RAE code squares the summed error first.
+    """`||d||^4 / sg(||d||^4 + c)^p`: the released MF-RAE code squares the summed error first.
 
-    At p = 1 its gradient has the direction of `AdaptiveLoss` and, where `||d||^4` exceeds c, twice
-    the length.
+    At p = 1 its gradient has the direction of the `AdaptiveLoss` gradient. Where `||d||^4` exceeds
+    c, it has twice the length.
 
     Args:
         p: power.
@@ -82,38 +90,40 @@ class AdaptiveQuartic(AdaptiveLoss):
         sony/mf-rae `training_losses_mfd`.
     """
 
-    def __init__(self, p=1.0, c=1e-3, *, name="adaptive_quartic", **kwargs):
+    def __init__(
+        self, p: float = 1.0, c: float = 1e-3, *, name: str = "adaptive_quartic", **kwargs: Any
+    ):
         super().__init__(p, c, name=name, **kwargs)
 
     @staticmethod
-    def size(d):
+    def size(d: Tensor) -> Tensor:
         """`||d||^4` of each row, (B,)."""
         return squared_norm(d) ** 2
 
 
 @register
 class MeanAdaptiveLoss(AdaptiveLoss):
-    """`m / sg(m + c)^p`, m the mean squared error over the sample: c weighs each coordinate.
+    """`m / sg(m + c)^p`, m the mean squared error over the sample: c is an error per coordinate.
 
-    It is `AdaptiveLoss` with D c for c, times `D^(p - 1)`, for data of D numbers.
+    For data of D numbers it is `D^(p - 1)` times the `AdaptiveLoss` with D c in place of c.
 
     Args:
-        p: power; 0.5 in Re-MeanFlow, where the loss is a pseudo-Huber one.
+        p: power; 0.5 in Re-MeanFlow, where it is a pseudo-Huber loss.
         c: floor of the weight.
 
     References:
-        Re-MeanFlow (arXiv 2511.23342); Xinxi-Zhang/Re-MeanFlow `get_loss`, with the values of its
-        README.
+        Re-MeanFlow (arXiv 2511.23342); Xinxi-Zhang/Re-MeanFlow `get_loss`, with the
+        values of its README.
     """
 
     def __init__(
         self,
-        p=0.5,
-        c=0.01,
+        p: float = 0.5,
+        c: float = 0.01,
         *,
-        name="mean_adaptive_loss",
-        reduction="sum_over_batch_size",
-        dtype="float32",
+        name: str = "mean_adaptive_loss",
+        reduction: str = "sum_over_batch_size",
+        dtype: str = "float32",
     ):
         super().__init__(p, c, name=name, reduction=reduction, dtype=dtype)
 
@@ -122,9 +132,9 @@ class MeanAdaptiveLoss(AdaptiveLoss):
 
 @register
 class LogMSE(keras.losses.Loss):
-    """`log(m + c)`, m the mean squared error over the sample: `AdaptiveLoss` with p = 1 by a mean.
+    """`log(m + c)`, m the mean squared error: the gradient of `MeanAdaptiveLoss` with p = 1.
 
-    What `ReleasedLogMSE` comes to where its log variance is 0, as it is at first.
+    `ReleasedLogMSE` equals it while its log variance is 0, as at the start of training.
 
     Args:
         c: floor of the error.
@@ -133,14 +143,21 @@ class LogMSE(keras.losses.Loss):
         Decoupled MeanFlow (arXiv 2510.24474); kyungmnlee/dmf `log_lv_loss`.
     """
 
-    def __init__(self, c=0.01, *, name="log_mse", reduction="sum_over_batch_size", dtype="float32"):
+    def __init__(
+        self,
+        c: float = 0.01,
+        *,
+        name: str = "log_mse",
+        reduction: str = "sum_over_batch_size",
+        dtype: str = "float32",
+    ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.c = c
 
-    def call(self, y_true, y_pred):
-        """(B,) losses of `y_true, y_pred`: (B, ...)."""
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """(B,) losses of `y_true` and `y_pred`, both (B, ...)."""
         return ops.log(mean_square(y_pred - y_true) + self.c)
 
-    def get_config(self):
-        """The arguments."""
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
         return {**super().get_config(), "c": self.c}

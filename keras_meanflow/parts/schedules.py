@@ -3,9 +3,11 @@
 import abc
 import itertools
 import math
+from typing import Any
 
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import Configurable, part
 
 
@@ -13,12 +15,12 @@ class Schedule(Configurable, abc.ABC):
     """A value as a function of progress: subclasses write `__call__(progress)` and `bounds`."""
 
     @abc.abstractmethod
-    def __call__(self, progress):
+    def __call__(self, progress: Tensor | float) -> Tensor:
         """The value at `progress`, a float32 scalar in [0, 1]."""
 
     @property
     @abc.abstractmethod
-    def bounds(self):
+    def bounds(self) -> tuple[float, float]:
         """The least and the greatest value over all of training, two numbers."""
 
 
@@ -41,17 +43,17 @@ class Ramp(Schedule):
             )
 
     @abc.abstractmethod
-    def shape(self, q):
+    def shape(self, q: Tensor) -> Tensor:
         """The share of the way from `start` to `end` at q in [0, 1]."""
 
-    def __call__(self, progress):
+    def __call__(self, progress: Tensor | float) -> Tensor:
         """`start + (end - start) shape(q)`, `q = clip((p - begin) / (until - begin), 0, 1)`."""
         p = ops.cast(progress, "float32")
         q = ops.clip((p - self.begin) / (self.until - self.begin), 0.0, 1.0)
         return self.start + (self.end - self.start) * self.shape(q)
 
     @property
-    def bounds(self):
+    def bounds(self) -> tuple[float, float]:
         """See `Schedule.bounds`."""
         return min(self.start, self.end), max(self.start, self.end)
 
@@ -69,14 +71,14 @@ class Line(Ramp):
     begin: float = 0.0
     until: float = 1.0
 
-    def shape(self, q):
+    def shape(self, q: Tensor) -> Tensor:
         """`q`."""
         return q
 
 
 @part
 class Power(Ramp):
-    """`start + (end - start) q^exponent`: above 1 slow at first, below 1 fast at first.
+    """`start + (end - start) q^exponent`: slow at first for an exponent above 1, fast below 1.
 
     Example:
         >>> s = Power(start=1.0, end=0.0, exponent=2.0)  # s = 1 - p^2
@@ -96,33 +98,33 @@ class Power(Ramp):
         if not self.exponent > 0.0:
             raise ValueError(f"exponent must exceed 0. Received: {self.exponent}.")
 
-    def shape(self, q):
+    def shape(self, q: Tensor) -> Tensor:
         """`q^exponent`."""
         return q**self.exponent
 
 
 @part
 class Cosine(Ramp):
-    """Half a cosine wave, level at both ends: `(1 - cos(pi q)) / 2`."""
+    """Half a cosine wave, flat at both ends: `(1 - cos(pi q)) / 2`."""
 
     start: float
     end: float
     begin: float = 0.0
     until: float = 1.0
 
-    def shape(self, q):
+    def shape(self, q: Tensor) -> Tensor:
         """`(1 - cos(pi q)) / 2`."""
         return 0.5 * (1.0 - ops.cos(math.pi * q))
 
 
 @part
 class Sigmoid(Ramp):
-    """`sigmoid(steepness (q - 1/2))`, which comes near `start` and `end` and never reaches them.
+    """`sigmoid(steepness (q - 1/2))`: it comes near `start` and `end` but does not reach them.
 
     Args:
         start, end: the values far before and far after the middle.
         steepness: the larger, the sharper; 25 in AlphaFlow.
-        begin, until: the progress around whose middle it turns.
+        begin, until: the curve turns in the middle between them.
 
     References:
         AlphaFlow (arXiv 2510.20771): alpha falls along a sigmoid of training progress.
@@ -134,14 +136,14 @@ class Sigmoid(Ramp):
     begin: float = 0.0
     until: float = 1.0
 
-    def shape(self, q):
+    def shape(self, q: Tensor) -> Tensor:
         """`sigmoid(steepness (q - 1/2))`."""
         return ops.sigmoid(self.steepness * (q - 0.5))
 
 
 @part
 class Steps(Schedule):
-    """`values[i]` from progress `at[i - 1]` on, and `values[0]` before all of them.
+    """`values[0]` at first, and `values[i]` from progress `at[i - 1]` on.
 
     Args:
         values: n + 1 numbers.
@@ -158,11 +160,11 @@ class Steps(Schedule):
         _check_rising("at", self.at)
         if len(self.values) != len(self.at) + 1:
             raise ValueError(
-                "Steps has one value more than turning points. "
+                "Steps needs one value more than turning points. "
                 f"Received: values={self.values}, at={self.at}."
             )
 
-    def __call__(self, progress):
+    def __call__(self, progress: Tensor | float) -> Tensor:
         """The value of the step that `progress` is on."""
         p = ops.cast(progress, "float32")
         value = ops.cast(self.values[0], "float32")
@@ -171,7 +173,7 @@ class Steps(Schedule):
         return value
 
     @property
-    def bounds(self):
+    def bounds(self) -> tuple[float, float]:
         """See `Schedule.bounds`."""
         return min(self.values), max(self.values)
 
@@ -191,10 +193,11 @@ class Piecewise(Schedule):
         _check_rising("at", self.at)
         if len(self.values) != len(self.at):
             raise ValueError(
-                f"Piecewise has a value for each point. Received: {self.values}, at={self.at}."
+                "Piecewise needs a value for each point. "
+                f"Received: values={self.values}, at={self.at}."
             )
 
-    def __call__(self, progress):
+    def __call__(self, progress: Tensor | float) -> Tensor:
         """The value on the line that `progress` is on."""
         p = ops.cast(progress, "float32")
         value = ops.cast(self.values[0], "float32")
@@ -205,7 +208,7 @@ class Piecewise(Schedule):
         return value
 
     @property
-    def bounds(self):
+    def bounds(self) -> tuple[float, float]:
         """See `Schedule.bounds`."""
         return min(self.values), max(self.values)
 
@@ -216,17 +219,17 @@ def _check_rising(name, numbers):
         raise ValueError(f"`{name}` holds rising numbers in [0, 1]. Received: {tuple(numbers)}.")
 
 
-def value_at(value, progress):
-    """A number as it is, a schedule at `progress`."""
+def value_at(value: float | Schedule, progress: Tensor | float) -> Tensor | float:
+    """A number unchanged, or a schedule's value at `progress`."""
     return value(progress) if isinstance(value, Schedule) else value
 
 
-def bounds_of(value):
+def bounds_of(value: float | Schedule) -> tuple[float, float]:
     """The least and the greatest value that a number or a schedule takes."""
     return value.bounds if isinstance(value, Schedule) else (value, value)
 
 
-def scheduled_values(part, prefix=""):
+def scheduled_values(part: Any, prefix: str = "") -> dict[str, Schedule]:
     """`{path: schedule}` of the schedules in a part and in the parts within it."""
     found = {}
     for name in getattr(part, "__dataclass_fields__", {}):

@@ -4,11 +4,13 @@ import math
 
 from keras import ops
 
+from keras_meanflow.backend import Tensor
+from keras_meanflow.backend.random import Keys
 from keras_meanflow.parts.part import part
 from keras_meanflow.parts.schedules import Schedule, value_at
 from keras_meanflow.parts.times import TimeSampler
 
-_EDGE = 1e-5  # how near to 0 and 1 the times of UShaped come
+_EDGE = 1e-5  # how close the times of UShaped come to 0 and 1
 
 
 def _sorted_then_masked(first, second, below):
@@ -17,7 +19,7 @@ def _sorted_then_masked(first, second, below):
 
 
 def _two_logit_normals(law, keys, rows):
-    """A time by the law's `t_mean` and `t_std`, and one by its `r_mean` and `r_std`."""
+    """One time from the law's `t_mean` and `t_std`, one from its `r_mean` and `r_std`."""
     normals, p = keys.normal("times", (rows, 2)), keys.progress
     first = normals[:, 0] * value_at(law.t_std, p) + value_at(law.t_mean, p)
     second = normals[:, 1] * value_at(law.r_std, p) + value_at(law.r_mean, p)
@@ -32,7 +34,7 @@ class LogitNormal(TimeSampler):
 
     Args:
         mean: location of the normal, a number or a schedule. -0.4 on ImageNet, -2.0 on CIFAR-10.
-        std: its scale.
+        std: scale of the normal, a number or a schedule.
         fraction_r_equals_t: share of rows with r = t. 0.75 on ImageNet, 0.25 on CIFAR-10.
 
     Example:
@@ -46,7 +48,7 @@ class LogitNormal(TimeSampler):
     std: float | Schedule = 1.0
     fraction_r_equals_t: float | Schedule = 0.75
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         mean, std = value_at(self.mean, keys.progress), value_at(self.std, keys.progress)
         times = ops.sigmoid(keys.normal("times", (rows, 2)) * std + mean)
@@ -63,14 +65,14 @@ class Uniform(TimeSampler):
 
     fraction_r_equals_t: float | Schedule = 0.75
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         times = keys.uniform("times", (rows, 2))
         return _sorted_then_masked(times[:, 0], times[:, 1], below)
 
 
-def shifted(t, shift):
-    """`shift t / (1 + (shift - 1) t)`: times in [0, 1] moved towards noise by a shift above 1.
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """`shift t / (1 + (shift - 1) t)`: times in [0, 1]; a shift above 1 moves them towards noise.
 
     References:
         Esser et al., Scaling Rectified Flow Transformers (arXiv 2403.03206), section 5.3.2.
@@ -78,12 +80,12 @@ def shifted(t, shift):
     return shift * t / (1.0 + (shift - 1.0) * t)
 
 
-def dimension_shift(shape, base=4096):
+def dimension_shift(shape: tuple[int, ...], base: int = 4096) -> float:
     """`sqrt(numbers of a sample / base)`: how much more noise data of this shape needs.
 
     Args:
-        shape: of a sample, such as (16, 16, 768), whose shift is 6.93.
-        base: numbers of a sample that needs no shift.
+        shape: of a sample; (16, 16, 768) has the shift 6.93.
+        base: how many numbers a sample has that needs no shift.
 
     References:
         Diffusion Transformers with Representation Autoencoders (arXiv 2510.11690), section 4.
@@ -96,7 +98,7 @@ class ShiftedUniform(TimeSampler):
     """Two uniform draws below `latest`, shifted towards noise; r := t on a share of the rows.
 
     Args:
-        shift: of `shifted`; `dimension_shift(shape)` in RAE and MF-RAE.
+        shift: argument of `shifted`; `dimension_shift(shape)` in RAE and MF-RAE.
         latest: the largest draw before the shift.
         fraction_r_equals_t: share of rows with r = t.
 
@@ -116,11 +118,11 @@ class ShiftedUniform(TimeSampler):
         super().__post_init__()
         if not self.shift > 0.0 or not 0.0 < self.latest <= 1.0:
             raise ValueError(
-                "shift must exceed 0 and latest lie in (0, 1]. "
+                "shift must exceed 0 and latest must lie in (0, 1]. "
                 f"Received: {self.shift}, {self.latest}."
             )
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         times = shifted(self.latest * keys.uniform("times", (rows, 2)), self.shift)
         return _sorted_then_masked(times[:, 0], times[:, 1], below)
@@ -130,7 +132,7 @@ class ShiftedUniform(TimeSampler):
 class MaskedThenClamped(TimeSampler):
     """t and r from two different logit-normals; r := t on a share, then r := min(t, r).
 
-    About 6.6 % of the rows that were to have r < t also end with r = t. t keeps its own law.
+    About 6.6 % of the rows meant for r < t also end with r = t. The clamp does not change t.
 
     References:
         Gsunshine/py-meanflow `time_sampler.py`, v1 (CIFAR-10).
@@ -142,7 +144,7 @@ class MaskedThenClamped(TimeSampler):
     r_std: float | Schedule = 1.6
     fraction_r_equals_t: float | Schedule = 0.25
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         t, r = _two_logit_normals(self, keys, rows)
         return ops.minimum(ops.where(below, r, t), t), t
@@ -152,7 +154,7 @@ class MaskedThenClamped(TimeSampler):
 class TwoLogitNormals(TimeSampler):
     """`sigmoid(N(t_mean, t_std^2))` and `sigmoid(N(r_mean, r_std^2))`: t the larger, r the smaller.
 
-    r := t on a share of the rows; none by default, for methods that train r = t apart.
+    r := t on a share of the rows: 0 by default, as such methods train r = t in another branch.
 
     References:
         Decoupled MeanFlow (arXiv 2510.24474); kyungmnlee/dmf `DMFLoss.sample_times`, with the
@@ -165,7 +167,7 @@ class TwoLogitNormals(TimeSampler):
     r_std: float | Schedule = 1.0
     fraction_r_equals_t: float | Schedule = 0.0
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         return _sorted_then_masked(*_two_logit_normals(self, keys, rows), below)
 
@@ -186,7 +188,7 @@ class DiagonalLogitNormal(TimeSampler):
 
     fraction_r_equals_t = 1.0
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         del below
         mean, std = value_at(self.mean, keys.progress), value_at(self.std, keys.progress)
@@ -196,18 +198,18 @@ class DiagonalLogitNormal(TimeSampler):
 
 @part
 class UShaped(TimeSampler):
-    """t likely near 0 and 1; a gap apart from it; r snapped to 0 below t near 1; then r := t.
+    """t is mostly near 0 or 1, the gap is independent of t, and r snaps to 0 where t is near 1.
 
     `p(t) ~ exp(a t) + exp(a (1 - t))` on [1e-5, 1 - 1e-5], clipped to `latest`;
     `r = max(t - sigmoid(N(gap_mean, gap_std^2)), 0)`; `r := 0` where `t > snap_t` and
-    `r < snap_r`: few pairs, those that one step takes, instead of many that differ little.
+    `r < snap_r`. Snapping replaces many nearly equal pairs by the ones that one-step sampling uses.
 
     Args:
         a: how much more likely the ends are than the middle.
-        gap_mean, gap_std: of the gap's normal.
+        gap_mean, gap_std: of the normal distribution under the gap's sigmoid.
         snap_t, snap_r: where r becomes 0. The released code has snap_t = 0.8.
-        latest: largest t; 80/81 for networks of noise level t / (1 - t) up to 80, such as EDM2.
-        fraction_r_equals_t: share of rows with r = t, set last.
+        latest: largest t; 80/81 for networks with noise levels t / (1 - t) up to 80, such as EDM2.
+        fraction_r_equals_t: share of rows with r = t, applied last.
 
     References:
         Re-MeanFlow (arXiv 2511.23342), section 4 and table 4; Xinxi-Zhang/Re-MeanFlow
@@ -228,7 +230,7 @@ class UShaped(TimeSampler):
         if not self.a > 0.0:
             raise ValueError(f"a must exceed 0. Received: {self.a}.")
 
-    def pair(self, keys, rows, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
         normals, p = keys.normal("times", (rows, 2)), keys.progress
         t = self._t(0.5 * (1.0 + ops.erf(normals[:, 0] * 2.0**-0.5)))
@@ -238,7 +240,7 @@ class UShaped(TimeSampler):
         return ops.where(below, ops.where(snapped, 0.0, r), t), t
 
     def _t(self, quantile):
-        """Half of the draws by the exponential law's inverse, half mirrored."""
+        """The inverse of the exponential law for half of the draws, mirrored for the others."""
         mirrored = quantile >= 0.5
         q = ops.where(mirrored, 2.0 * quantile - 1.0, 2.0 * quantile)
         t = ops.log(1.0 + q * (math.exp(self.a) - 1.0)) / self.a

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_meanflow.backend import untraced
+from keras_meanflow.backend import Tensor, untraced
+from keras_meanflow.backend.random import Keys
 from keras_meanflow.parts.lattice import Lattice
 from keras_meanflow.parts.part import Configurable
 from keras_meanflow.parts.rows import Rows, count_r_below_t, mask_of_share
@@ -29,12 +30,12 @@ class StateVariable(NamedTuple):
 class TimeSampler(Configurable, abc.ABC):
     """Draws (r, t) with 0 <= r <= t <= 1, a fixed share of the rows on the diagonal r = t.
 
-    A subclass draws one time from two standard normals a row and says how the pair is ordered.
-    The share may be a schedule: it is then a mask over the rows of its least value.
+    A subclass writes `pair`. The share may be a schedule: its least value fixes which rows may have
+    r < t, and a mask then selects among these rows.
 
-    A law that depends on how training went declares scalars in `state`, by name, and writes
+    A law that depends on earlier steps declares scalars in `state`, by name, and writes
     `update_state`. A `FlowMap` keeps and saves them; `keys.state` has their present values. A law
-    with several `stages` has a scalar `stage`, the number of the law in use.
+    with several `stages` has a scalar `stage`, the index of the present stage.
     """
 
     fraction_r_equals_t: float | Schedule
@@ -52,8 +53,8 @@ class TimeSampler(Configurable, abc.ABC):
         """A batch of `rows`, divided into those that may have r < t and those with r = t."""
         return Rows(rows, self.count_derived(rows))
 
-    def draw(self, keys, rows: int | Rows):
-        """`r` and `t`, float32 of shape (rows,), for a number of rows or what `rows` made of it."""
+    def draw(self, keys: Keys, rows: int | Rows) -> tuple[Tensor, Tensor]:
+        """`r` and `t`, float32 of shape (rows,), for a number of rows or a `Rows`."""
         rows = rows if isinstance(rows, Rows) else self.rows(rows)
         below = rows.mask
         if isinstance(self.fraction_r_equals_t, Schedule):
@@ -70,18 +71,18 @@ class TimeSampler(Configurable, abc.ABC):
         Args:
             state: the present values by name.
             errors: name of a squared error, such as `v_error` -> its sum over the rows of the whole
-                batch that have it, and their number.
+                batch that count for it, and their number.
         """
         del errors
         return state
 
     @property
     def final_state(self) -> dict[str, Any]:
-        """The state in which training ends; evaluation draws by it."""
+        """The state in which training ends; evaluation uses it."""
         return {"stage": self.stages - 1} if "stage" in self.state else {}
 
     def mean_gaps(self) -> np.ndarray:
-        """`E[t - r]` over the rows with r < t, float32: of each stage, or over progress, or one.
+        """`E[t - r]` over the rows with r < t, float32: by stage, by progress, or one number.
 
         Shape (stages,) for a law with stages, (65,) over equally spaced progress for one with
         schedules, (1,) otherwise. `look_up` reads it.
@@ -105,18 +106,20 @@ class TimeSampler(Configurable, abc.ABC):
         gap = (t - r).astype("float64")
         return gap[gap > 0.0].mean()
 
-    def even_pairs(self, progress: float = 1.0, state: dict | None = None):
-        """r < t, NumPy arrays, that fill this law evenly: their means are expectations.
+    def even_pairs(
+        self, progress: float = 1.0, state: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """NumPy arrays r < t that fill this law evenly: means over them are expectations.
 
-        Inside a traced step too. Without `state` they are of the final one.
+        It also works inside a traced step. Without `state` it takes the final one.
         """
         lattice = Lattice(progress, self.final_state if state is None else state)
         with untraced():
             pairs = self.pair(lattice, lattice.rows, ops.ones((lattice.rows,), "bool"))
             return tuple(ops.convert_to_numpy(times) for times in pairs)
 
-    def look_up(self, table, progress, state: dict[str, Any]):
-        """The entry of a table from `mean_gaps`, between two entries on a straight line."""
+    def look_up(self, table: np.ndarray, progress: Tensor | float, state: dict[str, Any]) -> Tensor:
+        """The value of a table from `mean_gaps`, linear between two entries."""
         table = ops.convert_to_tensor(table)
         if self.stages > 1:
             return ops.take(table, state["stage"])
@@ -127,5 +130,5 @@ class TimeSampler(Configurable, abc.ABC):
         return start + (end - start) * (place - ops.cast(low, "float32"))
 
     @abc.abstractmethod
-    def pair(self, keys, rows: int, below):
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """`r` and `t`, equal where the booleans `below` (rows,) are False."""

@@ -1,9 +1,10 @@
-"""Losses, the squared error summed over a sample, and weights of rows by their times."""
+"""Weights of rows by their times."""
 
 import abc
 
 from keras import ops
 
+from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import Configurable, part
 from keras_meanflow.parts.schedules import Power, Schedule, value_at
 
@@ -14,7 +15,7 @@ class ProgressiveGap(Configurable):
 
     It multiplies the loss after its adaptive normalisation. `lambda = 1 / E[1 - gap]` over the
     rows with r < t of the sampler in use, so that the mean weight is 1 throughout. At s = 1 a row
-    with gap 1 has no weight; at s = 0 all weigh alike.
+    with gap 1 has no weight; at s = 0 all rows weigh the same.
 
     Args:
         s: a number or a schedule; the paper's `1 - p^k`, k = 1.
@@ -28,8 +29,8 @@ class ProgressiveGap(Configurable):
 
     s: float | Schedule = Power(start=1.0, end=0.0)
 
-    def __call__(self, gap, mean_gap, progress):
-        """(B,) weights of `gap` = t - r, (B,)."""
+    def __call__(self, gap: Tensor, mean_gap: Tensor, progress: Tensor | float) -> Tensor:
+        """(B,) weights for `gap` = t - r, (B,)."""
         s = value_at(self.s, progress)
         return 1.0 - s + s * (1.0 - gap) / (1.0 - mean_gap)
 
@@ -38,17 +39,16 @@ class TimeWeight(Configurable, abc.ABC):
     """A weight of rows with r = t by their t, applied after the adaptive normalisation."""
 
     @abc.abstractmethod
-    def __call__(self, t, progress):
-        """(B,) weights of times (B,)."""
+    def __call__(self, t: Tensor, progress: Tensor | float) -> Tensor:
+        """(B,) weights for times t of shape (B,)."""
 
 
 @part
 class MinSNRVelocity(TimeWeight):
     """`alpha(t) = scale min(SNR, gamma) / (SNR + 1)`, `SNR = ((1 - t) / t)^2`.
 
-    The MinSNR weight as published for v-prediction, with the SNR of the straight path. Which
-    formula the MeanFlow paper uses is not in the notes that we have; `MinSNRData` is the other
-    candidate.
+    The MinSNR weight as published for v-prediction, with the SNR of the straight path. Our notes on
+    the MeanFlow paper do not say which formula it uses; `MinSNRData` is the other candidate.
 
     Args:
         gamma: where the SNR is cut off; the weight is largest at `t = 1 / (1 + sqrt(gamma))`.
@@ -63,9 +63,9 @@ class MinSNRVelocity(TimeWeight):
     gamma: float = 5.0
     scale: float | Schedule = 1.0
 
-    def __call__(self, t, progress):
+    def __call__(self, t: Tensor, progress: Tensor | float) -> Tensor:
         """See `TimeWeight.__call__`."""
-        # With both sides times t^2, it is finite at t = 0.
+        # Numerator and denominator are multiplied by t^2: finite at t = 0.
         snr_weight = ops.minimum((1.0 - t) ** 2, self.gamma * t**2) / (t**2 + (1.0 - t) ** 2)
         return value_at(self.scale, progress) * snr_weight
 
@@ -75,8 +75,8 @@ class MinSNRData(TimeWeight):
     """`alpha(t) = scale t^2 min(SNR, gamma) = scale min((1 - t)^2, gamma t^2)`.
 
     The MinSNR weight `min(SNR, gamma)` of the data error, carried over to the velocity error by
-    `x - x_hat = t (v_hat - v)`. Which formula the MeanFlow paper uses is not in the notes that we
-    have; `MinSNRVelocity` is the other candidate.
+    `x - x_hat = t (v_hat - v)`. Our notes on the MeanFlow paper do not say which formula it uses;
+    `MinSNRVelocity` is the other candidate.
 
     Args:
         gamma: where the SNR is cut off.
@@ -90,6 +90,6 @@ class MinSNRData(TimeWeight):
     gamma: float = 5.0
     scale: float | Schedule = 1.0
 
-    def __call__(self, t, progress):
+    def __call__(self, t: Tensor, progress: Tensor | float) -> Tensor:
         """See `TimeWeight.__call__`."""
         return value_at(self.scale, progress) * ops.minimum((1.0 - t) ** 2, self.gamma * t**2)
