@@ -61,9 +61,8 @@ if TYPE_CHECKING:
 def enhance(run_dir, source, target, average, backend, verbose, **settings):
     """Enhance noisy speech: IN, with the model of a RUN, to OUT.
 
-    IN is a .wav or .flac file with one channel, or a folder of such files. The sample
-    rate and the length are free; OUT has those of IN. Files of a folder that cannot be used are reported and
-    left out.
+    IN is a .wav or .flac file with one channel, or a folder of such files. OUT has the sample rate
+    and the length of IN. Files of a folder that cannot be used are reported and left out.
     """
     with one_line_errors():
         flow_map, codec = _load(run_dir, backend, average)

@@ -83,9 +83,10 @@ def rae(
 ):
     """Train a representation autoencoder on the images of SOURCE.
 
-    OUT is the .keras file to write. The encoder is your file (--encoder). Without it, a small vision transformer is first trained to
-    classify the images. Then the encoder is frozen, the statistics of its tokens are measured, and
-    a decoder is trained. Use OUT with `encode --codec rae --weights OUT`.
+    OUT is the .keras file to write. The encoder is your file (--encoder). Without it, a small
+    vision transformer is first trained to classify the images. Then the encoder is frozen, the
+    statistics of its tokens are measured, and a decoder is trained. Use OUT with `encode --codec
+    rae --weights OUT`.
     """
     with one_line_errors():
         if Path(out).suffix != ".keras":

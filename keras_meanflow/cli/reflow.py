@@ -58,8 +58,9 @@ def reflow(
 ):
     """Generate pairs of noise and samples, for Re-MeanFlow.
 
-    The pairs of a RUN are written into the pair store OUT. Re-MeanFlow trains on these pairs: keras-meanflow train digits --method re_mean_flow --set
-    pair_store=OUT. The same command again continues where it stopped; a finished store is checked.
+    The pairs of a RUN are written into the pair store OUT. Train on them with keras-meanflow train
+    digits --method re_mean_flow --set pair_store=OUT. The same command again continues where it
+    stopped; a finished store is checked.
     """
     with one_line_errors():
         worker = worker_of(worker)

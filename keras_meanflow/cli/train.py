@@ -106,7 +106,7 @@ def _settings(settings):
 @backend_option
 @verbose_option
 def train(task, method, size, settings, run_dir, dry_run, devices, distribution, backend, verbose):
-    """Train on a TASK, by a method (--method).
+    """Train a model on a TASK, by a method.
 
     TASK is a name from `keras-meanflow tasks`, or your file.py or file.py:function. The same
     command again resumes a run that was stopped, also on another number of devices.
