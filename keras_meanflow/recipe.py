@@ -1,7 +1,9 @@
 """Tasks and methods: Python functions whose keyword arguments are the knobs of a training run.
 
-Finding and showing them reads their source only: no Keras, no backend.
+They are found and shown by reading their source, without importing Keras or a backend.
 """
+
+from __future__ import annotations
 
 import ast
 import dataclasses
@@ -10,24 +12,27 @@ import functools
 import importlib.util
 import types
 import typing
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parent
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True}
 _BOOLEANS |= {"false": False, "no": False, "off": False, "0": False}
 
 
-def task(function=None, **mark):
+def task(function: Callable | None = None, **mark: Any) -> Callable:
     """Marks a function as a task: data, a network, an optimizer and a budget.
 
-    All its arguments are knobs, and it returns a `keras_meanflow.training.Task`; or a `Training`,
-    which is whole and takes no method. The arguments of the mark are literals:
+    All its arguments are knobs. It returns a `keras_meanflow.training.Task`, or a complete
+    `Training`, which takes no method. The arguments of the decorator are literals.
 
     Args:
         function: the function.
-        has: what methods may need of a task: "DiT" (its network is one), "noise" (samples start
-            from noise alone), "pairs" (it has noisy and clean data).
-        every: settings of all methods, knob -> value; a method takes those that it knows.
+        has: what methods may need from a task: "DiT" (the network is a DiT), "noise" (samples
+            start from noise only), "pairs" (the data is pairs of noisy and clean samples).
+        every: settings for all methods, knob -> value; a method ignores knobs that it does not
+            have.
         sizes: for a task with the knob `size`: size -> settings.
         methods: method -> its settings; "METHOD SIZE" for one size. The first is the default.
 
@@ -39,10 +44,10 @@ def task(function=None, **mark):
     return _marked("task", function, mark)
 
 
-def method(function=None, **mark):
+def method(function: Callable | None = None, **mark: Any) -> Callable:
     """Marks a function as a method: one paper, an objective and its knobs.
 
-    Its first argument is the `Task`, all others are knobs, and it returns a
+    The first argument is the `Task`; all others are knobs. It returns a
     `keras_meanflow.training.Method`.
 
     Args:
@@ -66,15 +71,15 @@ def _marked(kind, function, mark):
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A task or a method that was found in a file, not yet imported.
+    """A task or a method found in a file, not yet imported.
 
     Args:
-        name: of the function.
+        name: name of the function.
         kind: "task" or "method".
-        file: that holds it.
+        file: the file that contains it.
         doc: its docstring.
         defaults: knob -> its default, as source text.
-        mark: the arguments of the mark.
+        mark: the arguments of the decorator.
     """
 
     name: str
@@ -85,18 +90,18 @@ class Found:
     mark: dict
 
     @property
-    def summary(self):
+    def summary(self) -> str:
         """The first line of the docstring."""
         return self.doc.partition("\n")[0]
 
     @property
-    def address(self):
-        """What finds it again: the name of one that ships, FILE:NAME of a user's own."""
+    def address(self) -> str:
+        """What `find` takes: the name, or FILE:NAME for a user's file."""
         shipped = self.file.is_relative_to(_folder())
         return self.name if shipped else f"{self.file}:{self.name}"
 
-    def load(self):
-        """The function; its file is imported, and with it Keras."""
+    def load(self) -> Callable:
+        """The function. This imports its file, and Keras."""
         spec = importlib.util.spec_from_file_location(f"recipe_{self.file.stem}", self.file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -119,20 +124,20 @@ def _shipped(kind):
 
 
 def _folder():
-    """Where the wheel has them, or a checkout."""
+    """The folder of tasks and methods, in the wheel or in a checkout."""
     shipped = _PACKAGE / "_recipes"
     return shipped if shipped.is_dir() else _PACKAGE.parent / "recipes"
 
 
 def found_in(file: str | Path, kind: str) -> list[Found]:
-    """The tasks, or the methods, in a Python file."""
+    """The tasks or the methods in a Python file."""
     tree = ast.parse(Path(file).read_text(encoding="utf-8"), filename=str(file))
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     return [_found(node, kind, Path(file).resolve()) for node in functions if _mark(node, kind)]
 
 
 def _mark(function, kind):
-    """The decorator that makes a function one of this kind, or None."""
+    """The decorator that marks a function as this kind, or None."""
     for decorator in function.decorator_list:
         called = decorator.func if isinstance(decorator, ast.Call) else decorator
         if kind in (getattr(called, "attr", None), getattr(called, "id", None)):
@@ -155,7 +160,7 @@ def _found(function, kind, file):
 
 
 def _literal(node):
-    """The value of a literal, in which `dict(a=1)` may stand for `{"a": 1}`."""
+    """The value of a literal; `dict(a=1)` is allowed for `{"a": 1}`."""
     if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "dict":
         return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.Dict):
@@ -168,12 +173,12 @@ def find(name: str, kind: str, beside: Path | None = None) -> Found:
     """A task or method by its name, or by a user's `path/to/file.py` or `file.py:function`.
 
     Args:
-        name: one of these.
+        name: the name, or the path.
         kind: "task" or "method".
-        beside: a file whose own ones come before those of the package.
+        beside: a file in which to look first, before the package.
 
     Raises:
-        ValueError: for an unknown name, with the nearest ones, or a file that holds none.
+        ValueError: for an unknown name, naming the nearest ones, or a file without any.
 
     Example:
         >>> find("digits", "task").load()(steps=10)
@@ -184,8 +189,8 @@ def find(name: str, kind: str, beside: Path | None = None) -> Found:
         known = {**_shipped(kind), **near}
         if name not in known:
             raise ValueError(
-                f"There is no {kind} {name!r}. {nearest(name, known)} Your own is the path of a "
-                "file, as in my.py or my.py:function."
+                f"There is no {kind} {name!r}. {nearest(name, known)} For your own, give "
+                "its file, as in my.py or my.py:function."
             )
         return known[name]
     file = Path(f"{path}.py" if function else name)
@@ -205,18 +210,18 @@ def _choose(found, function, file, kind):
     return found[function] if function else next(iter(found.values()))
 
 
-def nearest(name, known) -> str:
-    """The known names that `name` may stand for, in a sentence."""
+def nearest(name: str, known: Collection[str]) -> str:
+    """A sentence: the known names that are close to `name`, or all of them."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     listed = f"There are: {', '.join(known)}."
     return f"Did you mean {' or '.join(near)}?" if near else listed
 
 
 def read_setting(text: str, hint: object, name: str) -> object:
-    """`text` as the first of the types of `hint` that it fits."""
+    """`text` converted to the first type of `hint` that it fits."""
     union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     kinds = typing.get_args(hint) if union else (hint,)
-    for kind in sorted(kinds, key=lambda kind: kind is str):  # every text is a str: last
+    for kind in sorted(kinds, key=lambda kind: kind is str):  # str is last: every text fits it
         try:
             return _read_as(text, kind)
         except ValueError:
@@ -243,7 +248,7 @@ def _read_as(text, kind):
 
 
 def _whole(value):
-    """1e5 is an integer too."""
+    """A float as an int, so that 1e5 is an integer too."""
     if value != int(value):
         raise ValueError
     return int(value)

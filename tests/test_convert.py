@@ -56,7 +56,7 @@ def test_convert_and_card_say_in_one_line_what_is_wrong(tmp_path):
     save_network(DiT(**SIZES, num_classes=5), tmp_path / "a.safetensors")
     for arguments, message in (
         (("convert", tmp_path / "a.safetensors", tmp_path / "b.pt", "--to", "sit"), "time_inputs"),
-        (("convert", tmp_path / "a.safetensors", tmp_path / "b", "--to", "sit"), "needs an ending"),
+        (("convert", tmp_path / "a.safetensors", tmp_path / "b", "--to", "sit"), "an extension"),
         (("convert", tmp_path / "none.pt", tmp_path / "b.pt"), "none.pt"),
         (("convert", "x", "y", "--set", "heads"), "KEY=VALUE"),
         (
@@ -65,7 +65,7 @@ def test_convert_and_card_say_in_one_line_what_is_wrong(tmp_path):
         ),
         (
             ("convert", tmp_path / "a.safetensors", tmp_path / "b.npz", "--codec", "sd-vae-ft-ema"),
-            "without an ending",
+            "without extension",
         ),
         (("card", "nothing"), "one of imf-b-2"),
     ):

@@ -125,7 +125,7 @@ def test_the_cosine_of_nothing_is_not_a_number():
 
 def test_affinity_leaves_the_model_as_it_was_and_refuses_too_small_a_subset():
     flow_map = _model(Toy(lambda a, b, z, gap: b), NoisyVelocity(objective=PLAIN))
-    with pytest.raises(ValueError, match="two batches at least. Received: 24 items in batches of"):
+    with pytest.raises(ValueError, match="at least two batches. Received: 24 items in batches of"):
         task_affinities(flow_map, _points(), bins=(), batch_size=13)
     before = flow_map.objective
     assert task_affinities(flow_map, _points(), bins=(), batch_size=12) == []

@@ -179,7 +179,7 @@ def test_a_step_that_has_passed_unmeasured_is_refused(untrained, tmp_path):
         training.flow_map.step.assign(6)  # as after a resumed run
 
     case = Subject(plan=PLAN).case({}, further)
-    with pytest.raises(ValueError, match="measured as it passes. Received: step 5 .* at step 6"):
+    with pytest.raises(ValueError, match="at an earlier step. Received: step 5 .* at step 6"):
         train_cases([case], tmp_path, Counting(), at=(0.5,))
 
 

@@ -273,8 +273,8 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, rule",
     [
-        ([], "Name what to measure: a RUN, --images DATA, or --self-check"),
-        (["RUN", "--images", "digits"], "Measure a RUN or --images, not both"),
+        ([], "Name what to evaluate: a RUN, --images DATA, or --self-check"),
+        (["RUN", "--images", "digits"], "Evaluate a RUN or --images, not both"),
         (["RUN"], "a protocol, or features. Received protocol=None, features=None"),
         (["RUN", "--steps", "0"], "--steps are numbers from 1 up"),
         (["RUN", "--protocol", "digit-lenet"], "Did you mean digits-lenet"),

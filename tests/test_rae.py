@@ -129,7 +129,7 @@ def test_the_command_makes_a_codec_that_encodes_a_store(tmp_path):
     assert call(*store, out)[1] == 0
     assert LatentStore(tmp_path / "store").shape == (2, 2, 8)
     for arguments, message in (
-        (("rae", "digits", "a.pt"), "OUT ends in .keras"),
+        (("rae", "digits", "a.pt"), "OUT must end in .keras"),
         (("rae", "digits", out, *steps, "--decoder", "ViTS"), "--decoder is ViTB"),
         ((*store, tmp_path / "store"), "needs the .keras file"),
     ):

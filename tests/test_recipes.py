@@ -129,7 +129,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 def test_a_method_that_needs_what_a_task_has_not_is_refused():
-    rule = "decoupled_mean_flow needs a task with DiT, which gaussian has not. Its methods are: alp"
+    rule = "decoupled_mean_flow needs a task with DiT, which gaussian does not have. Its methods"
     with pytest.raises(ValueError, match=rule):
         Plan.of("gaussian", "decoupled_mean_flow")
 

@@ -1,6 +1,6 @@
-"""The command line, `keras-meanflow`: one file a command or two.
+"""The command line, `keras-meanflow`: each file holds one or two commands.
 
-Keras is imported inside the commands, once the backend is chosen.
+The commands choose the backend first; so they import Keras inside their functions.
 """
 
 import click
@@ -21,7 +21,7 @@ from keras_meanflow.cli.train import methods_command, tasks_command, train
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="keras_meanflow")
 def main():
-    """Train and use MeanFlow models: one network, one step."""
+    """Train MeanFlow models, and use them: one network that generates in one step."""
 
 
 TRAINING = (tasks_command, methods_command, rae, encode, train, study, bench)

@@ -1,4 +1,6 @@
-"""What the commands share: the choice of the backend, the loading of a run, errors in one line."""
+"""Shared by the commands: choose the backend, open a run, print errors in one line."""
+
+from __future__ import annotations
 
 import contextlib
 import importlib.util
@@ -6,37 +8,42 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_meanflow.recipe import find
 
+if TYPE_CHECKING:
+    from keras_meanflow.flow_map import Opened
+
 BACKENDS = ("jax", "tensorflow", "torch")
 
 backend_option = click.option(
-    "--backend", type=click.Choice(BACKENDS), help="Wins over the environment's KERAS_BACKEND."
+    "--backend", type=click.Choice(BACKENDS), help="Default: $KERAS_BACKEND, or the run's."
 )
-verbose_option = click.option(
-    "--verbose/--quiet", "-v/-q", default=True, help="Whether to show progress."
-)
+verbose_option = click.option("--verbose/--quiet", "-v/-q", default=True, help="Show progress.")
 
 
 devices_option = click.option(
-    "--devices", type=int, help="How many; of all processes together. Default one, or all there."
+    "--devices", type=int, help="Number, over all processes; default 1, or all of them."
 )
 distribution_option = click.option(
     "--distribution",
     metavar="data|model=N",
-    help="Devices divide the batch, or N of them the weights too (JAX).",
+    help="data: split the batch over the devices; model=N: split the weights over N too (JAX).",
 )
 
 
-def several_devices(devices, distribution):
-    """A context in which models are made for, and trained on, the devices asked for.
+def several_devices(
+    devices: int | None, distribution: str | None
+) -> contextlib.AbstractContextManager:
+    """A context for building and training models on these devices.
 
     Raises:
-        ValueError: for another distribution than data or model=N, or devices that are not there.
+        ValueError: for a distribution that is not data or model=N, or for missing devices.
     """
     from keras_meanflow.backend import distributed, process_count
     from keras_meanflow.networks import DIT_LAYOUT
@@ -51,15 +58,15 @@ def several_devices(devices, distribution):
     return distributed(devices, int(count or 1), DIT_LAYOUT)
 
 
-def choose_backend(asked=None, recorded=None):
-    """The backend to use: what is asked for, the environment's, the recorded, the first installed.
+def choose_backend(asked: str | None = None, recorded: str | None = None) -> str:
+    """The first of: the option, the environment, the backend of the run, the first installed one.
 
     Args:
-        asked: from `--backend`.
-        recorded: of the run, or None.
+        asked: the option `--backend`.
+        recorded: the backend of the run, or None.
 
     Raises:
-        ValueError: for a backend that is not installed, with what installs it.
+        ValueError: for a backend that is not installed; the message says how to install it.
     """
     chosen = asked or os.environ.get("KERAS_BACKEND") or recorded
     if not chosen:
@@ -79,12 +86,12 @@ def choose_backend(asked=None, recorded=None):
     return chosen
 
 
-def is_installed(backend):
+def is_installed(backend: str) -> bool:
     return importlib.util.find_spec(backend) is not None
 
 
-def start(backend):
-    """Import Keras on a backend, whose chatter is shown only if that fails."""
+def start(backend: str) -> None:
+    """Import Keras on a backend. Messages of the libraries are shown only if this fails."""
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _withheld_stderr():
@@ -95,14 +102,14 @@ def start(backend):
         join_processes()
         import keras_meanflow.training.run  # noqa: F401
 
-        keras.utils.set_random_seed(0)  # which imports TensorFlow wherever it is installed
+        keras.utils.set_random_seed(0)  # this imports TensorFlow if it is installed
 
 
 @contextlib.contextmanager
 def _withheld_stderr():
-    """Keep what libraries write to the standard error, C++ included, unless an error follows.
+    """Hide what libraries write to the standard error, also from C++; show it after an error.
 
-    TensorFlow announces itself before it reads TF_CPP_MIN_LOG_LEVEL.
+    TensorFlow prints a message before it reads TF_CPP_MIN_LOG_LEVEL.
     """
     sys.stderr.flush()
     kept = os.dup(2)
@@ -121,22 +128,22 @@ def _withheld_stderr():
 
 
 @contextlib.contextmanager
-def one_line_errors():
-    """What users can mend ends in one line and exit code 1."""
+def one_line_errors() -> Iterator[None]:
+    """Errors that users can correct end in one line and exit code 1."""
     try:
         yield
     except (ValueError, ArithmeticError, OSError, ImportError) as error:
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
-def recorded_backend(run_dir):
+def recorded_backend(run_dir: str | Path) -> str | None:
     """The backend in a run's settings, read without Keras; None if there is no run."""
     path = Path(run_dir) / "settings.json"
     return json.loads(path.read_text("utf-8"))["backend"] if path.is_file() else None
 
 
-def open_named(name, backend, **settings):
-    """`open_model` of a name, on its run's backend or, without one, on any that is installed."""
+def open_named(name: str, backend: str | None, **settings: Any) -> Opened:
+    """`open_model` of a name, on the backend of its run if this is installed, or on another one."""
     recorded = recorded_backend(name)
     start(choose_backend(backend, recorded if recorded and is_installed(recorded) else None))
     from keras_meanflow.flow_map import open_model
@@ -148,7 +155,7 @@ def open_named(name, backend, **settings):
 
 
 def _import_own_files(settings):
-    """Import a user's files of a task or method, which may hold the classes that a model needs."""
+    """Import the user's files of a task or method: they may define classes that the model needs."""
     for kind in ("task", "method", "recipe"):
         address = settings.get(kind) or ""
         path = Path(address.partition(".py:")[0] + ".py")

@@ -23,21 +23,23 @@ from keras_meanflow.cli.plans import open_plan, plan_options
 
 @click.command()
 @plan_options
-@click.option("--steps", default=10, show_default=True, help="Training steps in a round.")
-@click.option("--rounds", default=5, show_default=True, help="Rounds; the first one is left out.")
-@click.option("--samples", default=256, show_default=True, help="Samples drawn in a round.")
-@click.option("--peak", type=float, help="1e12 operations a second that a device can do at most.")
+@click.option("--steps", default=10, show_default=True, help="Training steps per round.")
+@click.option(
+    "--rounds", default=5, show_default=True, help="Measured rounds, after one to compile."
+)
+@click.option("--samples", default=256, show_default=True, help="Samples per round.")
+@click.option("--peak", type=float, help="Peak of a device, in 1e12 operations per second.")
 @devices_option
 @distribution_option
 @backend_option
 def bench(
     task, method, size, settings, steps, rounds, samples, peak, devices, distribution, backend
 ):
-    """Measure training and sampling of a TASK by a METHOD: rates and memory. Nothing is written.
+    """Measure the speed and the memory of training and sampling. No file is written.
 
-    Medians over rounds in which training and sampling take turns, after one that compiles; and the
-    operations of a training step, on JAX and PyTorch, as a share of what the device can do where
-    that is known.
+    TASK is a name, or your file.py or file.py:function, as for `train`. Each round trains and then
+    samples; the times are medians over the rounds. On JAX and PyTorch the operations of a training
+    step are counted too, and compared with the peak of the device if it is known.
     """
     with one_line_errors():
         plan, settings, _ = open_plan(task, method, size, settings)
@@ -73,11 +75,11 @@ def _bench(training, steps, rounds, samples, peak):
     drawn_rate = samples / drawn
     click.echo(f"sampling  {1000 / drawn_rate:10.2f} ms an image {drawn_rate:9.1f} images a second")
     click.echo(_operations(flow_map, batches, step / steps, peak))
-    click.echo(f"memory    {_peak_memory() / 1e9:10.2f} GB, the most that this process has had")
+    click.echo(f"memory    {_peak_memory() / 1e9:10.2f} GB, the peak of this process")
 
 
 def _operations(flow_map, batches, seconds, peak):
-    """The line on the operations of a training step that takes so long."""
+    """The line about the operations of a training step that takes this time."""
     import keras
 
     from keras_meanflow.backend import device_name, step_operations

@@ -18,13 +18,21 @@ from keras_meanflow.cli.backend import (
 @click.command()
 @click.argument("source")
 @click.argument("target")
-@click.option("--from", "source_format", help="Format of SOURCE; default: told by its tensors.")
-@click.option("--to", "target_format", help="Format of TARGET; default: the package's own.")
-@click.option("--average/--raw", default=True, help="Averaged or raw weights of SOURCE.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the network.")
+@click.option("--from", "source_format", help="Format of SOURCE; default: detected.")
+@click.option("--to", "target_format", help="Format of TARGET; default: keras_meanflow.")
+@click.option(
+    "--average/--raw", default=True, help="Use the averaged or the raw weights of SOURCE."
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Argument of the network."
+)
 @click.option("--interval", is_flag=True, help="Add an input t - r; its weights start at zero.")
-@click.option("--decouple", type=int, metavar="DEPTH", help="Let its blocks from DEPTH on see r.")
-@click.option("--codec", "codec_name", help="Of the latents: sd-vae-ft-ema, ... or FILE.keras.")
+@click.option(
+    "--decouple", type=int, metavar="DEPTH", help="The blocks from DEPTH on take r as input."
+)
+@click.option(
+    "--codec", "codec_name", help="Codec of a preset's latents: sd-vae-ft-ema, ... or FILE.keras."
+)
 @backend_option
 def convert(
     source,
@@ -38,12 +46,14 @@ def convert(
     codec_name,
     backend,
 ):
-    """Convert weights: SOURCE, published or a run, to TARGET.
+    """Convert weights from SOURCE to TARGET, in another format.
 
-    SOURCE is a .pt, .pth, .safetensors, .npz or .msgpack file, an orbax folder, a run, a preset's
-    folder or name, or hf://OWNER/REPOSITORY[/FILE]. TARGET's ending chooses its container; without
-    an ending it is a folder for `from_preset`. Formats: dit, sit, dmf, zhuyu, haoyi, meanflow,
-    diffusers, imf, imf-torch, ncsnpp, song, keras_meanflow.
+    SOURCE is a .pt, .pth, .safetensors, .npz or .msgpack file, an orbax folder, a run, the folder
+    or name of a preset, or hf://OWNER/REPOSITORY[/FILE]. The extension of TARGET chooses the file
+    type; without an extension, TARGET is a preset folder for `from_preset`.
+
+    Formats: dit, sit, dmf, zhuyu, haoyi, meanflow, diffusers, imf, imf-torch, ncsnpp, song,
+    keras_meanflow.
     """
     with one_line_errors():
         found = _source(source, source_format, average, _settings(settings), backend)
@@ -64,13 +74,15 @@ def convert(
 
 
 def _source(source, source_format, average, settings, backend):
-    """The network of a source, the objective that it was trained with, and its codec.
+    """The network of a source, its objective and its codec.
 
-    A file of weights does not say its objective: None.
+    The last two are None for a file of weights, which does not contain them.
     """
     if recorded_backend(source) is not None:
         if source_format or settings:
-            raise ValueError(f"{source} is a run, which has its network: no --from and no --set.")
+            raise ValueError(
+                f"{source} is a run, whose network is known: leave out --from and --set."
+            )
         opened = open_named(source, backend)
         return opened.network(averaged=average), opened.flow_map.objective, opened.published_codec
     start(choose_backend(backend))
@@ -86,7 +98,7 @@ def _source(source, source_format, average, settings, backend):
 
 
 def _named_codec(name):
-    """The codec of this name or file."""
+    """The codec with this name or in this file."""
     import keras
 
     from keras_meanflow.formats.autoencoders import AUTOENCODERS
@@ -102,7 +114,7 @@ def _named_codec(name):
 
 
 def _settings(texts):
-    """KEY=VALUE texts as arguments: numbers, None and tuples as Python writes them."""
+    """KEY=VALUE texts as arguments; values are Python literals, or else texts."""
     settings = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -119,9 +131,7 @@ def _write_file(network, target, target_format, codec_name):
     from keras_meanflow.formats.conversion import OWN, save_network
 
     if codec_name is not None:
-        raise ValueError(
-            f"--codec is for a TARGET without an ending, a preset. Received: {target}."
-        )
+        raise ValueError(f"--codec is for presets, a TARGET without extension. Received: {target}.")
     save_network(network, target, target_format or OWN)
 
 
@@ -130,7 +140,7 @@ def _write_preset(network, objective, codec, target, target_format):
     from keras_meanflow.formats.conversion import OWN
 
     if target_format not in (None, OWN):
-        raise ValueError(f"TARGET needs an ending, such as .safetensors. Received: {target}.")
+        raise ValueError(f"TARGET needs an extension, such as .safetensors. Received: {target}.")
     flow_map = FlowMap(network, objective, averages=())
     flow_map.save_to_preset(target, codec=codec, title=Path(target).name)
 
@@ -138,7 +148,10 @@ def _write_preset(network, objective, codec, target, target_format):
 @click.command()
 @click.argument("name")
 def card(name):
-    """Show the model card of a known public checkpoint: imf-b-2, sit-xl-2, ..."""
+    """Show the model card of a known public checkpoint.
+
+    NAME is, for example, imf-b-2 or sit-xl-2.
+    """
     with one_line_errors():
         start(choose_backend())
         from keras_meanflow.flow_map.presets import model_card

@@ -20,20 +20,35 @@ NORMALISATIONS = ("codec", "sd", "imf", "measured", "none")
 @click.command()
 @click.argument("source", type=click.Path())
 @click.argument("out", type=click.Path())
-@click.option("--codec", type=click.Choice(CODECS), help="Which autoencoder; latents need none.")
-@click.option("--weights", type=click.Path(), help="Its weights: file or folder, or .keras.")
-@click.option("--image-size", type=click.IntRange(1), help="Side to bring the images to.")
-@click.option("--flips/--no-flips", default=False, help="Store mirror images too; training draws.")
+@click.option(
+    "--codec", type=click.Choice(CODECS), help="Autoencoder; not needed if SOURCE is latents."
+)
+@click.option("--weights", type=click.Path(), help="Autoencoder weights: published, or .keras.")
+@click.option(
+    "--image-size", type=click.IntRange(1), help="Resize the images to this side, in pixels."
+)
+@click.option(
+    "--flips/--no-flips", default=False, help="Store mirror images too; training draws one."
+)
 @click.option(
     "--normalisation",
     type=click.Choice(NORMALISATIONS),
     default="codec",
-    help="Of latents: the codec's own, 0.18215 (sd), imf's, measured here, none.",
+    show_default=True,
+    help="Scaling of the latents; sd is 0.18215, imf is Improved MeanFlow's.",
 )
-@click.option("--shard-size", type=click.IntRange(1), help="Images in a shard; default 4096.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise")
-@click.option("--worker", default="0/1", help="K/N: every N-th shard from the K-th.")
+@click.option("--shard-size", type=click.IntRange(1), help="Images per shard; default 4096.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images per batch."
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    show_default=True,
+    help="For images that cannot be read.",
+)
+@click.option("--worker", default="0/1", help="K/N: encode every N-th shard, from shard K on.")
 @backend_option
 @verbose_option
 def encode(
@@ -53,8 +68,9 @@ def encode(
 ):
     """Encode the images of SOURCE into the latent store OUT.
 
-    SOURCE is a folder of images, an .npz file, or latents to copy: a folder of .pt files, a .zip of
-    .npy files. The same command again goes on where it stopped, or checks what is finished.
+    SOURCE is a folder of images or an .npz file. It can also be latents to copy: a folder of .pt
+    files or a .zip of .npy files. The same command again continues where it stopped; a finished
+    store is checked.
     """
     with one_line_errors():
         worker = worker_of(worker)
@@ -78,7 +94,7 @@ def encode(
 
 
 def _open(source, image_size, on_error):
-    """The images, brought to the size asked for, or latents."""
+    """The images, resized to the size asked for, or latents."""
     from keras_meanflow.data import open_source
     from keras_meanflow.data.moments import MomentSource
     from keras_meanflow.data.resized import Resized
@@ -128,7 +144,7 @@ def _normalisation(name):
 
 def _report(store, out):
     if store is None:
-        return f"This worker's shards are in {out}; others are still to come."
+        return f"The shards of this worker are in {out}; other shards are still missing."
     size = "x".join(map(str, store.shape))
     copies = " and their mirror images" if store.copies > 1 else ""
     return f"{out} holds {len(store):,} latents of {size}{copies}, checksums verified."

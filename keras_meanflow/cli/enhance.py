@@ -1,9 +1,12 @@
 """`keras-meanflow enhance`, and `evaluate` for runs on speech."""
 
+from __future__ import annotations
+
 import json
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,30 +17,52 @@ from keras_meanflow.cli.backend import (
     verbose_option,
 )
 
+if TYPE_CHECKING:
+    from keras_meanflow.flow_map import FlowMap
+    from keras_meanflow.speech.stft import STFT
+
 
 @click.command()
 @click.argument("run_dir", metavar="RUN")
 @click.argument("source", metavar="IN", type=click.Path())
 @click.argument("target", metavar="OUT", type=click.Path())
-@click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Jumps.")
-@click.option("--overlap", type=float, default=0.5, show_default=True, help="Share of a piece.")
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pieces.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the noise.")
+@click.option(
+    "--steps", type=click.IntRange(1), default=1, show_default=True, help="Number of jumps."
+)
+@click.option(
+    "--overlap",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Overlap of the pieces, as a share of their length.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pieces per batch."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the initial noise.",
+)
+@click.option(
+    "--temperature", type=float, default=1.0, show_default=True, help="Factor on the initial noise."
+)
 @click.option(
     "--attenuation-limit",
     type=click.FloatRange(0.0),
     metavar="DB",
-    help="Noise is taken down by so much at most; 20 often sounds better than none.",
+    help="Reduce the noise by at most this much; 20 often sounds better than no limit.",
 )
-@click.option("--average/--raw", default=True, help="Averaged or raw weights.")
+@click.option("--average/--raw", default=True, help="Use the averaged or the raw weights.")
 @backend_option
 @verbose_option
 def enhance(run_dir, source, target, average, backend, verbose, **settings):
-    """Enhance speech with a RUN: a .wav or .flac file IN, or a folder of them, into OUT.
+    """Enhance noisy speech: IN, with the model of a RUN, to OUT.
 
-    One channel, any rate and length; OUT has the rate and length of IN. In a folder, files that
-    cannot be used are named and left out.
+    IN is a .wav or .flac file with one channel, or a folder of such files. OUT has the sample rate
+    and the length of IN. Files of a folder that cannot be used are reported and left out.
     """
     with one_line_errors():
         flow_map, codec = _load(run_dir, backend, average)
@@ -62,12 +87,12 @@ def _load(run_dir, backend, average):
     flow_map.average = flow_map.average if average else None
     codec = opened.codec
     if not is_speech(codec):
-        raise ValueError(f"{run_dir} is no model of speech: it has no STFT codec.")
+        raise ValueError(f"{run_dir} is not a model of speech: it has no STFT codec.")
     return flow_map, codec
 
 
-def is_speech(codec):
-    """Whether a run's codec makes waveforms."""
+def is_speech(codec: Any) -> bool:
+    """Whether the codec of a run makes waveforms."""
     from keras_meanflow.speech.stft import STFT
 
     return isinstance(codec, STFT)
@@ -84,9 +109,18 @@ def _report(file, seconds, took):
 
 
 def evaluate_speech(
-    flow_map, codec, reference, *, steps, seed, samples, attenuation_limit, out, verbose
-):
-    """Scores of a model on pairs clean/ and noisy/ in the folder `reference`, printed and kept."""
+    flow_map: FlowMap,
+    codec: STFT,
+    reference: str | Path | None,
+    *,
+    steps: tuple[int, ...],
+    seed: int,
+    samples: int | None,
+    attenuation_limit: float | None,
+    out: str | Path | None,
+    verbose: bool,
+) -> None:
+    """Print and write the scores of a model on the pairs clean/ and noisy/ in `reference`."""
     from keras_meanflow.files.atomic import write_text
     from keras_meanflow.files.provenance import provenance
     from keras_meanflow.speech.audio import read_all
@@ -94,7 +128,9 @@ def evaluate_speech(
     from keras_meanflow.speech.pairs import paired_files
 
     if reference is None:
-        raise ValueError("Speech is measured on pairs: --reference FOLDER with clean/ and noisy/.")
+        raise ValueError(
+            "Speech is evaluated on pairs: give --reference FOLDER with clean/ and noisy/."
+        )
     files = paired_files(reference)[:samples]
     pairs, skipped = read_all(files, codec.sample_rate)
     names = [noisy.name for clean, noisy in files if str(clean) not in skipped]
@@ -114,8 +150,8 @@ def evaluate_speech(
         click.echo(f"Written: {out}")
 
 
-def speech_table(report):
-    """The scores of every file and in total as text, a line each."""
+def speech_table(report: dict) -> str:
+    """The scores as text: lines for each file, and for the total."""
     columns = list(report["noisy"]["total"])
     width = max(len("total"), *(len(file) for file in report["noisy"]["files"]))
     rows = [f"{'':{width}}  {'':10}" + "".join(f"{column:>9}" for column in columns)]

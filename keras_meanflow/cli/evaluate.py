@@ -23,20 +23,41 @@ LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")
 
 @click.command()
 @click.argument("run_dir", metavar="[RUN]", required=False)
-@click.option("--images", help="Measure these images instead of a RUN's samples.")
-@click.option("--self-check", is_flag=True, help="Measure halves of the reference's data, too.")
-@click.option("--steps", default="1", show_default=True, help="Jumps, as in 1 or 1,2,4.")
+@click.option("--images", help="Evaluate these images instead of samples of a RUN.")
+@click.option("--self-check", is_flag=True, help="Also compare two halves of the reference data.")
+@click.option("--steps", default="1", show_default=True, help="Numbers of jumps, as in 1 or 1,2,4.")
 @measuring
-@click.option("--reference", help="Statistics (.npz), or data to make them of now.")
-@click.option("--samples", type=int, help="Another number than the protocol's.")
-@click.option("--labels", type=click.Choice(LABELS), help="Others than the protocol's.")
-@click.option("--rounding", type=click.Choice(ROUNDINGS), help="Another than the protocol's.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
-@click.option("--average/--raw", default=True, help="Averaged or raw weights.")
-@click.option("--guidance-scale", type=float, help="For models without guidance in training.")
-@click.option("--attenuation-limit", type=click.FloatRange(0.0), metavar="DB", help="Of speech.")
-@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True)
-@click.option("--out", type=click.Path(), help="JSON; default RUN/evaluation-PROTOCOL.json.")
+@click.option("--reference", help="Reference: statistics (.npz), or data.")
+@click.option("--samples", type=int, help="Number of samples; default: the protocol's.")
+@click.option(
+    "--labels", type=click.Choice(LABELS), help="Labels of the samples; default: the protocol's."
+)
+@click.option(
+    "--rounding", type=click.Choice(ROUNDINGS), help="Rounding to 8 bits; default: the protocol's."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the initial noise.",
+)
+@click.option("--average/--raw", default=True, help="Use the averaged or the raw weights.")
+@click.option("--guidance-scale", type=float, help="Only for models trained without guidance.")
+@click.option(
+    "--attenuation-limit",
+    type=click.FloatRange(0.0),
+    metavar="DB",
+    help="For speech: see `enhance`.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=250,
+    show_default=True,
+    help="Samples per batch.",
+)
+@click.option("--out", type=click.Path(), help="JSON file; default RUN/evaluation-PROTOCOL.json.")
 @backend_option
 @verbose_option
 def evaluate(
@@ -59,17 +80,17 @@ def evaluate(
     backend,
     verbose,
 ):
-    """Measure the samples of a RUN: FID and KID with intervals, precision, recall, ...
+    """Evaluate samples of a RUN: FID, KID, precision, recall, ...
 
-    Under a protocol (--protocol digits-lenet) or with features of your choice (--features lenet
-    --weights FILE --samples 10000). The reference is a file of statistics, as of `keras-meanflow
-    statistics`, or data: a folder, FILE.npz, FILE.npz:test, digits:test. With --images other data
-    takes the place of a RUN's samples; with --self-check one half of the reference's data does,
-    which shows what a perfect model would score.
+    Use a named protocol (--protocol digits-lenet), or choose the features (--features lenet
+    --weights FILE --samples 10000). The reference is a file from `keras-meanflow statistics`, or
+    data: a folder, FILE.npz, FILE.npz:test, digits:test.
 
-    A RUN on speech is measured on --reference, a folder with clean/ and noisy/: SI-SDR, ESTOI and
-    PESQ of each file and in total, beside those of the noisy input; --attenuation-limit as in
-    `keras-meanflow enhance`.
+    --images evaluates other images instead of samples. --self-check compares one half of the
+    reference data with the other half: this is the score of a perfect model.
+
+    For a RUN on speech, --reference is a folder with clean/ and noisy/. The scores are SI-SDR,
+    ESTOI and PESQ, for each file and in total, for the enhanced and for the noisy speech.
     """
     with one_line_errors():
         _check_subject(run_dir, images, self_check, reference)
@@ -112,9 +133,9 @@ def _check_subject(run_dir, images, self_check, reference):
     from keras_meanflow.metrics.reference import is_reference
 
     if run_dir and images:
-        raise ValueError(f"Measure a RUN or --images, not both. Received: {run_dir} and {images}.")
+        raise ValueError(f"Evaluate a RUN or --images, not both. Received: {run_dir} and {images}.")
     if not (run_dir or images or self_check):
-        raise ValueError("Name what to measure: a RUN, --images DATA, or --self-check.")
+        raise ValueError("Name what to evaluate: a RUN, --images DATA, or --self-check.")
     if self_check and reference and is_reference(reference):
         raise ValueError(
             f"--self-check halves data. Received the statistics {reference}: give the reference "
@@ -130,7 +151,7 @@ def _steps(text):
 
 
 def _image_shape(flow_map, codec):
-    """What a folder's images are cropped to: the model's own shape, or of its latents' pixels."""
+    """The size to crop a folder's images to: the shape of the samples, in pixels."""
     shape = flow_map.network.data_shape
     if codec is not None:
         return {"image_size": shape[0] * codec.factor, "channels": codec.depth}
@@ -144,7 +165,7 @@ def _images(data, folder):
 
 
 def _defaults(flow_map, images, reference, folder):
-    """What --features without a protocol leave open."""
+    """The fields of the protocol that --features does not set."""
     from keras_meanflow.metrics.reference import reference_name
 
     if reference is None:
@@ -157,7 +178,7 @@ def _defaults(flow_map, images, reference, folder):
 
 
 class _Bench:
-    """A protocol, its network and its reference, at which subjects are measured one by one."""
+    """A protocol, its network and its reference, to evaluate one subject after the other."""
 
     def __init__(self, network, changes, reference, folder, verbose):
         from keras_meanflow.evaluation.named import open_protocol
@@ -166,7 +187,7 @@ class _Bench:
         self.source, self.folder, self.verbose = reference, folder, verbose
         if reference is None and not self.protocol.reference.startswith("digits"):
             raise ValueError(
-                f"{self.protocol.name} compares with {self.protocol.reference!r}: name its "
+                f"{self.protocol.name} compares with {self.protocol.reference!r}: give its "
                 "statistics or its data with --reference."
             )
         self.source = reference or self.protocol.reference
@@ -187,7 +208,7 @@ class _Bench:
         yield {"subject": "self-check", "protocol": self.protocol.to_dict(), **report}
 
     def images(self, images):
-        """Images in the place of samples."""
+        """The images instead of samples."""
         from keras_meanflow.evaluation import evaluate_images
         from keras_meanflow.evaluation.samples import with_progress
 
@@ -224,7 +245,7 @@ class _Bench:
 
 
 def _show(new, out):
-    """Write and print reports, each as soon as it is there; a picture of samples beside them."""
+    """Write each report as soon as it is ready, then a picture of samples; print the table."""
     from keras_meanflow.evaluation.reports import (
         merged,
         picture,

@@ -1,11 +1,18 @@
-"""What the texts of options mean that several commands have."""
+"""Read the texts of options that several commands have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
-def labels_of(text, count, classes):
-    """Labels for `generate`: `count` of them in turn, or the count if there are no classes."""
+def labels_of(text: str | None, count: int, classes: int | None) -> np.ndarray | int:
+    """`count` labels for `generate`, in turn; without classes, `count`."""
     if classes is None:
         if text is not None:
-            raise ValueError("This model knows no classes: leave --labels out.")
+            raise ValueError("This model is unconditional: leave --labels out.")
         return count
     import numpy as np
 
@@ -26,7 +33,7 @@ def _parse_labels(text):
     return labels
 
 
-def worker_of(text):
+def worker_of(text: str) -> tuple[int, int]:
     """(k, n) of a text like 0/4: the k-th of n processes."""
     k, slash, n = text.partition("/")
     if not (slash and k.isdigit() and n.isdigit()):

@@ -1,12 +1,12 @@
-"""What accelerators can do at most, to say which share of it a step takes."""
+"""The peak rates of accelerators, to compare a training step with."""
 
 from typing import NamedTuple
 
 
 class Peak(NamedTuple):
-    """Dense products in 1e12 operations a second, by data sheet; None where there are none.
+    """Dense products in 1e12 operations per second, from the data sheet; None if not supported.
 
-    `tf32`: of float32 numbers rounded to TF32, or on a TPU to bfloat16, on the way in.
+    `tf32`: products of float32 inputs, rounded to TF32, or to bfloat16 on a TPU.
     """
 
     bfloat16: float | None
@@ -14,7 +14,7 @@ class Peak(NamedTuple):
     float32: float | None
 
 
-PEAKS = {  # a part of the device's name, in small letters, the longer ones first
+PEAKS = {  # part of the device's name in lower case; longer parts first
     "h100 pcie": Peak(756.0, 378.0, 51.0),
     "h100": Peak(989.0, 494.0, 67.0),
     "h200": Peak(989.0, 494.0, 67.0),
@@ -33,14 +33,14 @@ PEAKS = {  # a part of the device's name, in small letters, the longer ones firs
 }
 
 
-_WHOLE = {"nvidia l4": Peak(121.0, 60.0, 30.3)}  # the name itself, which others begin with
+_WHOLE = {"nvidia l4": Peak(121.0, 60.0, 30.3)}  # the whole name: other names begin with it
 
 
-def peak_of(device, products):
-    """The peak of a device in 1e12 operations a second, or None where it is not known.
+def peak_of(device: str, products: str) -> float | None:
+    """The peak of a device in 1e12 operations per second, or None if it is unknown.
 
     Args:
-        device: its name, as the backend says it.
+        device: the name that the backend gives it.
         products: "bfloat16", "tf32" or "float32".
 
     Example:

@@ -1,4 +1,8 @@
-"""A task by a method on the command line: what `train`, `bench` and `study` have in common."""
+"""Read a task, a method and their settings from the command line: `train`, `bench`, `study`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -8,23 +12,36 @@ from keras_meanflow.training.plan import Plan
 
 OPTIONS = (
     click.argument("task"),
-    click.option("--method", help="Default: the task's first; `tasks show TASK` lists them."),
-    click.option("--size", help="Of a task with sizes: --set size=..."),
-    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Turn a knob."),
+    click.option(
+        "--method",
+        help="Name of a method, or your file; default: the task's first. See `tasks show TASK`.",
+    ),
+    click.option(
+        "--size", help="Size of the model, for a task with several; the same as --set size=SIZE."
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Set a knob of the task or the method; may be repeated.",
+    ),
 )
 
 
-def plan_options(command):
-    """Adds the options that `open_plan` takes."""
+def plan_options(command: Callable) -> Callable:
+    """Adds the options for `open_plan`."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
 
 
-def open_plan(task, method, size, settings):
-    """The plan of these options, its settings as texts, and the name of its run's directory.
+def open_plan(
+    task: str, method: str | None, size: str | None, settings: Sequence[str]
+) -> tuple[Plan, list[str], str]:
+    """The plan for these options, its settings as texts, and the default name of its directory.
 
-    A recipe of version 0.1.0 answers with a warning.
+    The name of a recipe of version 0.1.0 works, with a warning.
     """
     settings = [*([f"size={size}"] if size is not None else []), *settings]
     old = None if task in tasks() or method else of_old_name(task)
@@ -35,14 +52,16 @@ def open_plan(task, method, size, settings):
     plan, changes = old
     now = " ".join(["train", plan.task.name, f"--method {plan.method.name}"])
     now += "".join(f" --set {knob}={value}" for knob, value in changes.items() if value is not None)
-    click.echo(f"{task} is now: keras-meanflow {now}. The old name goes with 0.3.0.", err=True)
+    click.echo(
+        f"{task} is now: keras-meanflow {now}. Version 0.3.0 will remove the old name.", err=True
+    )
     given = {text.partition("=")[0] for text in settings}
     added = [f"{k}={v}" for k, v in changes.items() if v is not None and k not in given]
     return plan, [*added, *_renamed(plan, settings)], task
 
 
 def _renamed(plan, settings):
-    """Settings of a recipe of version 0.1.0 under their new names."""
+    """The settings of a recipe of version 0.1.0, under the new names."""
     new = {"re_mean_flow": {"data": "pair_store"}, "re_mean_flow_guided": {"data": "pair_store"}}
     names = new.get(plan.method.name, {})
     if plan.task.name == "speech_digits":

@@ -16,15 +16,54 @@ from keras_meanflow.cli.backend import (
 @click.command()
 @click.argument("source", type=click.Path())
 @click.argument("out", type=click.Path())
-@click.option("--image-size", type=click.IntRange(1), help="Side to crop a folder's images to.")
-@click.option("--encoder", type=click.Path(), help="A .keras file: images to tokens (n, N, D).")
-@click.option("--patch-size", type=click.IntRange(1), default=2, help="Of the small encoder.")
-@click.option("--width", type=click.IntRange(8), default=32, help="Of the small encoder.")
-@click.option("--encoder-steps", type=click.IntRange(1), default=1000, help="On the labels.")
-@click.option("--decoder", default="64,2,4,256", help="ViTB, ViTL, ViTXL or width,depth,heads,mlp.")
-@click.option("--decoder-steps", type=click.IntRange(1), default=2000)
-@click.option("--noise", type=click.FloatRange(0.0), default=0.8, help="Most noise in the tokens.")
-@click.option("--seed", type=click.IntRange(0), default=0)
+@click.option("--image-size", type=click.IntRange(1), help="Crop a folder's images to this side.")
+@click.option(
+    "--encoder", type=click.Path(), help="A .keras file that maps images to tokens (n, N, D)."
+)
+@click.option(
+    "--patch-size",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Patch side of the small encoder.",
+)
+@click.option(
+    "--width",
+    type=click.IntRange(8),
+    default=32,
+    show_default=True,
+    help="Width of the small encoder.",
+)
+@click.option(
+    "--encoder-steps",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Steps to train the small encoder.",
+)
+@click.option(
+    "--decoder",
+    default="64,2,4,256",
+    show_default=True,
+    help="ViTB, ViTL, ViTXL, or width,depth,heads,mlp.",
+)
+@click.option(
+    "--decoder-steps",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    help="Steps to train the decoder.",
+)
+@click.option(
+    "--noise",
+    type=click.FloatRange(0.0),
+    default=0.8,
+    show_default=True,
+    help="Largest noise on the tokens in training.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the training."
+)
 @backend_option
 @verbose_option
 def rae(
@@ -42,14 +81,16 @@ def rae(
     backend,
     verbose,
 ):
-    """Fit a representation autoencoder to the images of SOURCE; write OUT, a .keras file.
+    """Train a representation autoencoder on the images of SOURCE.
 
-    The encoder is frozen: your own (--encoder), or a small vision transformer trained on the
-    labels first. Then statistics of its tokens, then a decoder. `encode --codec rae` uses it.
+    OUT is the .keras file to write. The encoder is your file (--encoder). Without it, a small
+    vision transformer is first trained to classify the images. Then the encoder is frozen, the
+    statistics of its tokens are measured, and a decoder is trained. Use OUT with `encode --codec
+    rae --weights OUT`.
     """
     with one_line_errors():
         if Path(out).suffix != ".keras":
-            raise ValueError(f"OUT ends in .keras. Received: {out}.")
+            raise ValueError(f"OUT must end in .keras. Received: {out}.")
         start(choose_backend(backend))
         import keras
 
@@ -65,7 +106,7 @@ def rae(
 
 
 def _encoder(path, images, patch_size, width, fitting):
-    """The encoder of a file, or a small one trained on the labels."""
+    """The encoder in a file, or a small one trained to classify the images."""
     import keras
 
     from keras_meanflow.codecs.rae_training import fit_encoder, small_vit

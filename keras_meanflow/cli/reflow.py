@@ -18,15 +18,26 @@ SOLVERS = ("heun", "euler", "ab2")
 @click.argument("out", type=click.Path())
 @click.option("-n", "count", type=click.IntRange(1), default=10_000, show_default=True,
               help="Number of pairs.")  # fmt: skip
-@click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9; default all of them in turn.")
-@click.option("--sampler", "name", type=click.Choice(SOLVERS), default="heun", show_default=True)
-@click.option("--steps", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--seed", type=click.IntRange(0), help="Of the noise; default 1000000.")
-@click.option("--guidance-scale", type=float, help="For teachers without guidance in training.")
-@click.option("--average/--raw", default=True, help="Averaged or raw weights.")
-@click.option("--shard-size", type=click.IntRange(1), help="Pairs in a shard; default 4096.")
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--worker", default="0/1", help="K/N: every N-th shard from the K-th.")
+@click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9; default all, in turn.")
+@click.option(
+    "--sampler",
+    "name",
+    type=click.Choice(SOLVERS),
+    default="heun",
+    show_default=True,
+    help="ODE solver.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=32, show_default=True, help="Steps of the solver."
+)
+@click.option("--seed", type=click.IntRange(0), help="Seed of the noise; default 1000000.")
+@click.option("--guidance-scale", type=float, help="Only for models trained without guidance.")
+@click.option("--average/--raw", default=True, help="Use the averaged or the raw weights.")
+@click.option("--shard-size", type=click.IntRange(1), help="Pairs per shard; default 4096.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Pairs per batch."
+)
+@click.option("--worker", default="0/1", help="K/N: make every N-th shard, from shard K on.")
 @backend_option
 @verbose_option
 def reflow(
@@ -45,10 +56,11 @@ def reflow(
     backend,
     verbose,
 ):
-    """Write pairs of noise and the samples of a RUN into the pair store OUT.
+    """Generate pairs of noise and samples, for Re-MeanFlow.
 
-    They are the data of a Re-MeanFlow: keras-meanflow train digits_reflow --set data=OUT. The
-    same command again goes on where it stopped, or checks what is finished.
+    The pairs of a RUN are written into the pair store OUT. Train on them with keras-meanflow train
+    digits --method re_mean_flow --set pair_store=OUT. The same command again continues where it
+    stopped; a finished store is checked.
     """
     with one_line_errors():
         worker = worker_of(worker)
@@ -74,7 +86,7 @@ def reflow(
             verbose=int(verbose),
         )
         if store is None:
-            click.echo(f"This worker's shards are in {out}; others are still to come.")
+            click.echo(f"The shards of this worker are in {out}; other shards are still missing.")
             return
         size = "x".join(map(str, store.shape))
         mean = store.distances.mean()

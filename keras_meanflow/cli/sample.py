@@ -14,24 +14,41 @@ from keras_meanflow.cli.options import labels_of
 
 SAMPLERS = ("jump", "restart", "euler", "heun", "ab2", "fastflow")
 _HELP = (
-    "jump, restart: of the average velocity, as trained; the others: of the velocity u(z, t, t)."
+    "jump and restart use the average velocity u; the others solve the ODE of the velocity "
+    "u(z, t, t)."
 )
 
 
 @click.command()
 @click.argument("run_dir", metavar="RUN")
-@click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9; default all of them in turn.")
-@click.option("-n", "count", type=click.IntRange(1), default=100, help="Number of samples.")
-@click.option("--sampler", "name", type=click.Choice(SAMPLERS), default="jump", help=_HELP)
-@click.option("--steps", type=int, help="Of the sampler: default jump 1, restart 2, others 50.")
-@click.option("--shift", type=float, help="s of times s t / (1 + (s - 1) t); not of fastflow.")
-@click.option("--frozen", is_flag=True, help="fastflow as it has learned; it learns no more.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
-@click.option("--average/--raw", default=True, help="Averaged or raw weights.")
-@click.option("--guidance-scale", type=float, help="For models without guidance in training.")
-@click.option("--columns", type=click.IntRange(1), help="Of the picture.")
+@click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9; default all, in turn.")
+@click.option(
+    "-n", "count", type=click.IntRange(1), default=100, show_default=True, help="Number of samples."
+)
+@click.option(
+    "--sampler", "name", type=click.Choice(SAMPLERS), default="jump", show_default=True, help=_HELP
+)
+@click.option(
+    "--steps", type=int, help="Steps of the sampler; default jump 1, restart 2, others 50."
+)
+@click.option(
+    "--shift", type=float, help="Shift s of the times, s t / (1 + (s - 1) t); not for fastflow."
+)
+@click.option(
+    "--frozen", is_flag=True, help="Use fastflow as learned so far, without learning more."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the initial noise.",
+)
+@click.option("--average/--raw", default=True, help="Use the averaged or the raw weights.")
+@click.option("--guidance-scale", type=float, help="Only for models trained without guidance.")
+@click.option("--columns", type=click.IntRange(1), help="Columns of the picture.")
 @click.option("--out", type=click.Path(), help="Picture to write; default RUN/generated.png.")
-@click.option("--npz", is_flag=True, help="Also write the samples, beside the picture.")
+@click.option("--npz", is_flag=True, help="Also write the samples, as .npz next to the picture.")
 @backend_option
 @verbose_option
 def sample(
@@ -51,7 +68,10 @@ def sample(
     backend,
     verbose,
 ):
-    """Draw samples with the model of a RUN, or of a preset: a folder, a name, hf://..."""
+    """Draw samples with a model and write a picture of them.
+
+    RUN is the directory of a run, a preset folder, the name of a known checkpoint, or hf://...
+    """
     with one_line_errors():
         opened = open_named(run_dir, backend)
         flow_map, codec = opened.flow_map, opened.codec
@@ -72,7 +92,7 @@ def sample(
 
 
 def _sampler(name, steps, shift, frozen, run_dir, guidance_scale):
-    """The sampler, and what is to be done once it has walked."""
+    """The sampler, and a function to call after sampling."""
     from keras_meanflow import samplers
 
     if frozen and name != "fastflow":
@@ -96,7 +116,7 @@ def _sampler(name, steps, shift, frozen, run_dir, guidance_scale):
 
 
 def _fastflow(samplers, steps, frozen, run_dir, guided):
-    """A sampler with the bandits of RUN/fastflow-STEPS.json, or new ones."""
+    """A sampler with the bandits in RUN/fastflow-STEPS.json, or with new ones."""
     from keras_meanflow.files.atomic import write_atomically
 
     path = run_dir / f"fastflow-{steps}{guided}.json"
@@ -119,7 +139,7 @@ def _fastflow(samplers, steps, frozen, run_dir, guided):
 
 
 def _picture(out, run_dir):
-    """Where the picture goes: into the run's folder, or here for a preset that is elsewhere."""
+    """The path of the picture: in the folder of the run, or else in the working directory."""
     folder = Path(run_dir) if Path(run_dir).is_dir() else Path()
     return Path(out or folder / "generated.png")
 
@@ -144,12 +164,15 @@ def _write(samples, labels, out, columns, npz):
 @click.command()
 @click.argument("run_dir", metavar="RUN")
 @click.argument("out", type=click.Path())
-@click.option("--steps", type=int, default=1, help="Jumps of the flow map.")
-@click.option("--format", help="tf_saved_model, torch, onnx, ... of keras.Model.export.")
+@click.option("--steps", type=int, default=1, show_default=True, help="Number of jumps.")
+@click.option("--format", help="tf_saved_model, torch, onnx, ...; see keras.Model.export.")
 @backend_option
 @verbose_option
 def export(run_dir, out, steps, format, backend, verbose):
-    """Write the sampler of a RUN, noise and label to sample, for others to run."""
+    """Export the model of a RUN to OUT, for use without this package.
+
+    The exported function maps noise, and a label, to a sample.
+    """
     with one_line_errors():
         flow_map = open_named(run_dir, backend).flow_map
         flow_map.export(out, steps=steps, format=format, verbose=verbose)

@@ -18,22 +18,22 @@ from keras_meanflow.cli.measuring import measuring
 @click.argument("data")
 @click.argument("out", type=click.Path())
 @measuring
-@click.option("--name", help="Of the reference; default the protocol's, or what DATA is called.")
+@click.option("--name", help="Name of the reference; default: the protocol's, or the name of DATA.")
 @click.option(
     "--pairwise",
     type=click.IntRange(0),
     default=10_000,
     show_default=True,
-    help="Features kept for KID, precision, recall, density and coverage.",
+    help="Features to store for KID, precision, recall, density and coverage.",
 )
 @backend_option
 @verbose_option
 def statistics(data, out, network, folder, name, pairwise, backend, verbose):
     """Write the reference statistics of DATA to OUT, an .npz file.
 
-    DATA is a folder of images, an .npz file of images (x_train or x, or ADM's arr_0), another
-    split of it (mnist.npz:test), or digits, digits:train, digits:test. Its first features lie
-    beside OUT, in .features.f32.
+    DATA is a folder of images, an .npz file (x_train, x or arr_0), another split of such a file
+    (mnist.npz:test), or digits, digits:train, digits:test. Some features are stored next to OUT,
+    in a .features.f32 file.
     """
     with one_line_errors():
         start(choose_backend(backend))

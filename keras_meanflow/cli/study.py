@@ -3,6 +3,7 @@
 import functools
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -20,41 +21,43 @@ from keras_meanflow.cli.plans import open_plan
 
 TRAINING = (
     *PLAN,
-    click.option("--seeds", default="0", show_default=True, help="A run for each, as in 0,1,2."),
+    click.option("--seeds", default="0", show_default=True, help="One run per seed, as in 0,1,2."),
     click.option("--at", default="1", show_default=True, help="Measure after these shares of the "
                  "steps, as in 0.25,0.5,1."),
-    click.option("--out", type=click.Path(), help="Folder of the runs, results.csv, results.png; "
+    click.option("--out", type=click.Path(), help="Folder for runs, results.csv and results.png; "
                  "default studies/NAME-TASK_METHOD."),
     backend_option,
     verbose_option,
 )  # fmt: skip
 QUALITY = (
-    click.option("--protocol", help="FID under a protocol, as mnist-lenet; default: the energy "
-                 "distance to the data."),
-    click.option("--weights", type=click.Path(), help="Of the protocol's network."),
-    click.option("--reference", help="Of the protocol: statistics (.npz) or data."),
-    click.option("--samples", type=click.IntRange(2), help="Number; default the protocol's, or "
-                 "2000."),
-    click.option("--samplers", help="As in jump1,euler32: jumps of u, or Euler's steps along v."),
+    click.option("--protocol", help="Measure FID under a protocol, such as mnist-lenet; "
+                 "default: the energy distance to the data."),
+    click.option("--weights", type=click.Path(), help="File of the protocol's feature network."),
+    click.option("--reference", help="Reference of the protocol: statistics (.npz) or data."),
+    click.option("--samples", type=click.IntRange(2), help="Number of samples; default the "
+                 "protocol's, or 2000."),
+    click.option("--samplers", help="Samplers, as in jump1,euler32: jumps with u, or Euler steps "
+                 "with v."),
 )  # fmt: skip
 TRUTH = (
-    click.option("--gaps", default="0.1,0.3,0.5,0.7,0.9,1", show_default=True, help="t - r."),
+    click.option("--gaps", default="0.1,0.3,0.5,0.7,0.9,1", show_default=True, help="Gaps t - r."),
     click.option("--truth", type=click.Choice(["learned", "ring"]), default="learned",
-                 show_default=True, help="The model's own v, or that of the task gaussian."),
+                 show_default=True, help="The true v: learned by the model, or known "
+                 "in closed form (ring, the task gaussian)."),
     click.option("--ode-steps", type=click.IntRange(1), default=64, show_default=True,
                  help="Runge-Kutta steps from t to r."),
 )  # fmt: skip
 RUN = (
     click.option("--images", "count", type=click.IntRange(1), default=512, show_default=True,
                  help="Size of the fixed random subset of the data."),
-    click.option("--data", help="Data of the run, if it is not where it was."),
-    click.option("--average/--raw", default=True, help="Averaged or raw weights."),
+    click.option("--data", help="Data of the run, if it was moved."),
+    click.option("--average/--raw", default=True, help="Use the averaged or the raw weights."),
     backend_option,
 )  # fmt: skip
 
 
-def with_options(options):
-    """Adds options to a command, in their order."""
+def with_options(options: Sequence[Callable]) -> Callable[[Callable], Callable]:
+    """Adds options to a command, in this order."""
 
     def decorate(command):
         return functools.reduce(lambda made, option: option(made), reversed(options), command)
@@ -66,19 +69,22 @@ def with_options(options):
 def study():
     """Look inside training: each study writes a CSV file and a figure.
 
-    The same command again goes on where it stopped.
+    The same command again continues where it stopped.
     """
 
 
 @study.command("two-stages")
 @click.option("--shares", default="0,0.0625,0.125,0.1875,0.25", show_default=True,
-              help="Of the cost, for v.")  # fmt: skip
+              help="Shares of the cost for the v-loss.")  # fmt: skip
 @click.option("--u-step-cost", type=float, default=1.0, show_default=True,
-              help="Of a step of the u-loss, in steps of the v-loss.")  # fmt: skip
+              help="Cost of a step with the u-loss, in steps with the v-loss.")  # fmt: skip
 @with_options(QUALITY)
 @with_options(TRAINING)
 def two_stages(shares, u_step_cost, **options):
-    """Velocity first, then average velocity, at one total cost."""
+    """Train v first, then u, at a fixed total cost.
+
+    v is the velocity (loss on rows with r = t); u is the average velocity (loss on rows r < t).
+    """
     with one_line_errors():
         special = {"shares": numbers(shares, "--shares"), "u_step_cost": u_step_cost}
         _train("two_stages", special, "jump1", **options)
@@ -86,24 +92,24 @@ def two_stages(shares, u_step_cost, **options):
 
 @study.command("noisy-velocity")
 @click.option("--noises", default="0,0.01,0.03,0.1", show_default=True,
-              help="k of noise k ||v||.")  # fmt: skip
+              help="Values of k; the noise has standard deviation k ||v||.")  # fmt: skip
 @with_options(QUALITY)
 @with_options(TRAINING)
 def noisy_velocity(noises, **options):
-    """Noise in the target of the v-loss."""
+    """Train with noise in the target of the v-loss."""
     with one_line_errors():
         _train("noisy_velocity", {"noises": numbers(noises, "--noises")}, "jump1", **options)
 
 
 @study.command("one-gap")
 @click.option("--bins", default="0.1-0.3,0.3-0.5,0.5-0.7,0.7-0.9", show_default=True,
-              help="Of t - r.")  # fmt: skip
+              help="Bins of the gap t - r.")  # fmt: skip
 @click.option("--starts", default="random,velocity", show_default=True,
-              help="Weights to start from.")  # fmt: skip
+              help="Initial weights: random, or of a run with the v-loss.")  # fmt: skip
 @with_options(QUALITY)
 @with_options(TRAINING)
 def one_gap(bins, starts, **options):
-    """Training on one bin of gaps, v read out by many steps."""
+    """Train with the u-loss on one bin of gaps; measure v."""
     with one_line_errors():
         starts = tuple(starts.split(","))
         if not set(starts) <= {"random", "velocity"}:
@@ -113,16 +119,22 @@ def one_gap(bins, starts, **options):
 
 @study.command("affinity")
 @click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True)
-@click.option("--random", "untrained", is_flag=True, help="Also the first RUN's random weights.")
+@click.option(
+    "--random", "untrained", is_flag=True, help="Also measure the first RUN with random weights."
+)
 @click.option("--bins", default="0.1-0.3,0.3-0.5,0.5-0.7,0.7-0.9", show_default=True,
-              help="Of t - r.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+              help="Bins of the gap t - r.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True,
+              help="Rows per batch.")  # fmt: skip
 @click.option("--draws", type=click.IntRange(1), default=1, show_default=True,
-              help="Of noise and times for each item.")  # fmt: skip
-@click.option("--out", type=click.Path(), help="Folder; default the first RUN.")
+              help="Draws of noise and times for each item.")  # fmt: skip
+@click.option("--out", type=click.Path(), help="Folder to write to; default the first RUN.")
 @with_options(RUN)
 def affinity(run_dirs, untrained, bins, batch_size, draws, out, count, data, average, backend):
-    """Cosine of the gradients of the v-loss and of the u-loss of each bin of gaps."""
+    """Compare the gradients of the v-loss and of the u-loss.
+
+    The result is their cosine, for each bin of gaps of the u-loss.
+    """
     with one_line_errors():
         rows, settings = [], {"bins": pairs(bins), "batch_size": batch_size, "draws": draws}
         for run_dir in run_dirs:
@@ -140,11 +152,14 @@ def affinity(run_dirs, untrained, bins, batch_size, draws, out, count, data, ave
 
 @study.command("u-error")
 @click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True)
-@click.option("--out", type=click.Path(), help="Folder; default the first RUN.")
+@click.option("--out", type=click.Path(), help="Folder to write to; default the first RUN.")
 @with_options(TRUTH)
 @with_options(RUN)
 def u_error(run_dirs, out, gaps, truth, ode_steps, count, data, average, backend):
-    """Error of u by gap, against a fine ODE solve of v."""
+    """Measure the error of u by gap.
+
+    The error is the difference to the average of v from a fine ODE solve.
+    """
     with one_line_errors():
         gaps, rows = numbers(gaps, "--gaps"), []
         for run_dir in run_dirs:
@@ -165,7 +180,7 @@ def u_error(run_dirs, out, gaps, truth, ode_steps, count, data, average, backend
 @with_options(TRUTH)
 @with_options(TRAINING)
 def u_error_training(gaps, truth, count, ode_steps, **options):
-    """Error of u by gap during training."""
+    """Train, and measure the error of u by gap during training."""
     with one_line_errors():
         gaps = numbers(gaps, "--gaps")
         subject, folder, options = _begin("u-error-training", **options)
@@ -181,11 +196,11 @@ def u_error_training(gaps, truth, count, ode_steps, **options):
 @study.command("du-dt")
 @click.argument("run_dir", metavar="RUN")
 @click.option("--cells", type=click.IntRange(1), default=10, show_default=True,
-              help="Of the grid in r and in t.")  # fmt: skip
-@click.option("--out", type=click.Path(), help="Folder; default RUN.")
+              help="Cells of the grid, in r and in t.")  # fmt: skip
+@click.option("--out", type=click.Path(), help="Folder to write to; default RUN.")
 @with_options(RUN)
 def du_dt(run_dir, cells, out, count, data, average, backend):
-    """Norm of du/dt by (r, t) as a heat map."""
+    """Measure the norm of du/dt over (r, t); draw a heat map."""
     with one_line_errors():
         flow_map, points = _load(run_dir, backend, data, count, average)
         from keras_meanflow.studies.du_dt import draw_du_dt_norms, du_dt_norms
@@ -201,10 +216,13 @@ def du_dt(run_dir, cells, out, count, data, average, backend):
               help="r and t are multiples of 1 / CELLS.")  # fmt: skip
 @click.option("--ode-steps", type=click.IntRange(1), default=16, show_default=True,
               help="Runge-Kutta steps from t to r.")  # fmt: skip
-@click.option("--out", type=click.Path(), help="Folder; default the RUN.")
+@click.option("--out", type=click.Path(), help="Folder to write to; default RUN.")
 @with_options(RUN)
 def curvature(run_dir, cells, ode_steps, out, count, data, average, backend):
-    """Angle between v and its average from r to t, over (r, t), as a heat map."""
+    """Measure how curved the trajectories are; draw a heat map.
+
+    The measure is the angle between v and its average from r to t.
+    """
     with one_line_errors():
         flow_map, points = _load(run_dir, backend, data, count, average)
         from keras_meanflow.studies.curvature import curvatures, draw_curvatures
@@ -217,7 +235,7 @@ def curvature(run_dir, cells, ode_steps, out, count, data, average, backend):
         click.echo(f"{mean:.3g} degrees on average")
 
 
-def numbers(text, option):
+def numbers(text: str, option: str) -> tuple[float, ...]:
     """The numbers of a text like 0,0.5,1."""
     try:
         return tuple(float(part) for part in text.split(","))
@@ -225,7 +243,7 @@ def numbers(text, option):
         raise ValueError(f"{option} are numbers, as in 0,0.5,1. Received: {text!r}.") from None
 
 
-def pairs(text):
+def pairs(text: str) -> tuple[tuple[float, float], ...]:
     """The pairs of a text like 0.1-0.3,0.3-0.5."""
     try:
         bins = tuple(tuple(float(end) for end in part.split("-")) for part in text.split(","))
@@ -237,7 +255,7 @@ def pairs(text):
 
 
 def _begin(name, task, method, size, settings, seeds, at, out, backend, verbose):
-    """The subject, the folder, and what all studies that train take: seeds, at, verbose."""
+    """The subject, the folder, and the options of all studies that train: seeds, at, verbose."""
     options = {
         "seeds": tuple(int(seed) for seed in numbers(seeds, "--seeds")),
         "at": numbers(at, "--at"),
@@ -303,7 +321,7 @@ def _load(run_dir, backend, data, count, average):
 
     found = runs.plan_of(runs.read_settings(run_dir))
     if found is None:
-        raise ValueError(f"{run_dir} names no task, whose data is needed.")
+        raise ValueError(f"{run_dir} has no task, whose data is needed.")
     plan, knobs = found
     knobs = {name: value for name, value in knobs.items() if name != "study"}
     source = plan.training(knobs | ({} if data is None else {"data": data})).data
@@ -311,7 +329,7 @@ def _load(run_dir, backend, data, count, average):
 
 
 def _true_velocity(truth):
-    """The closed form of the velocity of the task `gaussian`, or None for the model's own."""
+    """The closed-form velocity of the task `gaussian`; None for the velocity of the model."""
     from keras_meanflow.studies.mixture import GaussianMixture
 
     return GaussianMixture.ring().velocity if truth == "ring" else None

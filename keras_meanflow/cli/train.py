@@ -25,7 +25,7 @@ from keras_meanflow.training.plan import Plan
 @click.group(name="tasks", invoke_without_command=True)
 @click.pass_context
 def tasks_command(context):
-    """List the tasks; `tasks show NAME` shows one."""
+    """List the tasks; `tasks show NAME` shows one of them."""
     if context.invoked_subcommand is None:
         _list(tasks())
 
@@ -33,7 +33,7 @@ def tasks_command(context):
 @click.group(name="methods", invoke_without_command=True)
 @click.pass_context
 def methods_command(context):
-    """List the methods; `methods show NAME` shows one."""
+    """List the methods; `methods show NAME` shows one of them."""
     if context.invoked_subcommand is None:
         _list(methods())
 
@@ -47,13 +47,13 @@ def _list(known: dict[str, Found]):
 @tasks_command.command("show")
 @click.argument("name")
 def show_task(name):
-    """Show a task's text, its methods, its knobs and their defaults."""
+    """Show a task: its knobs, its methods and their settings."""
     with one_line_errors():
         found = find(name, "task")
     _show(found)
     for size, settings in found.mark.get("sizes", {}).items():
         click.echo(f"  --size {size}: {_settings(settings)}")
-    click.echo("\nMethods, for --method, and their settings here:")
+    click.echo("\nMethods, for --method, and their settings on this task:")
     rows = found.mark.get("methods", {})
     suited = [one.name for one in methods().values() if not Plan(found, one).lacking()]
     for method in dict.fromkeys([row.partition(" ")[0] for row in rows] + suited):
@@ -62,14 +62,14 @@ def show_task(name):
             if row.partition(" ")[0] == method and settings:
                 click.echo(f"    {row.partition(' ')[2]} {_settings(settings)}".rstrip())
     if every := found.mark.get("every"):
-        click.echo(f"  all of them: {_settings(every)}")
+        click.echo(f"  all methods: {_settings(every)}")
     click.echo(f"\n{found.file}")
 
 
 @methods_command.command("show")
 @click.argument("name")
 def show_method(name):
-    """Show a method's text, its knobs, and its settings on each task."""
+    """Show a method: its knobs, its settings on each task."""
     with one_line_errors():
         found = find(name, "method")
     _show(found)
@@ -97,16 +97,19 @@ def _settings(settings):
 
 @click.command()
 @plan_options
-@click.option("--run", "run_dir", type=click.Path(), help="Directory; default runs/TASK_METHOD.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
+@click.option(
+    "--run", "run_dir", type=click.Path(), help="Directory of the run; default runs/TASK_METHOD."
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and check it; write nothing.")
 @devices_option
 @distribution_option
 @backend_option
 @verbose_option
 def train(task, method, size, settings, run_dir, dry_run, devices, distribution, backend, verbose):
-    """Train a TASK by a METHOD: their names, or your own file.py or file.py:function.
+    """Train a model on a TASK, by a method.
 
-    The same command again goes on where the run stopped, on as many devices or on others.
+    TASK is a name from `keras-meanflow tasks`, or your file.py or file.py:function. The same
+    command again resumes a run that was stopped, also on another number of devices.
     """
     with one_line_errors():
         plan, settings, name = open_plan(task, method, size, settings)

@@ -1,4 +1,9 @@
-"""What happens inside MeanFlow training: studies that train, and measurements of trained models."""
+"""Look inside MeanFlow training.
+
+Some studies train a task by a method several times and compare (`two_stages`, `noisy_velocity`,
+`one_gap`). Others measure a trained model (`task_affinities`, `u_errors`, `du_dt_norms`,
+`curvatures`).
+"""
 
 from keras_meanflow.studies.affinity import task_affinities
 from keras_meanflow.studies.curvature import curvatures

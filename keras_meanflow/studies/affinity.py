@@ -1,47 +1,58 @@
-"""Task affinity: whether learning v and learning u over a gap pull the weights the same way."""
+"""Task affinity: do the v-loss and the u-loss at a gap change the weights in the same direction?"""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from keras import ops
+from PIL import Image
 
 from keras_meanflow.backend import BACKEND, compiled, gradient
 from keras_meanflow.backend.random import Keys
+from keras_meanflow.flow_map import FlowMap
 from keras_meanflow.objectives import DecoupledMeanFlow, NoisyVelocity
 from keras_meanflow.parts.gap_laws import GapBin, ShapedGap
 from keras_meanflow.pictures.charts import line_chart, side_by_side
+from keras_meanflow.studies.points import Points
 from keras_meanflow.studies.tables import series_by
 
 _SEED = 0xAFF1
 BINS = ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9))
 
 
-def task_affinities(flow_map, points, *, bins=BINS, batch_size=100, draws=1):
-    """The cosine of the gradients of the v-loss and of the u-loss of each bin of gaps.
+def task_affinities(
+    flow_map: FlowMap,
+    points: Points,
+    *,
+    bins: Sequence[tuple[float, float]] = BINS,
+    batch_size: int = 100,
+    draws: int = 1,
+) -> list[dict]:
+    """The cosine between the gradient of the v-loss and that of the u-loss, for each bin of gaps.
 
-    The gradients are of all trainable weights, at the weights of `flow_map.average`, of the mean
-    over a fixed subset of the objective's own loss (its normalisation and guidance included, alpha
-    and beta not), with the same noise in each task. The v-loss is that of rows with r = t alone,
-    the u-loss that of rows with r < t and the gap in the bin.
+    The v-loss is the loss on rows with r = t only. The u-loss is the loss on rows with r < t whose
+    gap is in the bin. Both are means of the objective's loss over a fixed subset, with the same
+    noise. Normalisation and guidance are included, alpha and beta are not. The gradients are with
+    respect to all trainable weights, at the weights of `flow_map.average`.
 
-    A gradient over a subset is noisy. `halves`, the cosine between the gradients of one loss on
-    two halves of the subset, would be 1 without noise. Near 0 it says that noise rules: then
-    `affinity` is mostly that of the shared items and noise. `across`, the mean cosine of the
-    v-loss on one half with the u-loss on the other, shares neither.
+    A gradient over a subset is noisy. `halves` shows how noisy: it is the cosine between the
+    gradients of one loss on two halves of the subset, and would be 1 without noise. If it is near
+    0, `affinity` comes mostly from the items and noise that both losses share. `across` shares
+    neither: it is the mean cosine of the v-loss on one half with the u-loss on the other.
 
     Args:
         flow_map: a `FlowMap` with a `MeanFlow` objective.
-        points: a `Points`; the paper's authors use 1,000 images in earlier work.
-        bins: pairs of the least and the largest gap.
-        batch_size: rows at once; what is over is left out.
-        draws: of noise and times for each item.
+        points: a `Points`; the paper's authors used 1,000 images in earlier work.
+        bins: pairs of the smallest and the largest gap.
+        batch_size: rows in a batch; an incomplete last batch is left out.
+        draws: draws of noise and times for each item.
 
     Returns:
-        A row, a dict, for each bin: `low`, `high`, `middle`, `affinity`, `across`, `halves`,
-        `halves_v` (of the v-loss), `norm` and `norm_v` (of the gradients).
+        A dict for each bin: `low`, `high`, `middle`, `affinity`, `across`, `halves`, `halves_v`
+        (for the v-loss), `norm` and `norm_v` (of the gradients).
 
     Raises:
-        ValueError: for an objective without a u-loss, or fewer points than two batches.
+        ValueError: for an objective without a u-loss, or for fewer points than two batches.
 
     Example:
         >>> task_affinities(flow_map, Points.of(training.data, 1000))[0]["affinity"]
@@ -73,40 +84,40 @@ def task_affinities(flow_map, points, *, bins=BINS, batch_size=100, draws=1):
     return rows
 
 
-def cosine(a, b):
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """`a . b / (||a|| ||b||)`; NaN if one of them is zero."""
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
     return float(a @ b / lengths) if lengths > 0.0 else float("nan")
 
 
 def _objective(flow_map):
-    """The MeanFlow objective of a model, without what a study has put around it."""
+    """The MeanFlow objective of a model, without the wrapper of a study."""
     objective = flow_map.objective
     objective = objective.objective if isinstance(objective, NoisyVelocity) else objective
     if isinstance(objective, DecoupledMeanFlow):
         objective = objective.branch(objective.times)
     if "u_error" not in objective.logs or objective.companion is not None:
         raise ValueError(
-            "Task affinity needs an objective with a u-loss and no other, such as MeanFlow. "
+            "Task affinity needs a single-network objective with a u-loss, such as MeanFlow. "
             f"Received: {type(objective).__name__}."
         )
     return objective
 
 
 def _law(times):
-    """The sampler of all gaps, for a model that was trained on one bin of them."""
+    """The sampler of all gaps, also for a model that was trained on one bin."""
     return _law(times.times) if isinstance(times, GapBin) else times
 
 
 def _velocity_times(times):
-    """The sampler's own law of t, with r = t on all rows."""
-    if isinstance(times, ShapedGap):  # has the law of t and the share of rows of another
+    """The law of t of a sampler, with r = t on all rows."""
+    if isinstance(times, ShapedGap):  # takes the law of t from its inner sampler
         return _velocity_times(times.times)
     return dataclasses.replace(times, fraction_r_equals_t=1.0)
 
 
 class _U:
-    """A network as objectives see it."""
+    """A network with the interface that objectives use."""
 
     def __init__(self, network):
         self.network, self.drop = network, network.drop_condition
@@ -116,21 +127,21 @@ class _U:
 
 
 class _Gradients:
-    """Gradients of a model's loss over the batches of a subset, for one time sampler or another."""
+    """Gradients of a model's loss over the batches of a subset, for any time sampler."""
 
     def __init__(self, flow_map, points, batch_size, draws):
         self.batches, self.draws = list(points.batches(batch_size)), draws
         if len(self.batches) < 2:
             raise ValueError(
-                f"The subset has two batches at least. Received: {len(points.x)} items in batches "
-                f"of {batch_size}."
+                "The subset needs at least two batches. "
+                f"Received: {len(points.x)} items in batches of {batch_size}."
             )
         objective = _objective(flow_map)
         unweighted = {name: None for name in ("alpha", "beta") if hasattr(objective, name)}
         self.objective = dataclasses.replace(objective, **unweighted)
         self.values = [weight.value for weight in flow_map.chosen_weights]
         self.weights, self.u = flow_map.network.trainable_variables, _U(flow_map.network)
-        self._problems = {}  # compiled, by the share of rows with r = t: draws are arguments
+        self._problems = {}  # compiled, one for each share of rows with r = t; draws are arguments
 
         def loss(inputs, target, weight):
             return flow_map.compute_loss(inputs, target, self.u(**inputs), weight)
@@ -138,7 +149,7 @@ class _Gradients:
         self.gradient = gradient(loss, self.weights)
 
     def of(self, times):
-        """(2, parameters): what the even and the odd batches add to the mean gradient."""
+        """The parts of the mean gradient from even and from odd batches, (2, parameters)."""
         objective = dataclasses.replace(self.objective, times=times)
         halves = [0.0, 0.0]
         for number in range(self.draws * len(self.batches)):
@@ -164,12 +175,12 @@ class _Gradients:
 
 
 def _keys(times, number):
-    """The draws of batch `number`, the same in each task but for the times."""
+    """The draws of batch `number`: only the times depend on the sampler."""
     return Keys(_SEED, number, state=times.final_state)
 
 
-def draw_affinities(rows):
-    """The figure of rows with `run`: affinity, and that across halves, over the bin by run."""
+def draw_affinities(rows: list[dict]) -> Image.Image:
+    """The figure: `affinity` and `across` over the bin, with a line for each `run`."""
     charts = [
         line_chart(
             series_by(rows, "middle", column, by="run"),

@@ -1,25 +1,31 @@
-"""How much the lines of a velocity bend: the angle between it and its average over a stretch."""
+"""How curved trajectories are: the angle between a velocity and its average over an interval."""
+
+from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
 
 from keras_meanflow.pictures.charts import heat_map
 from keras_meanflow.studies.fields import average_velocity
+from keras_meanflow.studies.points import Points
 
 
-def curvatures(velocity, points, *, cells=5, ode_steps=16):
-    """Mean angles between `v(z_t, t)` and the average of v from r to t, at r < t on a grid.
+def curvatures(
+    velocity: Callable, points: Points, *, cells: int = 5, ode_steps: int = 16
+) -> list[dict]:
+    """Mean angles between `v(z_t, t)` and the average of v from r to t, for r < t on a grid.
 
-    Along a straight line the angle is 0. Where it is large the average velocity is hard to learn
-    and a jump by the velocity alone goes astray.
+    The angle is 0 if the trajectory is straight. A large angle means that the average velocity is
+    hard to learn, and that a long Euler step along v is inaccurate.
 
     Args:
         velocity: `v(z, t, condition)` from and to NumPy arrays, such as `LearnedField.velocity`.
-        points: a `Points`, on whose lines `z_t = (1 - t) x + t e` the stretches start.
-        cells: of the grid: r and t are multiples of 1 / cells.
+        points: a `Points`; the trajectories start at `z_t = (1 - t) x + t e`.
+        cells: number of cells; r and t are multiples of 1 / cells.
         ode_steps: Runge-Kutta steps from t to r.
 
     Returns:
-        A row, a dict, for each pair: `r`, `t`, and `angle` in degrees.
+        A dict for each pair: `r`, `t`, and `angle` in degrees.
 
     Example:
         >>> curvatures(LearnedField(flow_map).velocity, points)[-1]["angle"]
@@ -51,12 +57,12 @@ def _angles(a, b):
     return 2.0 * np.arctan2(np.linalg.norm(a - b, axis=1), np.linalg.norm(a + b, axis=1))
 
 
-def draw_curvatures(rows):
-    """The heat map of rows from `curvatures`."""
+def draw_curvatures(rows: list[dict]) -> Image.Image:
+    """The heat map of the rows from `curvatures`."""
     lower, upper = (sorted({row[name] for row in rows}) for name in ("r", "t"))
     values = np.full((len(upper), len(lower)), np.nan)
     for row in rows:
         values[upper.index(row["t"]), lower.index(row["r"])] = row["angle"]
     return heat_map(
-        values, lower, upper, title="Angle of v to its average", x_label="r", y_label="t"
+        values, lower, upper, title="Angle between v and its average", x_label="r", y_label="t"
     )

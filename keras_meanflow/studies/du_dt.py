@@ -1,24 +1,28 @@
-"""How large the total derivative of u is, over (r, t)."""
+"""The size of the total derivative of u, over (r, t)."""
+
+from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
 
 from keras_meanflow.pictures.charts import heat_map
+from keras_meanflow.studies.points import Points
 
 
-def du_dt_norms(derivative, points, *, cells=10):
+def du_dt_norms(derivative: Callable, points: Points, *, cells: int = 10) -> list[dict]:
     """Mean norms of `du/dt = v . grad_z u + d_t u` over a grid of r <= t, v = e - x.
 
-    The grid has `cells` equal cells in each direction, t and r at their middles.
+    The grid has `cells` equal cells in each direction; r and t are the middles of the cells.
 
     Args:
-        derivative: `(z, r, t, v, condition)`, from and to NumPy arrays, such as
+        derivative: function of `(z, r, t, v, condition)` from and to NumPy arrays, such as
             `LearnedField.derivative`.
         points: a `Points`.
-        cells: of the grid in each direction.
+        cells: number of cells in each direction.
 
     Returns:
-        A row, a dict, for each cell: `r`, `t`, `du_dt_norm` and `correction`, the mean of
-        `(t - r) ||du/dt|| / ||v||`, by which the target `v - (t - r) du/dt` is moved off v.
+        A dict for each cell: `r`, `t`, `du_dt_norm` and `correction`. The latter is the mean of
+        `(t - r) ||du/dt|| / ||v||`, the relative distance of the target `v - (t - r) du/dt` to v.
 
     Example:
         >>> du_dt_norms(LearnedField(flow_map).derivative, points)[0]["du_dt_norm"]
@@ -41,8 +45,10 @@ def _norms(a):
     return np.linalg.norm(np.asarray(a, "float64").reshape(len(a), -1), axis=1)
 
 
-def draw_du_dt_norms(rows, column="du_dt_norm", *, title="||du/dt||"):
-    """The heat map of a column of rows from `du_dt_norms`."""
+def draw_du_dt_norms(
+    rows: list[dict], column: str = "du_dt_norm", *, title: str = "||du/dt||"
+) -> Image.Image:
+    """The heat map of one column of the rows from `du_dt_norms`."""
     middles = sorted({row["t"] for row in rows})
     values = np.full((len(middles), len(middles)), np.nan)
     for row in rows:

@@ -1,18 +1,22 @@
-"""A trained network as a field of NumPy arrays, and average velocities by a fine ODE solve."""
+"""A trained network as a function of NumPy arrays, and average velocities by a fine ODE solve."""
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_meanflow.backend import BACKEND, compiled, jvp
+from keras_meanflow.flow_map import FlowMap
 
 
 class LearnedField:
     """The network of a FlowMap with its chosen weights, as a function of NumPy arrays.
 
     Args:
-        flow_map: the model; the weights are those of its `average` at each call.
-        batch_size: rows that the network sees at once; the last batch is padded to it.
+        flow_map: the model; each call uses the weights of its `average`.
+        batch_size: rows in a batch; the last batch is padded to this number.
 
     Example:
         >>> u = LearnedField(flow_map)
@@ -20,7 +24,7 @@ class LearnedField:
         True
     """
 
-    def __init__(self, flow_map, *, batch_size=256):
+    def __init__(self, flow_map: FlowMap, *, batch_size: int = 256):
         self.flow_map, self.batch_size = flow_map, batch_size
         network, jit = flow_map.network, BACKEND != "torch"
         self._others = network.non_trainable_variables
@@ -33,15 +37,19 @@ class LearnedField:
         self._u = compiled(lambda *arguments: network(*arguments), variables, jit)
         self._derivative = compiled(derivative, variables, jit)
 
-    def __call__(self, z, r, t, condition=None):
+    def __call__(
+        self, z: np.ndarray, r: np.ndarray, t: np.ndarray, condition: Any = None
+    ) -> np.ndarray:
         """The average velocity `u(z, r, t)`, float32 of the shape of `z`; r, t: (n,)."""
         return self._map(self._u, (z, r, t), condition)
 
-    def velocity(self, z, t, condition=None):
+    def velocity(self, z: np.ndarray, t: np.ndarray, condition: Any = None) -> np.ndarray:
         """The instantaneous velocity `u(z, t, t)`."""
         return self(z, t, t, condition)
 
-    def derivative(self, z, r, t, v, condition=None):
+    def derivative(
+        self, z: np.ndarray, r: np.ndarray, t: np.ndarray, v: np.ndarray, condition: Any = None
+    ) -> np.ndarray:
         """`du/dt = v . grad_z u + d_t u`, of the shape of `z`."""
         return self._map(self._derivative, (z, r, t, v), condition)
 
@@ -61,20 +69,22 @@ class LearnedField:
         return np.concatenate(out)
 
 
-def average_velocity(velocity, z, r, t, *, steps=64):
-    """`u(z, r, t) = (z_t - z_r) / (t - r)`, with z_r by `steps` Runge-Kutta steps from t to r.
+def average_velocity(
+    velocity: Callable, z: np.ndarray, r: np.ndarray, t: np.ndarray, *, steps: int = 64
+) -> np.ndarray:
+    """`u(z, r, t) = (z_t - z_r) / (t - r)`; z_r comes from `steps` Runge-Kutta steps from t to r.
 
     Args:
         velocity: `v(z, t)`, from and to NumPy arrays.
         z: (n, ...) at time t.
         r, t: (n,), r < t.
-        steps: of the classical method of fourth order: four velocities each.
+        steps: steps of the classical fourth-order method, of four velocities each.
 
     Returns:
         float64 of the shape of `z`.
 
     Raises:
-        ValueError: if r does not lie below t.
+        ValueError: unless r < t.
 
     Example:
         >>> u = average_velocity(LearnedField(flow_map).velocity, z, r, t)
@@ -91,7 +101,7 @@ def average_velocity(velocity, z, r, t, *, steps=64):
         k1 = velocity(z, now)
         k2 = velocity(z + wide / 2 * k1, now + h / 2)
         k3 = velocity(z + wide / 2 * k2, now + h / 2)
-        # Not below r, nor below 0, by rounding.
+        # Rounding must not bring the time below r, which may be 0.
         k4 = velocity(z + wide * k3, np.maximum(now + h, r))
         z = z + wide / 6 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
     return (start - z) / (t - r).reshape(column)

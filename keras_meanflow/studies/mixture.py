@@ -1,6 +1,9 @@
-"""The truth where there is one: the velocity of a mixture of Gaussians in closed form."""
+"""A known truth to compare with: the velocity of a mixture of Gaussians in closed form."""
+
+from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -27,13 +30,13 @@ class GaussianMixture:
     shares: np.ndarray | None = None
 
     @classmethod
-    def ring(cls, centres=8, radius=2.0, s=0.2):
-        """The distribution that the `gaussian` recipe draws its points from."""
+    def ring(cls, centres: int = 8, radius: float = 2.0, s: float = 0.2) -> GaussianMixture:
+        """The distribution of the data of the task `gaussian`."""
         angle = 2.0 * np.pi * np.arange(centres) / centres
         return cls(radius * np.stack([np.cos(angle), np.sin(angle)], axis=1), s)
 
-    def velocity(self, z, t, condition=None):
-        """The marginal velocity (n, d) at `z` (n, d), `t` (n,), t > 0 where s = 0."""
+    def velocity(self, z: np.ndarray, t: np.ndarray, condition: Any = None) -> np.ndarray:
+        """The marginal velocity (n, d) at `z` (n, d) and `t` (n,); t > 0 if s = 0."""
         del condition
         z, t = np.asarray(z, "float64"), np.asarray(t, "float64")[:, None, None]
         from_means = z[:, None] - (1.0 - t) * self.centres  # (n, k, d)

@@ -1,6 +1,9 @@
 """The fixed random subset of the data on which a diagnostic is measured."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -11,11 +14,11 @@ from keras_meanflow.backend.random import philox_noise
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Points:
-    """Data, the noise that belongs to each item, and its condition.
+    """Data items, each with its noise and its condition.
 
     Args:
         x: (n, ...) data, float32.
-        e: noise of its shape.
+        e: noise of the same shape.
         condition: labels (n,), or None.
 
     Example:
@@ -27,13 +30,13 @@ class Points:
     condition: Any = None
 
     @classmethod
-    def of(cls, source, count, *, seed=0):
-        """`count` items of a data source, chosen by a permutation of `seed`.
+    def of(cls, source: Any, count: int, *, seed: int = 0) -> Points:
+        """`count` items of a data source, chosen by a permutation from `seed`.
 
-        The noise is the stored one of stored pairs, else fresh.
+        Stored pairs keep their stored noise; for other data the noise is drawn from `seed`.
 
         Raises:
-            ValueError: for fewer than 1 item, or more than the source has.
+            ValueError: for fewer than 1 item, or for more items than the source has.
         """
         if not 1 <= count <= len(source):
             raise ValueError(
@@ -45,13 +48,13 @@ class Points:
             return cls(x["x"], x["e"], condition)
         return cls(x, philox_noise(seed, range(count), x.shape[1:]), condition)
 
-    def at(self, t):
+    def at(self, t: np.ndarray) -> np.ndarray:
         """`z_t = (1 - t) x + t e`, for t (n,)."""
         t = np.reshape(t, (-1,) + (1,) * (self.x.ndim - 1))
         return (1.0 - t) * self.x + t * self.e
 
-    def batches(self, batch_size):
-        """Yields full batches as `fit` has them, (x, condition) or (x,); the rest is left out.
+    def batches(self, batch_size: int) -> Iterator[tuple]:
+        """Yields full batches for `fit`, (x, condition) or (x,); an incomplete one is left out.
 
         Raises:
             ValueError: if there is no full batch.

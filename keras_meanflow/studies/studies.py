@@ -1,39 +1,53 @@
 """The studies that train: velocity before average velocity, noisy velocity, one bin of gaps."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from keras import ops
 
 from keras_meanflow.flow_map.curriculum import Curriculum
+from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.flow_map.opening import open_model
 from keras_meanflow.objectives import NoisyVelocity
 from keras_meanflow.parts.gap_laws import GapBin
 from keras_meanflow.parts.schedules import Steps
 from keras_meanflow.pictures.charts import line_chart, side_by_side
 from keras_meanflow.studies.affinity import BINS
+from keras_meanflow.studies.quality import Quality
 from keras_meanflow.studies.tables import series_by, write_figure
-from keras_meanflow.studies.training import train_cases
+from keras_meanflow.studies.training import Subject, train_cases
+from keras_meanflow.training.training import Training
 
 SHARES = (0.0, 0.0625, 0.125, 0.1875, 0.25)
 NOISES = (0.0, 0.01, 0.03, 0.1)
 
 
-def two_stages(subject, folder, quality, *, shares=SHARES, seeds=(0,), u_step_cost=1.0, **kwargs):
-    """Train by the v-loss alone for a share of the cost, then by the u-loss alone; measure.
+def two_stages(
+    subject: Subject,
+    folder: str | Path,
+    quality: Quality,
+    *,
+    shares: Sequence[float] = SHARES,
+    seeds: Sequence[int] = (0,),
+    u_step_cost: float = 1.0,
+    **kwargs: Any,
+) -> list[dict]:
+    """Train with the v-loss only for a share of the cost, then with the u-loss only; measure.
 
-    All cases cost the recipe's `steps`: `v_steps + u_step_cost u_steps`. Both stages are one run,
-    whose share of rows with r = t falls from 1 to 0; the optimizer's state goes on.
+    All cases have the same cost, the knob `steps`: `v_steps + u_step_cost u_steps`. Both stages
+    are one run: the share of rows with r = t falls from 1 to 0, and the optimizer keeps its state.
 
     Args:
-        subject: a `Subject` whose recipe has the knobs `seed` and `steps`.
-        folder: for the runs, `results.csv` and `results.png`.
-        quality: what to measure, a `Quality`.
-        shares: of the cost that the v-loss gets. The paper's are those of 0 to 20 epochs of 80.
-        seeds: a run for each.
-        u_step_cost: cost of a step of the u-loss in steps of the v-loss: 1 counts steps, as the
-            paper counts epochs; 5/3 counts forward passes.
-        **kwargs: `at` and `verbose` of `train_cases`.
+        subject: a `Subject` with the knobs `seed` and `steps`.
+        folder: where the runs, `results.csv` and `results.png` are written.
+        quality: the `Quality` to measure.
+        shares: shares of the cost for the v-loss. The paper spends 0 to 20 of 80 epochs on it.
+        seeds: one run for each seed.
+        u_step_cost: cost of a step with the u-loss, in steps with the v-loss. 1 counts steps, as
+            the paper counts epochs; 5/3 counts forward passes.
+        **kwargs: `at` and `verbose`, see `train_cases`.
 
     Returns:
         The rows of the table.
@@ -57,11 +71,11 @@ def two_stages(subject, folder, quality, *, shares=SHARES, seeds=(0,), u_step_co
     return rows
 
 
-def stage_steps(cost, share, u_step_cost=1.0):
+def stage_steps(cost: float, share: float, u_step_cost: float = 1.0) -> tuple[int, int]:
     """The steps (v, u) with `v = share cost` and `v + u_step_cost u = cost`, rounded.
 
     Raises:
-        ValueError: for a share outside [0, 1], or a cost that is not positive.
+        ValueError: for a share outside [0, 1], or for a cost that is not positive.
     """
     if not 0.0 <= share <= 1.0 or not u_step_cost > 0.0:
         raise ValueError(
@@ -71,8 +85,8 @@ def stage_steps(cost, share, u_step_cost=1.0):
     return v_steps, round((cost - v_steps) / u_step_cost)
 
 
-def first_velocity(training, *, steps):
-    """Make a training learn by rows with r = t alone for some steps, then by r < t alone.
+def first_velocity(training: Training, *, steps: int) -> None:
+    """Train on rows with r = t only for `steps` steps, then on rows with r < t only.
 
     Raises:
         ValueError: for a model without `horizon`.
@@ -81,21 +95,29 @@ def first_velocity(training, *, steps):
     if flow_map.fixed_horizon is None:
         raise ValueError("Two stages need FlowMap(horizon=steps). Received: horizon=None.")
     share = 1.0 if steps else 0.0
-    if 0 < steps < total:  # half a step early, so that rounding moves no step
+    if 0 < steps < total:  # half a step early, so that rounding cannot shift the change
         share = Steps(values=(1.0, 0.0), at=((steps - 0.5) / total,))
     Curriculum({"times.fraction_r_equals_t": share}).apply(flow_map)
 
 
-def noisy_velocity(subject, folder, quality, *, noises=NOISES, seeds=(0,), **kwargs):
+def noisy_velocity(
+    subject: Subject,
+    folder: str | Path,
+    quality: Quality,
+    *,
+    noises: Sequence[float] = NOISES,
+    seeds: Sequence[int] = (0,),
+    **kwargs: Any,
+) -> list[dict]:
     """Train with noise of standard deviation `k ||v||` in the target of the v-loss; measure.
 
     Args:
-        subject: a `Subject` whose recipe has the knob `seed`.
-        folder: for the runs, `results.csv` and `results.png`.
-        quality: what to measure, a `Quality`.
-        noises: values of k; 0 is the recipe itself.
-        seeds: a run for each.
-        **kwargs: `at` and `verbose` of `train_cases`.
+        subject: a `Subject` with the knob `seed`.
+        folder: where the runs, `results.csv` and `results.png` are written.
+        quality: the `Quality` to measure.
+        noises: values of k; 0 adds no noise.
+        seeds: one run for each seed.
+        **kwargs: `at` and `verbose`, see `train_cases`.
 
     Returns:
         The rows of the table.
@@ -109,33 +131,40 @@ def noisy_velocity(subject, folder, quality, *, noises=NOISES, seeds=(0,), **kwa
         for seed in seeds
     ]
     rows = train_cases(cases, folder, quality, **kwargs)
-    title, label = "Noise in the target of the v-loss", "k: noise of k ||v|| a coordinate"
+    title, label = "Noise in the target of the v-loss", "k: noise of k ||v|| per coordinate"
     _draw(rows, folder, quality, x="k", title=title, x_label=label)
     return rows
 
 
-def add_noise(training, *, k):
-    """Put a training's objective into a `NoisyVelocity`."""
+def add_noise(training: Training, *, k: float) -> None:
+    """Wrap the objective of a training in a `NoisyVelocity`."""
     flow_map = training.flow_map
     flow_map.set_objective(NoisyVelocity(objective=flow_map.objective, k=k))
 
 
 def one_gap(
-    subject, folder, quality, *, bins=BINS, starts=("random", "velocity"), seeds=(0,), **kwargs
-):
-    """Train by the u-loss on one bin of gaps, from random weights or from those of a v-run.
+    subject: Subject,
+    folder: str | Path,
+    quality: Quality,
+    *,
+    bins: Sequence[tuple[float, float]] = BINS,
+    starts: Sequence[str] = ("random", "velocity"),
+    seeds: Sequence[int] = (0,),
+    **kwargs: Any,
+) -> list[dict]:
+    """Train with the u-loss on one bin of gaps, from random weights or from a run with the v-loss.
 
-    With `Euler` in `quality` the velocity that each has learned is measured. A run by the v-loss
-    alone comes first for each seed; it has rows of its own (bin "v alone").
+    Use `Euler` in `quality` to measure the velocity that each run has learned. For each seed, a run
+    with the v-loss only comes first; the table has its rows too (bin "v-alone").
 
     Args:
-        subject: a `Subject` whose recipe has the knob `seed`.
-        folder: for the runs, `results.csv` and `results.png`.
-        quality: what to measure, a `Quality`.
-        bins: pairs of the least and the largest gap.
-        starts: "random", "velocity" (the chosen average of the v-run), or both.
-        seeds: a run for each.
-        **kwargs: `at` and `verbose` of `train_cases`.
+        subject: a `Subject` with the knob `seed`.
+        folder: where the runs, `results.csv` and `results.png` are written.
+        quality: the `Quality` to measure.
+        bins: pairs of the smallest and the largest gap.
+        starts: "random", "velocity" (the averaged weights of the run with the v-loss), or both.
+        seeds: one run for each seed.
+        **kwargs: `at` and `verbose`, see `train_cases`.
 
     Returns:
         The rows of the table.
@@ -162,13 +191,15 @@ def _velocity_alone(training):
     Curriculum({"times.fraction_r_equals_t": 1.0}).apply(training.flow_map)
 
 
-def restrict_gap(training, *, low, high, start=None):
-    """Make a training learn by rows with r < t and gaps in [low, high] alone.
+def restrict_gap(
+    training: Training, *, low: float, high: float, start: str | Path | None = None
+) -> None:
+    """Train on rows with r < t and gaps in [low, high] only.
 
     Args:
         training: a `Training`.
-        low, high: the bin.
-        start: directory of a run whose averaged weights it starts from, or None.
+        low, high: the smallest and the largest gap.
+        start: directory of a run; the training is initialised with its averaged weights. Or None.
     """
     flow_map = training.flow_map
     times = GapBin(times=flow_map.objective.times, low=low, high=high)
@@ -177,15 +208,15 @@ def restrict_gap(training, *, low, high, start=None):
         start_from(flow_map, open_model(start).flow_map)
 
 
-def start_from(flow_map, other):
-    """Give a model's weights, and all their averages, the chosen weights of another model."""
+def start_from(flow_map: FlowMap, other: FlowMap) -> None:
+    """Copy the chosen weights of `other` into the weights of a model and into all its averages."""
     for average in (None, *flow_map.averages):
         for weight, source in zip(flow_map.weights_of(average), other.chosen_weights, strict=True):
             weight.assign(ops.copy(source.value))  # JAX donates buffers: never share one
 
 
 def _draw(rows, folder, quality, *, x, title, x_label):
-    """A chart for each sampler, with a line for each share of the steps that was measured."""
+    """A chart for each sampler, with a line for each measured share of the steps."""
     charts = [
         line_chart(
             {f"at {at}": line for at, line in series_by(rows, x, column, by="at").items()},
@@ -199,7 +230,7 @@ def _draw(rows, folder, quality, *, x, title, x_label):
 
 
 def _draw_one_gap(rows, folder, quality):
-    """A chart for each sampler: over the bin a line for each start, and the v-run's level."""
+    """A chart for each sampler over the bin: a line for each start, and the level of the v-loss."""
     last = max(row["at"] for row in rows)
     rows = [row for row in rows if row["at"] == last]
     binned = [_with_middle(row) for row in rows if "start" in row]

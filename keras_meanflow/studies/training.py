@@ -1,8 +1,10 @@
-"""Trainings of a study, one after the other: each resumable, each measured as it goes."""
+"""The trainings of a study, one after the other. Each is resumable and measured on its way."""
+
+from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,12 @@ from keras_meanflow.training.plan import Plan
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a study trains again and again: a plan with its knobs.
+    """What a study trains repeatedly: a plan and its knobs.
 
     Args:
-        plan: a `Plan`, or what has its `training(knobs)`.
-        knobs: its settings by name.
-        command: for `settings.json`.
+        plan: a `Plan`, or another object with the method `training(knobs)`.
+        knobs: values of its knobs, by name.
+        command: the command line, recorded in `settings.json`.
 
     Example:
         >>> Subject(plan=Plan.of("gaussian"), knobs={"width": 64})
@@ -29,13 +31,13 @@ class Subject:
     knobs: dict = dataclasses.field(default_factory=dict)
     command: str | None = None
 
-    def case(self, values, change=None, **knobs):
+    def case(self, values: Mapping[str, Any], change: Callable | None = None, **knobs: Any) -> Case:
         """A `Case` of this plan with some knobs changed.
 
         Args:
-            values: what distinguishes the case, columns of the table.
-            change: what to do with its `Training` before it begins.
-            **knobs: in the place of the subject's.
+            values: the values that identify the case; columns of the table.
+            change: called with the `Training` before it begins.
+            **knobs: these replace the subject's knobs.
         """
         knobs = {**self.knobs, **knobs}
 
@@ -54,9 +56,9 @@ class Case:
     """One training of a study.
 
     Args:
-        values: what distinguishes it, columns of the table.
-        training: makes its `Training`, once its turn comes.
-        settings: of its run.
+        values: the values that identify the case; columns of the table.
+        training: makes the `Training`; called when the case is trained.
+        settings: the settings of its run.
     """
 
     values: dict
@@ -64,8 +66,8 @@ class Case:
     settings: dict
 
     @property
-    def name(self):
-        """The name of its run's directory."""
+    def name(self) -> str:
+        """The name of the run's directory."""
         parts = (f"{name}-{_text(value)}" for name, value in self.values.items())
         return "_".join(parts)
 
@@ -74,21 +76,28 @@ def _text(value):
     return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "-")
 
 
-def train_cases(cases, folder, measure, *, at=(1.0,), verbose=0):
+def train_cases(
+    cases: Sequence[Case],
+    folder: str | Path,
+    measure: Callable,
+    *,
+    at: Sequence[float] = (1.0,),
+    verbose: int = 0,
+) -> list[dict]:
     """Train the cases and measure each; returns the rows of the table.
 
-    The same call again goes on where it stopped: finished runs are not trained, measured steps
-    not measured again. `folder/results.csv` is written after each case.
+    The same call again continues where it stopped: it repeats neither finished runs nor
+    measurements. `folder/results.csv` is written after each case.
 
     Args:
-        cases: `Case`s.
-        folder: gets a run directory for each case.
-        measure: from a FlowMap to a dict of numbers; it has a `name`.
-        at: shares of each training's steps after which to measure.
-        verbose: of `fit`.
+        cases: the `Case`s.
+        folder: where the run directories of the cases are written.
+        measure: maps a FlowMap to a dict of numbers; it has the attribute `name`.
+        at: the shares of the steps after which to measure.
+        verbose: see `keras.Model.fit`.
 
     Returns:
-        Dicts of the case's values, `at`, `step` and what was measured.
+        Dicts of the case's values, `at`, `step` and the measured numbers.
 
     Example:
         >>> train_cases([subject.case({"seed": 0}, seed=0)], "study", quality)
@@ -122,6 +131,7 @@ def _train_case(case, run_dir, measure, at, verbose):
 def _check_step(flow_map: Any, steps, run_dir):
     if flow_map.batches_done != steps:
         raise ValueError(
-            f"A run is measured as it passes. Received: step {steps} of {run_dir}, which is at "
-            f"step {flow_map.batches_done}. Leave it out, or begin in another folder."
+            f"A run cannot be measured at an earlier step. Received: step {steps} of {run_dir}, "
+            f"which is at step {flow_map.batches_done}. Leave this share out, or use another "
+            "folder."
         )

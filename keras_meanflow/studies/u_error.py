@@ -1,31 +1,45 @@
-"""How far the learned average velocity is from the truth, by the gap that it averages over."""
+"""The error of the learned average velocity, by the gap t - r that it averages over."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from keras_meanflow.flow_map import FlowMap
 from keras_meanflow.pictures.charts import line_chart, side_by_side
 from keras_meanflow.studies.fields import LearnedField, average_velocity
+from keras_meanflow.studies.points import Points
 from keras_meanflow.studies.tables import series_by, series_of
-from keras_meanflow.studies.training import train_cases
+from keras_meanflow.studies.training import Subject, train_cases
 
 GAPS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
-def u_errors(u, velocity, points, *, gaps=GAPS, ode_steps=64):
+def u_errors(
+    u: Callable,
+    velocity: Callable,
+    points: Points,
+    *,
+    gaps: Sequence[float] = GAPS,
+    ode_steps: int = 64,
+) -> list[dict[str, float]]:
     """The errors of u at some gaps, against the average of a velocity by a fine ODE solve.
 
-    At each gap t lies evenly in [gap, 1] and `z = (1 - t) x + t e`. `rmse` is the root mean square
-    error of a coordinate; `relative` is `sqrt(E||u - truth||^2 / E||truth||^2)`.
+    At each gap the times t are evenly spaced in [gap, 1], and `z = (1 - t) x + t e`. `rmse` is the
+    root mean square error per coordinate; `relative` is `sqrt(E||u - truth||^2 / E||truth||^2)`.
 
     Args:
         u: `u(z, r, t, condition)` from and to NumPy arrays, such as a `LearnedField`.
-        velocity: `v(z, t, condition)`: of the truth in closed form, or the learned one, against
-            which the error says whether u is the average of the model's own velocity.
+        velocity: `v(z, t, condition)`, in closed form or learned. Against the learned velocity the
+            error shows whether u is the average of the velocity of the same model.
         points: a `Points` of data, noise and conditions.
-        gaps: values of t - r; at 0, u is compared with the velocity itself.
+        gaps: values of t - r; at 0, u is compared with the velocity.
         ode_steps: Runge-Kutta steps from t to r.
 
     Returns:
-        A row, a dict of numbers, for each gap.
+        A dict for each gap: `gap`, `rmse` and `relative`.
 
     Example:
         >>> field = LearnedField(flow_map)
@@ -36,7 +50,7 @@ def u_errors(u, velocity, points, *, gaps=GAPS, ode_steps=64):
 
 def _errors(u, velocity, points, gap, ode_steps):
     t = gap + (1.0 - gap) * (np.arange(len(points.x)) + 0.5) / len(points.x)
-    # Rounded as the network will see them: u and truth are then of the same times.
+    # Rounded to float32 like the network's inputs, so that u and the truth are at the same times.
     t = t.astype("float32")
     r = np.maximum(t - np.float32(gap), 0.0)
     z, condition = points.at(t), points.condition
@@ -52,22 +66,29 @@ def _errors(u, velocity, points, gap, ode_steps):
 
 
 class UErrors:
-    """`u_errors` of a FlowMap, as what is measured during a study's training.
+    """`u_errors` of a FlowMap, to measure during the training of a study.
 
     Args:
         points: a `Points`.
-        velocity: of the truth, or None for the model's own.
+        velocity: the true velocity, or None for the velocity of the model.
         gaps: values of t - r.
         ode_steps: Runge-Kutta steps from t to r.
     """
 
-    def __init__(self, points, velocity=None, *, gaps=GAPS, ode_steps=64):
+    def __init__(
+        self,
+        points: Points,
+        velocity: Callable | None = None,
+        *,
+        gaps: Sequence[float] = GAPS,
+        ode_steps: int = 64,
+    ):
         self.points, self.velocity = points, velocity
         self.gaps, self.ode_steps = tuple(gaps), ode_steps
         truth = "learned" if velocity is None else "exact"
         self.name = f"u-error-{truth}-{len(points.x)}-{ode_steps}"
 
-    def __call__(self, flow_map):
+    def __call__(self, flow_map: FlowMap) -> dict[str, float]:
         """`{"rmse 0.1": ..., "relative 0.1": ..., ...}`."""
         u = LearnedField(flow_map)
         rows = u_errors(
@@ -82,7 +103,7 @@ class UErrors:
         }
 
 
-def draw_u_errors(rows):
+def draw_u_errors(rows: list[dict]) -> Image.Image:
     """The figure of rows with `step`, `gap` and `relative`: over the steps, and over the gap."""
     gaps, steps = (sorted({row[name] for row in rows}) for name in ("gap", "step"))
     last = [row for row in rows if row["step"] == steps[-1]]
@@ -103,25 +124,33 @@ def draw_u_errors(rows):
     )
 
 
-def draw_u_errors_of_runs(rows):
-    """The figure of rows with `run`, `gap` and `relative`: over the gap, a line for each run."""
+def draw_u_errors_of_runs(rows: list[dict]) -> Image.Image:
+    """The figure of rows with `run`, `gap` and `relative`: a line over the gap for each run."""
     lines = series_by(rows, "gap", "relative", by="run")
     return line_chart(lines, title="Error of u", x_label="t - r", y_label="relative")
 
 
-def errors_in_training(subject, folder, measure, *, seeds=(0,), at=(0.1, 0.25, 0.5, 1.0), **kwargs):
-    """Train a recipe and measure the error of u at some shares of the steps.
+def errors_in_training(
+    subject: Subject,
+    folder: str | Path,
+    measure: UErrors,
+    *,
+    seeds: Sequence[int] = (0,),
+    at: Sequence[float] = (0.1, 0.25, 0.5, 1.0),
+    **kwargs: Any,
+) -> list[dict]:
+    """Train, and measure the error of u at some shares of the steps.
 
     Args:
-        subject: a `Subject` whose recipe has the knob `seed`.
-        folder: for the runs and `results.csv`.
+        subject: a `Subject` with the knob `seed`.
+        folder: where the runs and `results.csv` are written.
         measure: a `UErrors`.
-        seeds: a run for each.
+        seeds: one run for each seed.
         at: shares of the steps.
-        **kwargs: `verbose` of `train_cases`.
+        **kwargs: `verbose`, see `train_cases`.
 
     Returns:
-        A row, a dict, for each seed, step and gap.
+        A dict for each seed, step and gap.
     """
     cases = [subject.case({"seed": seed}, seed=seed) for seed in seeds]
     rows = train_cases(cases, folder, measure, at=at, **kwargs)

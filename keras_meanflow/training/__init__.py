@@ -1,13 +1,14 @@
-"""A run: a directory in which one training happens, stops, goes on, and leaves its results.
+"""Train a task by a method, in a directory: the run.
 
-A `Task` is data, a network, an optimizer and a budget; a `Method` is an objective and what else one
-paper changes. `Plan` finds both by name and puts them together into a `Training`, which `train`
-carries out in a directory; `keras_meanflow.open_model` opens what it leaves.
+A `Task` is data, a network, an optimizer and a budget. A `Method` is the objective of one paper,
+and what else the paper changes. A `Plan` finds both by name and combines them into a `Training`.
+`train` runs it in a directory and can resume it; `keras_meanflow.open_model` opens the result.
 """
 
 import importlib
+from typing import Any
 
-# Imported when asked for: a `Plan` is made before a backend is chosen, hence without Keras.
+# Imported on first use: a `Plan` is made before the backend is chosen, so without Keras.
 _NAMES = {
     "Method": "method",
     "Plan": "plan",
@@ -21,7 +22,7 @@ _NAMES = {
 __all__ = [*_NAMES]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)

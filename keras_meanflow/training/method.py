@@ -1,4 +1,4 @@
-"""A method: the objective of one paper, and what else the paper changes of a task."""
+"""A method: the objective of one paper, and what else the paper changes in a task."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ DERIVATIVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What a method makes of a task.
+    """The objective for a task, and what else the method changes.
 
     Args:
-        objective: the objective, or a function that makes it of the network.
-        network: makes the network; default the task's.
-        data: takes the place of the task's data, or None.
-        sampler: draws the pictures; default one jump.
-        global_clipnorm: of the gradient, or None to leave the optimizer as the task has it.
+        objective: the objective, or a function that makes it from the network.
+        network: makes the network; None for the task's network.
+        data: replaces the task's data; None keeps it.
+        sampler: draws the pictures of samples; default one jump.
+        global_clipnorm: largest norm of the gradient; None keeps the optimizer of the task.
 
     Example:
         >>> Method(MeanFlow(times=task.law(0.75), **task.noise))
@@ -58,7 +58,7 @@ class Method:
 
 
 def compose(task: Task, method: Method) -> Training:
-    """The training of a task by a method. The network is built once, after the data is open.
+    """The `Training` of a task by a method. The data is opened before the network is built.
 
     Example:
         >>> training = compose(digits(steps=100), mean_flow(digits(steps=100)))
@@ -89,7 +89,7 @@ def _shared(task):
     return {name: getattr(task, name) for name in shared - {"data"}}
 
 
-# What several methods make of their knobs.
+# Knobs that several methods share.
 
 
 def loss_of(power: float, floor: float) -> keras.losses.Loss:
@@ -98,12 +98,12 @@ def loss_of(power: float, floor: float) -> keras.losses.Loss:
 
 
 def guidance_of(omega: float, kappa: float, end: float) -> Guidance | None:
-    """Guidance in the target, or None for weights that change nothing."""
+    """Guidance in the target; None for omega = 1 and kappa = 0, which change nothing."""
     return Guidance(omega=omega, kappa=kappa, end=end) if (omega, kappa) != (1.0, 0.0) else None
 
 
 def derivative_of(name: str) -> Derivative:
-    """How du/dt is computed, by name: "exact", "central" or "clipped".
+    """The `Derivative` that computes du/dt, by name: "exact", "central" or "clipped".
 
     Raises:
         ValueError: for another name.
@@ -118,11 +118,11 @@ def network_of(path: str | None, knob: str, **settings: Any) -> Network:
 
     Args:
         path: a run's folder, a preset, or a file that `load_network` reads.
-        knob: that gives it, for the message.
-        **settings: of `load_network`, for a file of weights.
+        knob: the knob with this path, for the error message.
+        **settings: arguments of `load_network`, for a file of weights.
 
     Raises:
-        ValueError: for None, with what to give.
+        ValueError: for None; the message says what to give.
     """
     name = given(path, knob, "the run of an earlier training, or a file of weights")
     place = place_of(name)
@@ -130,12 +130,12 @@ def network_of(path: str | None, knob: str, **settings: Any) -> Network:
 
 
 def with_interval(network: Network) -> Network:
-    """A flow model with an input t - r; a network that has one stays as it is."""
+    """A flow model with an input t - r added; a network that has this input is unchanged."""
     return network if "t-r" in getattr(network, "time_inputs", ()) else add_interval(network)
 
 
 def copy_of(network: Network) -> Network:
-    """Another network of the same class and configuration, with the same weights."""
+    """A second network of the same class and configuration, with the same weights."""
     copy = type(network).from_config(network.get_config())
     for target, source in zip(copy.weights, network.weights, strict=True):
         target.assign(ops.copy(source.value))  # JAX donates buffers: never share one

@@ -1,4 +1,4 @@
-"""Recipes of version 0.1.0, each a task and a method in one: what they are now, until 0.3.0."""
+"""Recipes of version 0.1.0 were a task and a method in one: their new names, until 0.3.0."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OLD = (
 
 
 def of_old_name(name: str, knobs: dict | None = None) -> tuple[Plan, dict] | None:
-    """The plan and the settings of a recipe of version 0.1.0 with these knobs; None for no such.
+    """The plan and the settings of a recipe of version 0.1.0; None if there was no such recipe.
 
     Knobs that the recipe ignored are left out.
     """

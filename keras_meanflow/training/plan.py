@@ -1,12 +1,16 @@
-"""A plan: a task by a method, and the settings of both. Without Keras, until it is carried out."""
+"""A plan: a task by a method, and the knobs of both. Keras is imported only to train it."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import typing
+from collections.abc import Iterable
 
 from keras_meanflow.recipe import Found, find, found_in, methods, nearest, read_setting
+
+if typing.TYPE_CHECKING:
+    from keras_meanflow.training.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +27,12 @@ class Plan:
 
     @classmethod
     def of(cls, task: str, method: str | None = None) -> Plan:
-        """The plan of a task and a method by their names or files; the task's first by default.
+        """The plan of a task and a method, given by name or file.
+
+        Without a method it is the first method of the task.
 
         Raises:
-            ValueError: for an unknown name, or a method that needs what the task lacks.
+            ValueError: for an unknown name, or for a method that needs what the task does not have.
 
         Example:
             >>> Plan.of("digits", "alpha_flow").training(["until=0.8"])
@@ -47,33 +53,37 @@ class Plan:
             )
             raise ValueError(
                 f"{plan.method.name} needs a task with {', '.join(lacking)}, which {found.name} "
-                f"has not. Its methods are: {suited}."
+                f"does not have. Its methods are: {suited}."
             )
         return plan
 
     def lacking(self) -> list[str]:
-        """What the method needs and the task has not."""
+        """What the method needs and the task does not have."""
         return sorted(set(self.method.mark.get("needs", ())) - set(self.task.mark.get("has", ())))
 
     @property
     def name(self) -> str:
-        """The task's name, and the method's unless it is the task's first: `digits_alpha_flow`."""
+        """The task's name, then the method's unless it is the first: `digits_alpha_flow`."""
         return "_".join(filter(None, [self.task.name, self.method_in_name]))
 
     @property
     def method_in_name(self) -> str | None:
-        """The method's name; None for the task's first."""
+        """The method's name; None for the first method of the task."""
         first = next(iter(self.task.mark.get("methods", {})), None)
         return self.method.name if self.method and first not in (None, self.method.name) else None
 
-    def resolve(self, settings=()) -> dict:
-        """All knobs by name: defaults, the task's settings of this method, then `settings`.
+    def resolve(self, settings: Iterable[str] | dict = ()) -> dict:
+        """The values of all knobs, by name.
 
-        A text "key=value" is read as what the knob's annotation says, or else as its default's
-        type; a dict gives values.
+        They are the defaults, replaced by the task's settings for this method, replaced by
+        `settings`.
+
+        Args:
+            settings: texts "key=value", or a dict of values. A text is converted to the annotated
+                type of the knob; without an annotation, to the type of its default.
 
         Raises:
-            ValueError: for an unknown knob, with the nearest ones, or a value of another type.
+            ValueError: for an unknown knob, naming the nearest ones, or a value of another type.
 
         Example:
             >>> Plan.of("digits").resolve(["steps=100"])["steps"]
@@ -92,11 +102,11 @@ class Plan:
         return values
 
     def knobs(self) -> dict:
-        """The knobs of both, name -> `inspect.Parameter`."""
+        """The knobs of the task and the method, name -> `inspect.Parameter`."""
         return self._knobs()[0]
 
     def _knobs(self):
-        """The knobs of both, in order, and their annotations."""
+        """The knobs of the task and the method, in order, and their annotations."""
         functions = [found.load() for found in (self.task, self.method) if found]
         knobs = [inspect.signature(function).parameters for function in functions]
         hints = [typing.get_type_hints(function) for function in functions]
@@ -106,7 +116,7 @@ class Plan:
         return both, {name: hint for one in hints for name, hint in one.items()}
 
     def _rows(self, size):
-        """The task's tables, from the general to the special."""
+        """The task's tables of settings, from the most general to the most specific."""
         mark, name = self.task.mark, self.method.name if self.method else ""
         yield mark.get("every", {})
         if "sizes" in mark:
@@ -134,8 +144,8 @@ class Plan:
                     f"{self.task.name}{by} has no knob {name!r}. {nearest(name, list(knobs))}"
                 )
 
-    def training(self, settings=()):
-        """The `Training`, for settings as `resolve` takes them; nothing is trained yet."""
+    def training(self, settings: Iterable[str] | dict = ()) -> Training:
+        """The `Training`, not started; `settings` as in `resolve`."""
         from keras_meanflow.training.method import compose
 
         knobs = self.resolve(settings)

@@ -1,13 +1,17 @@
-"""A run: a directory in which one training happens, stops, goes on, and leaves its results."""
+"""A run: the directory of one training, which can stop and resume, and holds the results."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from keras_meanflow.backend import process_index, wait_for_processes
 from keras_meanflow.codecs.base import CODEC
 from keras_meanflow.evaluation.callback import Evaluate
 from keras_meanflow.files.atomic import latest_checkpoint, write_atomically, write_text
 from keras_meanflow.files.provenance import provenance
+from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.flow_map.places import SETTINGS
 from keras_meanflow.flow_map.presets import load_codec
 from keras_meanflow.training.callbacks.checkpoint import Checkpoint
@@ -16,14 +20,17 @@ from keras_meanflow.training.callbacks.non_finite import StopOnNonFinite
 from keras_meanflow.training.callbacks.samples import SampleGrid
 from keras_meanflow.training.old_names import of_old_name
 from keras_meanflow.training.plan import Plan
+from keras_meanflow.training.training import Training
 
 
-def describe(plan=None, knobs=None, command=None):
-    """The settings of a run, for `settings.json`: what was asked for, and of which versions.
+def describe(
+    plan: Plan | None = None, knobs: dict | None = None, command: str | None = None
+) -> dict[str, Any]:
+    """The settings of a run, for `settings.json`: the plan, its knobs, and the versions in use.
 
     Args:
         plan: the `Plan`, or None for a training without a name.
-        knobs: all of its knobs by name.
+        knobs: the values of all its knobs, by name.
         command: the command line.
     """
     return {
@@ -35,11 +42,11 @@ def describe(plan=None, knobs=None, command=None):
     }
 
 
-def read_settings(run_dir):
-    """The settings of a run; None if there is no directory, or an empty one.
+def read_settings(run_dir: str | Path) -> dict[str, Any] | None:
+    """The settings of a run; None if the directory does not exist or is empty.
 
     Raises:
-        ValueError: for a directory of anything else.
+        ValueError: for a directory with other files and no settings.
     """
     run_dir = Path(run_dir)
     if (run_dir / SETTINGS).is_file():
@@ -49,10 +56,10 @@ def read_settings(run_dir):
     return None
 
 
-def plan_of(settings):
-    """The `Plan` and the knobs of a run's settings; None for a training without a name.
+def plan_of(settings: dict[str, Any]) -> tuple[Plan, dict] | None:
+    """The `Plan` and the knobs in a run's settings; None for a training without a name.
 
-    Runs of version 0.1.0 name a recipe; see `of_old_name`.
+    Settings of version 0.1.0 name a recipe instead; see `of_old_name`.
     """
     knobs = settings["knobs"]
     if settings.get("task"):
@@ -61,8 +68,8 @@ def plan_of(settings):
     return (of_old_name(name, knobs) or (Plan.of(name), knobs)) if name else None
 
 
-def check_same(run_dir, settings):
-    """Raise a ValueError if a directory holds a run of another plan, knobs or backend."""
+def check_same(run_dir: str | Path, settings: dict[str, Any]) -> None:
+    """Raise a ValueError if the directory holds a run with another plan, knobs or backend."""
     existing = read_settings(run_dir)
     if existing is None:
         return
@@ -71,13 +78,13 @@ def check_same(run_dir, settings):
     if names:
         changes = ", ".join(f"{n} was {old.get(n)!r}, now {new.get(n)!r}" for n in names)
         raise ValueError(
-            f"{run_dir} holds a run with other settings: {changes}. Give the old ones to go on "
-            "with it, or name another directory with --run DIR."
+            f"{run_dir} holds a run with other settings: {changes}. Give the old ones to "
+            "resume it, or name another directory with --run DIR."
         )
 
 
 def _compared(settings, new):
-    """What must be equal to go on with a run; knobs that it did not have are as they are now."""
+    """What must be equal to resume a run; knobs that are new since 0.1.0 are not compared."""
     names = {name: settings.get(name) for name in ("task", "method")}
     knobs = settings["knobs"]
     if settings.get("recipe") and (found := plan_of(settings)):
@@ -92,24 +99,32 @@ def _check_codec(run_dir, codec):
     kept = load_codec(run_dir) if read_settings(run_dir) else None
     if kept is not None and (codec is None or kept.describe() != codec.describe()):
         found = "no codec" if codec is None else codec.describe()
-        raise ValueError(f"{run_dir} is of latents by {kept.describe()}. Received {found}.")
+        raise ValueError(
+            f"{run_dir} was trained on latents of {kept.describe()}. Received: {found}."
+        )
 
 
-def train(training, run_dir, settings=None, *, verbose="auto"):
-    """Train in a directory, from its newest checkpoint on; returns the number of steps done now.
+def train(
+    training: Training,
+    run_dir: str | Path,
+    settings: dict[str, Any] | None = None,
+    *,
+    verbose: int | str = "auto",
+) -> int:
+    """Train in a directory, from its newest checkpoint on; returns the number of steps trained now.
 
     The directory gets `settings.json`, `checkpoints/`, `log.csv`, `curve.png`, `samples/` and
-    `samples.png`. Stopped at any point and started again, it ends with the same weights, bit for
-    bit, as one that was never stopped. Of several processes the first one writes.
+    `samples.png`. A run that was stopped and resumed ends with the same weights, bit for bit, as
+    one that was never stopped. If there are several processes, only the first one writes.
 
     Args:
-        training: a `Training`, newly made.
-        run_dir: the directory; made once all checks have passed.
+        training: a new `Training`.
+        run_dir: the directory; it is created after all checks have passed.
         settings: from `describe`.
-        verbose: of `keras.Model.fit`.
+        verbose: see `keras.Model.fit`.
 
     Raises:
-        ValueError: for data or labels that do not suit the model, or a directory that holds
+        ValueError: for data or labels that do not fit the model, or for a directory that holds
             another run.
         NonFiniteError: at the first step that is not finite.
 
@@ -123,7 +138,7 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
     training.check()
     _check_codec(run_dir, training.codec)
     first = process_index() == 0
-    wait_for_processes()  # all have looked at the directory before it changes
+    wait_for_processes()  # all processes have read the directory before it changes
     if first:
         _make(run_dir, settings, training.codec)
     start = restore(flow_map, run_dir)
@@ -142,7 +157,7 @@ def train(training, run_dir, settings=None, *, verbose="auto"):
 
 
 def _make(run_dir, settings, codec):
-    """The directory, with the settings and the codec in it."""
+    """Create the directory, and write the settings and the codec."""
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / SETTINGS).exists():
         text = json.dumps(settings, indent=2) + "\n"
@@ -151,8 +166,8 @@ def _make(run_dir, settings, codec):
         write_atomically(run_dir / CODEC, codec.save)
 
 
-def restore(flow_map, run_dir):
-    """Bring weights, averages, optimizer state and step from the newest checkpoint, if any.
+def restore(flow_map: FlowMap, run_dir: str | Path) -> int:
+    """Load weights, averages, optimizer state and step from the newest checkpoint, if any.
 
     Returns:
         The step.
@@ -167,7 +182,7 @@ def restore(flow_map, run_dir):
 def _fits(step, steps, log_every):
     """(first epoch, epochs, steps in each) of the calls of `fit` from `step` to `steps`.
 
-    Epochs end at multiples of `log_every` whatever step a run goes on from.
+    Epochs end at multiples of `log_every`, also when a run resumes between two of them.
     """
     while step < steps:
         into = step % log_every
@@ -178,7 +193,7 @@ def _fits(step, steps, log_every):
 
 
 def _callbacks(training, run_dir):
-    """Checkpoints come last: what is saved at the end has its pictures."""
+    """The callbacks; `Checkpoint` is last, so that the pictures of a saved step exist."""
     checkpoints, log = run_dir / "checkpoints", run_dir / "log.csv"
     evaluate = {"every_steps": training.evaluate_every, "last_step": training.steps}
     return [

@@ -1,4 +1,4 @@
-"""A task: all of a training that stays the same under another method."""
+"""A task: the parts of a training that do not depend on the method."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Task:
     """Data, a network, an optimizer and a budget; a `Method` adds the objective.
 
     Args:
-        data: a data source, what `open_source` takes, or a function without arguments that gives
-            one of these. It is opened unless the method brings data.
-        network: makes a new `Network`. Keyword arguments take the place of the task's, as with
-            `functools.partial(DiT, image_size=8, ...)`.
+        data: a data source, an argument of `open_source`, or a function without arguments that
+            returns one of these. It is opened unless the method replaces the data.
+        network: makes a new `Network`, such as `functools.partial(DiT, image_size=8, ...)`. A
+            method may replace some of its keyword arguments.
         compile: arguments of `FlowMap.compile`: the optimizer and `jit_compile`.
         averages: decays of the averages of the weights.
         times: the law of (r, t); methods set its share of rows with r = t.
-        path, coupling: from data and noise to z_t, for methods that keep them.
-        solver: the sampler that draws pictures of flow models.
+        path, coupling: how data and noise make z_t; a method may replace them.
+        solver: the sampler that draws the pictures of flow models.
         batch_size, steps, sample_labels, seed, flip, log_every, sample_every, sample_columns,
             reference, checkpoint_seconds: see `Training`.
 
@@ -67,15 +67,15 @@ class Task:
 
     @property
     def noise(self) -> dict:
-        """`path` and `coupling`, arguments of an objective."""
+        """The arguments `path` and `coupling` of an objective."""
         return {"path": self.path, "coupling": self.coupling}
 
 
 def given(value: str | None, knob: str, what: str) -> str:
-    """What a knob gives.
+    """The value of a knob that must not be None.
 
     Raises:
-        ValueError: for None, with what to give.
+        ValueError: for None; the message says what to give.
     """
     if value is None:
         raise ValueError(f"This needs --set {knob}=PATH: {what}. Received: None.")

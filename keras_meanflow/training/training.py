@@ -1,4 +1,4 @@
-"""A run: a directory in which one training happens, stops, goes on, and leaves its results."""
+"""A training: a model, its data, and how long to train."""
 
 import dataclasses
 from typing import Any
@@ -16,28 +16,29 @@ from keras_meanflow.samplers import Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """What a task by a method makes: a model, its data, and how long to train.
+    """A model, its data, and how long to train: a task by a method, ready to run.
 
     Args:
         flow_map: a compiled `FlowMap`, with `horizon=steps` if its objective has schedules.
         data: a data source, arrays x or (x, y), or the path of an `.npz` file.
         batch_size: rows in a batch.
         steps: number of batches.
-        sample_labels: what `FlowMap.generate` takes for the pictures: labels or a number.
-        seed: of the order of the data and of the noise of the pictures.
-        flip: mirror images from left to right with probability 1/2.
-        log_every: steps in a logging period, Keras' epoch.
+        sample_labels: labels of the samples in the pictures, or their number; for
+            `FlowMap.generate`.
+        seed: seed of the order of the data, and of the noise of the pictures.
+        flip: whether to mirror images horizontally with probability 1/2.
+        log_every: steps between two rows of the log; one Keras epoch.
         sample_every: steps between two pictures of samples, or None for one at the end.
         sample_columns: columns of these pictures.
-        sampler: draws them; default one jump, a flow model takes `Heun` or the like.
+        sampler: draws these samples; default one jump. A flow model needs a solver such as `Heun`.
         reference: data to draw behind samples that are points.
-        checkpoint_seconds: the most work that a crash may cost.
-        codec: makes pixels of samples that are latents; default that of the data, if it has one.
-        evaluation: what to measure as training goes, for `log.csv` and a file of reports.
+        checkpoint_seconds: the training time, in seconds, that a crash may lose at most.
+        codec: decodes samples that are latents; default the codec of the data, if it has one.
+        evaluation: what to measure during training, for `log.csv` and a file of reports.
         evaluate_every: steps between two evaluations, or None for one at the end.
 
     Raises:
-        ValueError: for numbers below their least, or a model that is not compiled.
+        ValueError: for a number that is too small, or a model that is not compiled.
     """
 
     flow_map: FlowMap
@@ -75,8 +76,8 @@ class Training:
             decoded = dataclasses.replace(self.evaluation, decode=self.codec.decode)
             object.__setattr__(self, "evaluation", decoded)
 
-    def batches(self, first_step=0):
-        """The stream of batches from a step on: this process' part of each."""
+    def batches(self, first_step: int = 0) -> Batches:
+        """The batches from `first_step` on; of each batch, the rows of this process."""
         return Batches(
             self.data,
             self.batch_size,
@@ -86,8 +87,8 @@ class Training:
             part=(process_index(), process_count()),
         )
 
-    def check(self):
-        """Raise a ValueError now for what would fail during training."""
+    def check(self) -> None:
+        """Raise a ValueError now if the training would fail later."""
         network = self.flow_map.network
         self.flow_map.objective.check_batch(self.batch_size // process_count())
         self.flow_map.check_data(*self.batches()[0])

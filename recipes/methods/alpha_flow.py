@@ -1,4 +1,4 @@
-"""AlphaFlow: from trajectory flow matching to MeanFlow."""
+"""AlphaFlow: a gradual change from trajectory flow matching to MeanFlow."""
 
 from keras_meanflow.objectives import AlphaFlow
 from keras_meanflow.parts import Sigmoid
@@ -22,13 +22,14 @@ def alpha_flow(
     guidance_end: float = 1.0,
     label_dropout: float = 0.1,
 ) -> Method:
-    """AlphaFlow: from trajectory flow matching to MeanFlow between the progress begin and until.
+    """AlphaFlow: a gradual change from trajectory flow matching to MeanFlow.
 
-    clip is the largest absolute value of a target. The other knobs are those of mean_flow.
+    The change happens while the progress goes from begin to until. clip is the largest absolute
+    value of a target. The other knobs are as in mean_flow.
 
-    Paper: AlphaFlow (arXiv 2510.20771); the network takes (t, t - r), the authors' (t, r).
+    Paper: AlphaFlow (arXiv 2510.20771). Our network takes (t, t - r), the authors' takes (t, r).
     Command: keras-meanflow train digits --method alpha_flow
-    Cost: 3 forward passes a step at first, those of mean_flow in the end.
+    Cost: 3 forward passes per step at first, at the end as mean_flow.
     Expected, one step:
         digits, mnist   docs/methods.md
         imagenet256     FID 5.40 b2 (MeanFlow: 6.04), 2.95 xl2 (3.47); two steps 5.01 and 2.34

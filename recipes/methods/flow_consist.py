@@ -1,4 +1,4 @@
-"""FlowConsist: the derivative along the predicted velocity, and samples pushed onto the data."""
+"""FlowConsist: du/dt along the predicted velocity, and a correction of samples towards the data."""
 
 from keras_meanflow.objectives import FlowConsist
 from keras_meanflow.parts import Steps
@@ -21,14 +21,14 @@ def flow_consist(
     guidance_end: float = 1.0,
     label_dropout: float = 0.1,
 ) -> Method:
-    """FlowConsist: du/dt along the network's velocity, and samples that are pushed onto the data.
+    """FlowConsist: du/dt along the predicted velocity, and a correction of samples to the data.
 
-    rectification is the weight of the push, from the progress begin on. A second network of the
-    same size learns the velocity of the samples. The other knobs are those of mean_flow.
+    rectification is the weight of the correction, from the progress begin on. A second network of
+    the same size learns the velocity of the samples. The other knobs are as in mean_flow.
 
     Paper: FlowConsist (arXiv 2602.06346), reconstructed (see `FlowConsist`).
     Command: keras-meanflow train digits --method flow_consist
-    Cost: 12 + 3f forward passes a step for a share f of rows r < t.
+    Cost: 12 + 3f forward passes per step, for a share f of rows with r < t.
     Expected, one step:
         digits          accuracy 0.983, coverage 0.846, Frechet 0.638 (docs/methods.md)
     """

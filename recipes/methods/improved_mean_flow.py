@@ -1,4 +1,4 @@
-"""Improved MeanFlow: du/dt along the velocity of a second head; guidance as an input."""
+"""Improved MeanFlow: du/dt along the velocity from a second head; guidance is an input."""
 
 from keras_meanflow.networks import InContextDiT
 from keras_meanflow.objectives import GuidanceInput, ImprovedMeanFlow
@@ -28,15 +28,16 @@ def improved_mean_flow(
     floor: float = 0.01,
     label_dropout: float = 0.1,
 ) -> Method:
-    """Improved MeanFlow: du/dt along the velocity of a second head, of head_depth blocks.
+    """Improved MeanFlow: du/dt along the velocity from a second head, of head_depth blocks.
 
-    The condition and t - r are tokens of the sequence (`InContextDiT`). With largest above 1 the
-    network takes a guidance scale up to that as an input, drawn by beta; it needs label dropout
-    then. Samples have the scale sample_scale at times between sample_from and sample_until.
+    The condition and t - r are tokens of the sequence (`InContextDiT`). If largest is above 1, the
+    guidance scale is an input of the network; label_dropout is then needed. Training draws scales
+    up to largest, with a law that has the parameter beta. Sampling uses the scale sample_scale, at
+    times between sample_from and sample_until.
 
     Paper: Improved Mean Flows (arXiv 2512.02012), table 4 of the appendix.
     Command: keras-meanflow train digits --method improved_mean_flow
-    Cost: 4.5 forward passes a step, 6 with guidance; more tokens, and the second head.
+    Cost: 4.5 forward passes per step, 6 with guidance; more tokens, and the second head.
     Expected, one step:
         digits, mnist   docs/methods.md
         imagenet256     FID 3.39 b2 (paper), labels in turn, guidance 8 on [0.4, 0.65]

@@ -1,4 +1,4 @@
-"""MeanFlow: the average velocity by the MeanFlow identity."""
+"""MeanFlow: the average velocity, from the MeanFlow identity."""
 
 from keras_meanflow import MeanFlow
 from keras_meanflow.recipe import method
@@ -22,14 +22,14 @@ def mean_flow(
     """MeanFlow: one network learns the average velocity of every interval from r to t.
 
     power and floor are p and c of the adaptive loss; power=0 is the squared error. omega and kappa
-    are the guidance in the target, of effective scale omega / (1 - kappa), up to the time
-    guidance_end. Rows without a label (label_dropout) train a guidance scale for the sampler.
-    derivative is "exact", "central" (a central difference) or "clipped" (that of the released
-    MeanFlowSE).
+    set the guidance in the target, up to the time guidance_end; the effective scale is
+    omega / (1 - kappa). label_dropout is the share of rows without a label; it allows a guidance
+    scale in sampling. derivative is "exact", "central" (a central difference) or "clipped" (as in
+    the released code of MeanFlowSE).
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447).
     Command: keras-meanflow train digits --method mean_flow
-    Cost: 3.5 forward passes a step at three quarters of rows r = t; 4.75 with omega and kappa.
+    Cost: 3.5 forward passes per step for 3/4 of rows with r = t; 4.75 with omega and kappa.
     Expected, one step:
         digits          docs/evaluation.md; the README's table by benchmarks/digits_quality.py
         gaussian        86 % of samples within 3 standard deviations of a centre (data: 99 %)

@@ -21,14 +21,14 @@ def mean_flow_distillation(
 ) -> Method:
     """MeanFlow distillation, the third training of MF-RAE: MeanFlow along a teacher's velocity.
 
-    teacher is the run of a flow model or a file of its weights, start the run of
-    trajectory_regression, whose weights it starts with.
+    teacher is the run of a flow model, or a file of its weights. start is the run of
+    trajectory_regression; the network is initialised with its weights.
 
     Paper: MeanFlow Transformers with Representation Autoencoders (arXiv 2511.13019), section 4.
     Command: keras-meanflow train digits_rae --method mean_flow_distillation --set data=STORE
         --set teacher=runs/digits_rae --set start=runs/digits_rae_trajectory_regression
-    Cost: that of mean_flow and a pass of the teacher; imagenet_rae takes 21 H100 days at 256 px
-        (paper), and at 512 px steps=20000 batch_size=128 averages=0.9995. Not run by this package.
+    Cost: as mean_flow, and a forward pass of the teacher. imagenet_rae takes 21 H100 days at 256 px
+        (paper); for 512 px set steps=20000 batch_size=128 averages=0.9995. We did not run it.
     Expected, one step:
         digits_rae      accuracy 0.99 and coverage 0.83 after all trainings (docs/rae.md)
         imagenet_rae    FID 2.03, 1.89 in two steps, at 256 px; 3.95 at 512 px (paper)

@@ -13,14 +13,14 @@ def mean_flow_se(
     fraction_r_equals_t: float = 0.1,
     derivative: str = "exact",
 ) -> Method:
-    """MeanFlowSE: clean from noisy speech, flow matching and MeanFlow on every row.
+    """MeanFlowSE: clean speech from noisy speech; flow matching and MeanFlow on every row.
 
-    derivative=clipped is the derivative of the released training script: half of a central
-    difference whose norm is clipped; `ClippedDerivative` says what that makes of the method.
+    derivative=clipped is the derivative in the released training script: half of a central
+    difference, with a clipped norm. `ClippedDerivative` explains how this changes the method.
 
     Paper: MeanFlowSE (arXiv 2509.14858).
     Command: keras-meanflow train speech --set data=VBDMD/train
-    Cost: 8 forward passes a step.
+    Cost: 8 forward passes per step.
     Expected: docs/speech.md
     """
     objective = MeanFlowSE(

@@ -1,4 +1,4 @@
-"""MeanFlow tuning (MFT): MeanFlow on the data's velocities, from a trained model."""
+"""MeanFlow tuning (MFT): MeanFlow with the velocities of the data, from a trained model."""
 
 from keras_meanflow import MeanFlow
 from keras_meanflow.recipe import method
@@ -19,15 +19,15 @@ def mean_flow_tuning(
 ) -> Method:
     """MeanFlow tuning, the fourth training of MF-RAE: MeanFlow on the data, from a trained model.
 
-    start is the run of mean_flow_distillation, whose weights it starts with.
+    start is the run of mean_flow_distillation; the network is initialised with its weights.
 
     Paper: MeanFlow Transformers with Representation Autoencoders (arXiv 2511.13019), section 4; at
         512 px only.
     Command: keras-meanflow train digits_rae --method mean_flow_tuning --set data=STORE
         --set start=runs/digits_rae_mean_flow_distillation
-    Cost: that of mean_flow.
+    Cost: as mean_flow.
     Expected, one step:
-        imagenet_rae    FID 3.23 at 512 px (paper). Not run by this package.
+        imagenet_rae    FID 3.23 at 512 px (paper). We did not run it.
     """
     objective = MeanFlow(
         times=task.law(fraction_r_equals_t),

@@ -23,17 +23,17 @@ def progressive_mean_flow(
     guidance_end: float = 1.0,
     label_dropout: float = 0.1,
 ) -> Method:
-    """MeanFlow with velocity first, then from short to long intervals.
+    """MeanFlow with a schedule: velocity first, then from short to long intervals.
 
-    gamma is that of MinSNR weights on rows with r = t, exponent that of weights by the gap on rows
-    with r < t; stages draws easy times first, the next stage after patience steps without
-    improvement. None turns a part off. stages=20 gamma=none is the paper's variant for large
-    models. The other knobs are those of mean_flow.
+    gamma is the parameter of the MinSNR weights on rows with r = t. exponent is the parameter of
+    the weights by the gap, on rows with r < t. stages is the number of stages that draw easy times
+    first; a stage ends after patience steps without improvement. None turns a part off. For large
+    models the paper uses stages=20 gamma=none. The other knobs are as in mean_flow.
 
     Paper: Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065). Its code
-        is not public; `EasyFirst` and `MinSNRVelocity` say what the notes leave open.
+        is not public; `EasyFirst` and `MinSNRVelocity` say what the paper leaves open.
     Command: keras-meanflow train digits --method progressive_mean_flow
-    Cost: that of mean_flow.
+    Cost: as mean_flow.
     Expected, one step:
         digits, mnist, eurosat    docs/improved_training.md
         imagenet256     FID 9.87 b4 after steps=1_200_000 (11.58 without), 3.47 l2 (3.84), 2.87 xl2

@@ -21,16 +21,16 @@ def re_mean_flow(
     fraction_r_equals_t: float = 0.75,
     label_dropout: float = 0.1,
 ) -> Method:
-    """Re-MeanFlow: MeanFlow on the straightened lines between a teacher's pairs.
+    """Re-MeanFlow: MeanFlow on the straight lines between the noise and samples of a teacher.
 
-    start is the run of the teacher, whose weights the student starts with; None trains from scratch
-    and needs more steps. percentile of the distance, up to which pairs are kept.
+    start is the run of the teacher: the network is initialised with its weights. None trains from
+    scratch and needs more steps. percentile keeps only pairs up to this percentile of the distance.
 
     Paper: Flow Straighter and Faster: Re-MeanFlow (arXiv 2511.23342), Alg. 1.
     Command: keras-meanflow train digits --method re_mean_flow --set pair_store=PAIRS
         --set start=runs/digits_flow_matching
-    Data: keras-meanflow reflow RUN PAIRS -n 20000, RUN a flow model (docs/re_mean_flow.md).
-    Cost: that of mean_flow, after the teacher and its pairs.
+    Data: keras-meanflow reflow RUN PAIRS -n 20000, with a flow model RUN (docs/re_mean_flow.md).
+    Cost: as mean_flow, and before it the teacher and its pairs.
     Expected, one step:
         digits          accuracy 0.997, coverage 0.905, Frechet 0.483 (docs/re_mean_flow.md)
         imagenet256     FID 3.41 xl2 after both trainings (paper); 5 M pairs of SiT-XL/2

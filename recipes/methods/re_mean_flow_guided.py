@@ -1,4 +1,4 @@
-"""Re-MeanFlow, second training: guided by a random scale."""
+"""Re-MeanFlow, second training: with guidance of a random scale."""
 
 from keras_meanflow import MeanFlow
 from keras_meanflow.data import PairStore
@@ -23,15 +23,15 @@ def re_mean_flow_guided(
     fraction_r_equals_t: float = 0.75,
     label_dropout: float = 0.1,
 ) -> Method:
-    """Re-MeanFlow, second training: guidance by a random scale up to largest_scale.
+    """Re-MeanFlow, second training: guidance with a random scale up to largest_scale.
 
-    start is the run of re_mean_flow. The gradient's norm is clipped at 1.
+    start is the run of re_mean_flow. The norm of the gradient is clipped at 1.
 
     Paper: Flow Straighter and Faster: Re-MeanFlow (arXiv 2511.23342), Eq. 14.
     Command: keras-meanflow train digits --method re_mean_flow_guided --set pair_store=PAIRS
         --set start=runs/digits_re_mean_flow
-    Data: keras-meanflow reflow RUN PAIRS -n 20000, RUN a flow model (docs/re_mean_flow.md).
-    Cost: 4 + 3f forward passes a step for a share f of rows r < t.
+    Data: keras-meanflow reflow RUN PAIRS -n 20000, with a flow model RUN (docs/re_mean_flow.md).
+    Cost: 4 + 3f forward passes per step, for a share f of rows with r < t.
     Expected, one step:
         digits          accuracy 0.997, coverage 0.905, Frechet 0.483 (docs/re_mean_flow.md)
         imagenet256     FID 3.41 xl2 after both trainings (paper); 5 M pairs of SiT-XL/2

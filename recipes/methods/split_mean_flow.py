@@ -1,4 +1,4 @@
-"""SplitMeanFlow: an interval's average velocity is that of its two parts."""
+"""SplitMeanFlow: the average velocity of an interval, from those of its two parts."""
 
 from keras_meanflow.objectives import SplitMeanFlow, TeacherGuidance
 from keras_meanflow.recipe import method
@@ -18,15 +18,16 @@ def split_mean_flow(
     guidance_end: float = 1.0,
     label_dropout: float = 0.1,
 ) -> Method:
-    """SplitMeanFlow: the target of an interval is made of its two parts, without a derivative.
+    """SplitMeanFlow: the target of an interval comes from its two parts, without a derivative.
 
-    teacher is the run of a flow model: its velocity takes the data's place, and the student starts
-    from its weights; label_dropout=0 then. teacher_scale guides a teacher that was trained with
-    label dropout. Without a teacher, omega, kappa and guidance_end are those of mean_flow.
+    teacher is the run of a flow model: its velocity replaces that of the data, and the network is
+    initialised with its weights. Set label_dropout=0 then. teacher_scale is the guidance scale for
+    a teacher trained with label dropout. Without a teacher, omega, kappa and guidance_end are as in
+    mean_flow.
 
-    Paper: SplitMeanFlow (arXiv 2507.16884), which has no images.
+    Paper: SplitMeanFlow (arXiv 2507.16884); it has no results on images.
     Command: keras-meanflow train digits --method split_mean_flow
-    Cost: 3 + 2f forward passes a step for a share f of rows r < t.
+    Cost: 3 + 2f forward passes per step, for a share f of rows with r < t.
     Expected, one step:
         digits, mnist   docs/methods.md
     """

@@ -1,4 +1,4 @@
-"""Trajectory regression (CMT): the slopes between the states of a teacher's solver."""
+"""Trajectory regression (CMT): the average velocities along the solver's path of a teacher."""
 
 from keras_meanflow.objectives import TrajectoryRegression
 from keras_meanflow.recipe import method
@@ -16,17 +16,17 @@ def trajectory_regression(
     evaluations: int = 15,
     label_dropout: float = 0.1,
 ) -> Method:
-    """Trajectory regression, the second training of MF-RAE: the slopes of a teacher's trajectories.
+    """Trajectory regression, the second training of MF-RAE: slopes of a teacher's trajectories.
 
-    teacher is the run of a flow model, or a file of its weights. A copy of it gets an input t - r,
-    whose weights start at zero, and learns the average velocities between pairs of states that the
-    teacher's solver visits in so many evaluations.
+    teacher is the run of a flow model, or a file of its weights. The network is a copy of it with a
+    new input t - r, whose weights start at zero. A solver with this number of evaluations follows
+    the teacher; the network learns the average velocities between pairs of its states.
 
     Paper: MeanFlow Transformers with Representation Autoencoders (arXiv 2511.13019), section 3.
     Command: keras-meanflow train digits_rae --method trajectory_regression --set data=STORE
         --set teacher=runs/digits_rae
-    Cost: 3 forward passes for each pair, and the teacher's evaluations; imagenet_rae takes 2.1 H100
-        days at 256 px, 8 at 512 px with pairs=8 (paper). Not run by this package.
+    Cost: 3 forward passes for each pair, and the evaluations of the teacher. imagenet_rae takes
+        2.1 H100 days at 256 px, 8 at 512 px with pairs=8 (paper). We did not run it.
     """
     shift = getattr(task.times, "shift", 1.0)
     objective = TrajectoryRegression(

@@ -1,4 +1,4 @@
-"""CIFAR-10 without labels, by the U-Net of the MeanFlow paper."""
+"""CIFAR-10 without labels, with the U-Net of the MeanFlow paper."""
 
 import functools
 
@@ -47,17 +47,18 @@ def cifar10(
     checkpoint_seconds: float = 600.0,
     jit_compile: bool | str = "auto",
 ) -> Task:
-    """CIFAR-10 without labels, EDM's SongUNet on pixels, the settings of the paper.
+    """CIFAR-10 without labels: EDM's SongUNet on pixels, with the settings of the paper.
 
-    depth is the number of residual blocks of a level. Images are augmented as in EDM, and the
-    network takes the augmentation as an input. times=masked_then_clamped is the later law of the
-    authors' code, t and r drawn apart (py-meanflow `cifar10_v1.sh`). The paper keeps the average
-    0.99995; the authors' code two more.
+    depth is the number of residual blocks per level. Images are augmented as in EDM, and the
+    augmentation is an input of the network. times=masked_then_clamped is the later law in the
+    authors' code: it draws t and r separately (py-meanflow `cifar10_v1.sh`). The paper has one
+    average, 0.99995; the authors' code has two more.
 
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447), appendix A.
     Command: keras-meanflow train cifar10 --set data=PATH.npz
     Data: x_train (50000, 32, 32, 3) of uint8, as from keras.datasets.cifar10; labels are not read.
-    Cost: not run here. The authors' takes 47 hours on 8 H200 (0.21 s a step, compiled PyTorch).
+    Cost: not run here. The authors' code takes 47 hours on 8 H200 (0.21 s per step, compiled
+        PyTorch).
     """
     if times not in LAWS:
         raise ValueError(f"There is no law of times {times!r}. {nearest(times, LAWS)}")

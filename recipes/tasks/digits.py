@@ -1,4 +1,4 @@
-"""Handwritten digits from noise: the default task."""
+"""The small handwritten digits that come with the package: the first task to try."""
 
 import functools
 
@@ -45,18 +45,19 @@ def digits(
     checkpoint_seconds: float = 60.0,
     jit_compile: bool | str = "auto",
 ) -> Task:
-    """The 8x8 digits that ship with the package, by class, with a small DiT.
+    """The 8x8 digits that come with the package, class-conditional, with a small DiT.
 
-    Trains on every other digit; the others are there to judge by. Guidance is off: it costs steps,
-    and steps help more here. So no label is dropped; a sampler's guidance scale needs some
-    (label_dropout=0.1). power is 0.5: at the paper's 1 one-step samples are too alike.
+    Half of the digits, every second one, are for training; the rest is for evaluation. Guidance is
+    off: it makes a step more expensive, and more steps help more here. So labels are not dropped;
+    set label_dropout=0.1 to use a guidance scale in sampling. power is 0.5: with 1, as in the
+    paper, the one-step samples have too little diversity.
 
-    learning_rate is Adam's. optimizer=splus takes 2 width learning_rate (docs/splus.md); adam-bf16
-    keeps its momentum in bfloat16. last_rate is the share of the rate that is left at the end; 1
-    for a constant rate.
+    learning_rate is for Adam; optimizer=splus uses 2 width learning_rate (docs/splus.md), and
+    optimizer=adam-bf16 keeps the momentum in bfloat16. last_rate is the final learning rate, as a
+    share of the largest; 1 keeps it constant.
 
     Command: keras-meanflow train digits
-    Cost: on two CPU cores 34 to 73 ms a step on JAX, two and a half to five minutes.
+    Cost: 34 to 73 ms per step on two CPU cores with JAX, two and a half to five minutes.
     """
     return Task(
         data=functools.partial(load_digits, "train"),

@@ -44,12 +44,12 @@ def digits_rae(
 ) -> Task:
     """The digits as tokens, with a small DiT^DH: the four trainings of MF-RAE.
 
-    flow_matching, trajectory_regression, mean_flow_distillation and mean_flow_tuning follow one
-    another; each starts from the run before.
+    Train in this order: flow_matching, trajectory_regression, mean_flow_distillation,
+    mean_flow_tuning. Each one continues from the run before.
 
     Paper: MeanFlow Transformers with Representation Autoencoders (arXiv 2511.13019).
     Command: keras-meanflow train digits_rae --set data=STORE
-    Data: docs/rae.md has the two commands that make STORE, 4x4x32 tokens of the digits.
+    Data: docs/rae.md shows the two commands that make STORE, 4x4x32 tokens of the digits.
     """
     source = open_source(given(data, "data", "a latent store of keras-meanflow encode --codec rae"))
 

@@ -1,4 +1,4 @@
-"""Satellite images from noise."""
+"""EuroSAT: satellite images."""
 
 import functools
 
@@ -50,15 +50,15 @@ def eurosat(
     checkpoint_seconds: float = 60.0,
     jit_compile: bool | str = "auto",
 ) -> Task:
-    """EuroSAT, 32x32 in colour, ten kinds of land by class, with a DiT of patches of 4.
+    """EuroSAT, 32x32 in colour, ten classes of land use, with a DiT of patch size 4.
 
-    learning_rate is Adam's. optimizer=splus takes 2 width learning_rate (docs/splus.md); adam-bf16
-    keeps its momentum in bfloat16. last_rate is the share of the rate that is left at the end; 1
-    for a constant rate.
+    learning_rate is for Adam; optimizer=splus uses 2 width learning_rate (docs/splus.md), and
+    optimizer=adam-bf16 keeps the momentum in bfloat16. last_rate is the final learning rate, as a
+    share of the largest; 1 keeps it constant.
 
     Data paper: EuroSAT (arXiv 1709.00029).
     Command: keras-meanflow train eurosat --set data=PATH.npz
-    Data: x_train (n, 32, 32, 3) of uint8 and y_train (n,); or a folder with a sub-folder a class.
+    Data: x_train (n, 32, 32, 3) of uint8 and y_train (n,); or a folder with a sub-folder per class.
     Cost: meant for a GPU.
     """
     return Task(

@@ -1,4 +1,4 @@
-"""A ring of eight Gaussians in the plane: the whole method in under a minute."""
+"""A ring of eight Gaussians in the plane: a complete training in under a minute."""
 
 import functools
 
@@ -37,12 +37,12 @@ def gaussian(
 ) -> Task:
     """Eight Gaussians on a circle, learned by an MLP.
 
-    power is 0, the plain squared error: in two dimensions the adaptive weight 1 / ||d||^2 lets the
-    few small errors rule, and the samples shrink to the middle of each Gaussian. The samples of
-    mean_flow are thinner than the data, 0.12 across the ring (data: 0.20); in four steps 0.19.
+    power is 0, the squared error. In two dimensions a few small errors dominate with the adaptive
+    weight 1 / ||d||^2, and the samples shrink to the middle of each Gaussian. One-step samples of
+    mean_flow have standard deviation 0.12 across the ring (data: 0.20); in four steps 0.19.
 
     Command: keras-meanflow train gaussian
-    Cost: on two busy CPU cores 26 to 33 s of training on JAX, 46 s on TensorFlow.
+    Cost: 26 to 33 s of training on two busy CPU cores with JAX, 46 s with TensorFlow.
     """
     x = ring(points, seed)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1))

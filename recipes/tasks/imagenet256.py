@@ -68,19 +68,20 @@ def imagenet256(
     checkpoint_seconds: float = 60.0,
     jit_compile: bool | str = "auto",
 ) -> Task:
-    """ImageNet 256x256 by class with DiT-B/4, B/2, L/2 or XL/2, guidance in the target.
+    """ImageNet 256x256, class-conditional, with DiT-B/4, B/2, L/2 or XL/2.
 
-    Adam (0.9, 0.95) at a constant rate, after warmup_steps.
+    Guidance is in the target. The optimizer is Adam (0.9, 0.95); after warmup_steps the learning
+    rate is constant.
 
-    Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447), table 4: 80 epochs of b4,
-        240 of the others.
+    Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447), table 4: 80 epochs for
+        b4, 240 for the others.
     Command: keras-meanflow train imagenet256 --size xl2 --set data=PATH
-    Data: a latent store of the SD autoencoder (ft-mse; docs/latents.md), which decodes the samples;
-        or x (n, 32, 32, 4), latents scaled by 0.18215, and y (n,).
+    Data: a latent store of the SD autoencoder (ft-mse; docs/latents.md), which also decodes the
+        samples; or x (n, 32, 32, 4), latents scaled by 0.18215, and y (n,).
     Cost of a forward pass: b4 131 M parameters, 5.6 GFLOPs; b2 131 M, 23.1; l2 459 M, 80.9; xl2
-        676 M, 119. b4 takes 0.052 s a step without guidance on a TPU v4-8 (paper).
+        676 M, 119. b4 takes 0.052 s per step without guidance on a TPU v4-8 (paper).
     """
-    del size  # its row of the table gives the other settings
+    del size  # it chooses a row of the table, which gives the other settings
     return Task(
         data=functools.partial(_latents, data),
         network=functools.partial(

@@ -46,18 +46,18 @@ def imagenet_rae(
     checkpoint_seconds: float = 600.0,
     jit_compile: bool | str = "auto",
 ) -> Task:
-    """ImageNet as DINOv2's tokens by class, with DiT^DH-XL: the trainings of MF-RAE.
+    """ImageNet as tokens of DINOv2, class-conditional, with DiT^DH-XL: the trainings of MF-RAE.
 
-    flow_matching, trajectory_regression, mean_flow_distillation and, at 512 px, mean_flow_tuning
-    follow one another. The authors' flow model is published: the later ones take the file
-    stage2_model.pt, converted by keras-meanflow convert stage2_model.pt teacher.safetensors --from
-    rae. Its rate is constant for 40 of 800 epochs and then falls on a line to 2e-5; here it falls
-    from the first step on.
+    Train in this order: flow_matching, trajectory_regression, mean_flow_distillation and, at 512
+    px, mean_flow_tuning. The authors published their flow model, stage2_model.pt. To use it as the
+    teacher, convert it: keras-meanflow convert stage2_model.pt teacher.safetensors --from rae.
+    Their learning rate is constant for 40 of 800 epochs and then falls linearly to 2e-5; here it
+    falls from the first step on.
 
     Paper: Diffusion Transformers with Representation Autoencoders (arXiv 2510.11690).
     Command: keras-meanflow train imagenet_rae --set data=STORE
-    Data: a latent store by --codec rae, 16x16x768 for 256 px, 32x32x768 for 512 px (docs/rae.md).
-    Cost: 839 M parameters; 78 H100 days (paper). Not run by this package.
+    Data: a latent store of --codec rae: 16x16x768 for 256 px, 32x32x768 for 512 px (docs/rae.md).
+    Cost: 839 M parameters; 78 H100 days (paper). We did not run it.
     """
     source = open_source(given(data, "data", "a latent store of keras-meanflow encode --codec rae"))
     shift = dimension_shift(source.shape)

@@ -47,13 +47,14 @@ def speech(
     checkpoint_seconds: float = 300.0,
     jit_compile: bool | str = "auto",
 ) -> Task:
-    """VoiceBank-DEMAND at 16 kHz by NCSN++, the settings of MeanFlowSE.
+    """VoiceBank-DEMAND at 16 kHz with NCSN++, and the settings of MeanFlowSE.
 
-    216,000 steps are about the paper's 150 epochs of 11,572 pairs.
+    216,000 steps are about 150 epochs of 11,572 pairs, as in the paper.
 
     Paper: MeanFlowSE (arXiv 2509.14858).
     Command: keras-meanflow train speech --set data=VBDMD/train
-    Data: a folder with clean/ and noisy/, .wav or .flac files of the same names, of any rate.
+    Data: a folder with clean/ and noisy/, .wav or .flac files of the same names, at any
+        sample rate.
     Cost: meant for several GPUs; 65,985,190 parameters.
     """
     source = SpeechPairs.from_folder(given(data, "data", _PAIRS), STFT(16_000), frames)
@@ -115,24 +116,30 @@ def speech_digits(
     checkpoint_seconds: float = 60.0,
     jit_compile: bool | str = "auto",
 ) -> Task:
-    """Spoken digits at 8 kHz in real noise, on a CPU; speaker 5 and the last noise are kept out.
+    """Spoken digits at 8 kHz in real noise, on a CPU.
 
-    mean_flow with a quarter of the rows r < t has the mean of MeanFlowSE's loss at weight 1/4, for
-    3.5 forward passes a step instead of 8. The exact identity; a window of 254 samples, every half
-    of it. Other than in the paper: a complex mask from a TCN on whole frames, with slow sinusoids
-    of the times, since with NCSN++'s random frequencies the exact identity does not settle; times
-    near 1 (lateness), the only ones that one step visits; rows weighed by their error, as in Mean
-    Flows (power); the start's noise as weak as speech is in a spectrogram (sigma, 0.487 in the
-    paper); speech at other speeds, filtered and made quieter at random.
+    Speaker 5 and the last noise are for evaluation only.
+
+    mean_flow has r < t on a quarter of the rows: in the mean this is the loss of MeanFlowSE with
+    weight 1/4, for 3.5 forward passes per step instead of 8. It uses the exact identity. The window
+    has 254 samples, with a hop of 127.
+
+    Differences to the paper:
+    - The network is a TCN on whole frames that predicts a complex mask. Its embedding of the times
+      has low frequencies: with NCSN++'s random frequencies the exact identity does not converge.
+    - Times are drawn near 1 (lateness), because one-step sampling uses only those.
+    - Rows are weighted by their error, as in Mean Flows (power).
+    - The initial noise is as weak as speech is in a spectrogram (sigma; 0.487 in the paper).
+    - Speech is randomly changed in speed, filtered and made quieter.
 
     Paper: MeanFlowSE (arXiv 2509.14858).
     Command: keras-meanflow train speech_digits --backend torch --set jit_compile=false
         --set data=spoken_digits_8k.npz --set noise=voicebank_demand_6
     Data: an .npz of clips (`load_utterances`); a folder with clean/ and noisy/ of the same names,
         whose differences are the noise.
-    Cost: on PyTorch 0.3 to 0.35 s a step on one core, seven minutes.
-    Expected of mean_flow: at 0 dB one step gains 5.4 dB of SI-SDR and 0.1 of ESTOI, and in PESQ
-        0.27 with an attenuation limit of 20 dB, nothing without (docs/speech.md).
+    Cost: 0.3 to 0.35 s per step on one core with PyTorch, seven minutes.
+    Expected of mean_flow: at 0 dB one step gains 5.4 dB of SI-SDR and 0.1 of ESTOI. It gains 0.27
+        of PESQ with an attenuation limit of 20 dB, and nothing without it (docs/speech.md).
     """
     codec = STFT(8_000, fft_length=254, hop=127, factor=0.2)
     clean = load_utterances(given(data, "data", _CLIPS), (0, 1, 2, 3, 4), count=utterances)
@@ -167,5 +174,5 @@ def noises(folder, sample_rate):
 
 
 def _first_noisy(source):
-    """The first four noisy spectrograms, of which pictures are drawn."""
+    """The first four noisy spectrograms, for the pictures."""
     return source.take(range(min(4, len(source))))[1]

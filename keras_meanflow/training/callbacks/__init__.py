@@ -1,4 +1,4 @@
-"""What happens beside the steps of `fit`: checkpoints, logs, pictures, numbers, stops."""
+"""Callbacks for `fit`: checkpoints, logs, pictures, evaluation, and a stop at NaN."""
 
 from keras_meanflow.evaluation import Evaluate
 from keras_meanflow.files.atomic import latest_checkpoint, write_atomically

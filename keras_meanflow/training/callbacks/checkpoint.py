@@ -1,4 +1,4 @@
-"""Checkpoints of the whole model, often enough."""
+"""Checkpoints of the whole model, at a given interval of time."""
 
 import time
 from pathlib import Path
@@ -14,14 +14,14 @@ from keras_meanflow.training.callbacks.non_finite import NonFiniteError, first_n
 class Checkpoint(keras.callbacks.Callback):
     """Saves the whole model as `step-00001234.keras`, at most `seconds` apart and at the end.
 
-    A file appears complete or not at all. It starts early enough to be there in time, by the
-    measured durations of a step and of saving; at least half of the time is left to training. A
-    state that is not finite is never saved.
+    An interrupted save leaves no file. Saving starts early enough to end in time: the durations of
+    a step and of a save are measured. At least half of the time is left for training. A state that
+    is not finite is never saved.
 
     Args:
-        folder: where to; made if absent.
-        seconds: the most work that a crash may cost.
-        keep: how many of the newest checkpoints stay.
+        folder: where to save; created if it does not exist.
+        seconds: the training time that a crash may lose at most.
+        keep: how many of the newest checkpoints to keep.
 
     Raises:
         NonFiniteError: for weights, averages or optimizer state that are not finite.
@@ -30,12 +30,12 @@ class Checkpoint(keras.callbacks.Callback):
         >>> flow_map.fit(x, callbacks=[Checkpoint("checkpoints")])
     """
 
-    def __init__(self, folder, seconds=60.0, keep=2):
+    def __init__(self, folder: str | Path, seconds: float = 60.0, keep: int = 2):
         super().__init__()
         self.folder, self.seconds, self.keep = Path(folder), seconds, keep
 
-    def on_train_begin(self, logs=None):
-        """Make the folder, remove what a crash left half-written, start the clock."""
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Create the folder, remove incomplete files of a crash, start the clock."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(f"{TEMPORARY}*"):
             leftover.unlink()
@@ -43,8 +43,8 @@ class Checkpoint(keras.callbacks.Callback):
         self._saving = self.seconds / 2  # until measured
         self._saved_step = self.model.batches_done
 
-    def on_train_batch_begin(self, batch, logs=None):
-        """Save if the next step would make it too late."""
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Save if it would be too late after the next step."""
         now = time.monotonic()
         step_time, self._last_begin = now - self._last_begin, now
         late = now + step_time + self._saving >= self._saved_at + self.seconds
@@ -52,14 +52,14 @@ class Checkpoint(keras.callbacks.Callback):
             self.save()
             self._last_begin = time.monotonic()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Save."""
         self.save()
 
-    def save(self):
-        """Save now, unless the step is saved already or the logs are not finite."""
+    def save(self) -> None:
+        """Save now, unless this step is saved already or the logs are not finite."""
         started = time.monotonic()
-        model = self.model  # on JAX this brings the state back from the training loop
+        model = self.model  # on JAX this copies the state out of the training loop
         step = model.batches_done
         if step == self._saved_step or first_non_finite(model.get_metrics_result()):
             return

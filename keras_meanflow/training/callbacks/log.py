@@ -1,4 +1,4 @@
-"""The log of a training as a CSV file, and its picture."""
+"""The log of a training as a CSV file, and the picture of its curves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Log(keras.callbacks.CSVLogger):
     not all rows have is NaN in the others.
 
     Args:
-        filename: of the CSV file.
+        filename: the CSV file.
     """
 
     def __init__(self, filename: str | Path):

@@ -1,21 +1,25 @@
-"""The stop at a value that is not finite."""
+"""Stop training at a value that is not finite."""
+
+from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_meanflow.files.atomic import latest_checkpoint
 
-# In the order in which they break: the derivative first, then errors, gradient, loss.
+# In the order in which they become infinite or NaN.
 WATCHED = ("du_dt_norm", "u_error", "v_error", "gradient_norm", "loss")
 
 
 class NonFiniteError(ArithmeticError):
-    """Training met a value that is not finite; the message names the step and the quantity."""
+    """A value in training is not finite; the message names the step and the quantity."""
 
 
-def first_non_finite(logs):
-    """The name of the first quantity of `logs` that is not finite, `WATCHED` first; or None."""
+def first_non_finite(logs: dict[str, Any]) -> str | None:
+    """The first quantity of `logs` that is not finite, or None; those of `WATCHED` come first."""
     names = [name for name in WATCHED if name in logs]
     names += [name for name in logs if name not in WATCHED]
     return next((name for name in names if not math.isfinite(float(logs[name]))), None)
@@ -24,15 +28,15 @@ def first_non_finite(logs):
 class StopOnNonFinite(keras.callbacks.Callback):
     """Stops training at the first step whose logs are not finite.
 
-    The logs are running means, so what once was not finite stays so to the end of the epoch. They
-    are read in a thread where Keras can (JAX and PyTorch), so that the device is not waited for;
-    the stop then comes a few steps late and still names the right one.
+    The logs are running means: a value that is not finite stays in them to the end of the epoch.
+    Where Keras can (JAX and PyTorch), they are read in a thread, so that training does not wait for
+    the device. The stop then comes a few steps late, but names the right step.
 
     Args:
-        folder: of the checkpoints, to say which is kept.
+        folder: the folder of the checkpoints; the message names the newest one.
 
     Raises:
-        NonFiniteError: naming `FlowMap.step` at that batch, and the quantity.
+        NonFiniteError: names `FlowMap.step` at that batch, and the quantity.
 
     Example:
         >>> flow_map.fit(x, callbacks=[StopOnNonFinite()])
@@ -40,29 +44,29 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     async_safe = True
 
-    def __init__(self, folder=None):
+    def __init__(self, folder: str | Path | None = None):
         super().__init__()
         self.folder = folder
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Note the step at which the epoch starts."""
         self._first, self._stride = self.model.batches_done, self.model.steps_per_execution
         self._running, self._broken = set(), {}
 
-    def on_train_batch_begin(self, batch, logs=None):
-        """Stop if an earlier batch has been found not to be finite."""
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Stop if the logs of an earlier batch are not finite."""
         self._stop_if_broken()
         self._running.add(batch)
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Look at the logs of a batch; other batches may be looked at meanwhile."""
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Check the logs of a batch; other threads may check other batches at the same time."""
         name = first_non_finite(logs)
         if name is not None:
             self._broken[batch] = (name, logs[name])
         self._running.discard(batch - self._stride + 1)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Stop if any batch was not finite: all have been looked at."""
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Stop if any batch was not finite; all have been checked now."""
         self._stop_if_broken()
 
     def _stop_if_broken(self):
@@ -76,8 +80,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
         )
 
 
-def kept(folder):
-    """Which checkpoint a run that broke can go on from, in a sentence."""
+def kept(folder: str | Path | None) -> str:
+    """A sentence: the checkpoint from which a failed run can resume."""
     if folder is None:
         return ""
     newest = latest_checkpoint(folder)
