@@ -187,7 +187,7 @@ def test_the_names_in_a_page_exist(page):
 def test_a_run_is_named_as_train_names_it():
     """runs/TASK, runs/TASK_METHOD, one of the page's own, or --run."""
     plans = [Plan(task, method) for task in tasks().values() for method in methods().values()]
-    names = {plan.name for plan in plans if not plan.lacking()}
+    names = {"TASK", "TASK_METHOD", *(plan.name for plan in plans if not plan.lacking())}
     for plan in plans:
         for size in plan.task.mark.get("sizes", ()):
             names.add("_".join(filter(None, [plan.task.name, size, plan.method_in_name])))
