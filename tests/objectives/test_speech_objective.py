@@ -28,7 +28,7 @@ from keras_meanflow.parts.paths import Linear, NoisyToClean
 from keras_meanflow.parts.rows import mask_r_below_t
 from keras_meanflow.samplers import Euler
 
-GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "mean_flow_se.npz"))
+GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "mean_flow_se.npz"))
 CASES = [
     ("released, skipped", ReleasedMeanFlowSE(), 0.05),
     ("released, early", ReleasedMeanFlowSE(), 0.2),

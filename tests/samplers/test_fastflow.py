@@ -32,7 +32,7 @@ from keras_meanflow.samplers import (
 
 GAUSSIAN = Gaussian(mu=0.7, s=0.5)
 GRID = tuple(float(t) for t in (1.0 - np.arange(21) / 20) ** 1.5)  # steps that shrink
-GOLDEN = Path(__file__).parent / "golden" / "fastflow.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "fastflow.json"
 
 
 def noise(seed=0, rows=4):

@@ -21,7 +21,7 @@ from keras_meanflow.networks import ConditionResidual, NoisePrediction
 from keras_meanflow.networks.resampling import fir_down, fir_up
 from keras_meanflow.networks.unet_layers import group_norm
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(0)
 SMALL = dict(width=8, multipliers=(1, 2), blocks=0)
 ROWS = 3

@@ -15,7 +15,7 @@ from keras_meanflow import open_model
 from keras_meanflow.backend import BACKEND
 from keras_meanflow.training.run import check_same, describe, plan_of, read_settings, train
 
-GOLDEN = Path(__file__).parent / "golden" / "old_runs.tar.xz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "old_runs.tar.xz"
 RUNS = ["digits", "digits_flow", "digits_improved", "digits_split"]
 SAVED = ["decoupled", "easy_first"]
 

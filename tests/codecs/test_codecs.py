@@ -15,7 +15,7 @@ from PIL import Image
 from keras_meanflow.codecs import IMF, SD_SCALE, SDVAE, TAEF2, Identity, Normalisation
 from keras_meanflow.files.torch_weights import load_torch
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = np.load(FOLDER / "codec_autoencoders.npz")
 SHAPES = json.loads(str(GOLDEN["shapes"]))
 PSNR = json.loads((FOLDER / "codec_taef2_psnr.json").read_text())

@@ -107,7 +107,7 @@ def test_a_run_directory_holds_what_was_asked_for_and_what_came_of_it(finished):
     assert [settings[k] for k in ("task", "method", "knobs")] == ["gaussian", "mean_flow", KNOBS]
     assert settings["backend"] == os.environ["KERAS_BACKEND"]
     assert settings["versions"]["keras"] == keras.__version__
-    if (Path(__file__).parents[1] / ".git").exists():
+    if (Path(__file__).parents[2] / ".git").exists():
         assert len(settings["git_commit"].removesuffix("-dirty")) == 40
 
 

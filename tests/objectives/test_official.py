@@ -16,8 +16,8 @@ from keras_meanflow.backend import BACKEND
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.objectives import Draws
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "official_meanflow.npz")
-CURVE = np.load(Path(__file__).parent / "golden" / "official_curve.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "official_meanflow.npz")
+CURVE = np.load(Path(__file__).parents[1] / "golden" / "official_curve.npz")
 WEIGHTS = [w.reshape(-1, w.shape[-1]) if w.ndim == 4 else w for w in official_weights()]
 
 

@@ -14,7 +14,7 @@ import pytest
 from keras_meanflow.backend import BACKEND
 from keras_meanflow.training.callbacks.log import read_log
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ON_TORCH = pytest.mark.skipif(BACKEND != "torch", reason="processes of PyTorch's DDP")
 ON_JAX = pytest.mark.skipif(BACKEND != "jax", reason="JAX's meshes of devices")
 ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="MirroredStrategy")

@@ -9,7 +9,7 @@ from golden.augmentation import images
 from keras_meanflow.data import ArraySource, Batches, EDMAugmented
 from keras_meanflow.data.augmentation import Augmentation, augment
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "augmentation.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "augmentation.npz")
 
 
 def _published():

@@ -23,7 +23,7 @@ from keras_meanflow.data.moments import BLOCK, MomentSource, widen
 from keras_meanflow.data.published_latents import TorchLatents, ZipLatents
 from keras_meanflow.data.resized import Resized
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 N, SHARD = 23, 5
 
 
@@ -289,7 +289,7 @@ def test_a_zip_of_latents_is_read_and_copied_into_a_store(tmp_path):
 
 def test_the_official_latents_are_read_without_torch(tmp_path):
     """`codec_latents.pt` was written by torch.save as prepare_dataset.py does."""
-    golden = Path(__file__).parent / "golden" / "codec_latents.pt"
+    golden = Path(__file__).parents[1] / "golden" / "codec_latents.pt"
     (tmp_path / "train").mkdir()
     for i in range(2):
         (tmp_path / "train" / f"{i:08d}.pt").write_bytes(golden.read_bytes())
