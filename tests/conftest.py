@@ -23,6 +23,7 @@ if os.environ["KERAS_BACKEND"] == "jax":
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
+from hub import hub  # noqa: E402, F401
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""One of the processes of tests/backend/test_distribution.py: trains, and prints what came of it as JSON.
+"""A process of tests/backend/test_distribution.py: trains, and prints the result as JSON.
 
 python tests/distributed.py '{"devices": 2, "steps": 8, ...}'
 """

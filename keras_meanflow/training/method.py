@@ -131,7 +131,8 @@ def network_of(path: str | None, knob: str, **settings: Any) -> Network:
 
 def with_interval(network: Network) -> Network:
     """A flow model with an input t - r added; a network that has this input is unchanged."""
-    return network if "t-r" in getattr(network, "time_inputs", ()) else add_interval(network)
+    inputs = getattr(getattr(network, "network", network), "time_inputs", None)
+    return add_interval(network) if inputs in (("t",), ("1-t",)) else network
 
 
 def copy_of(network: Network) -> Network:

@@ -85,9 +85,7 @@ def speech(
     methods={
         "mean_flow": {},
         "mean_flow_se": dict(fraction_r_equals_t=0.1),
-        "flow_matching": {},
-        "alpha_flow": {},
-        "split_mean_flow": {},
+        "split_mean_flow": dict(fraction_r_equals_t=0.5),
     },
 )
 def speech_digits(

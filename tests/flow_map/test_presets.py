@@ -1,14 +1,12 @@
 """Presets: what is saved comes back, from folders, addresses and names; the rest is refused."""
 
-import functools
-import http.server
 import json
-import threading
 
 import numpy as np
 import pytest
 from golden import codec_autoencoders as codec_weights
 from golden import weights_formats as golden
+from hub import SIZES, filled
 from keras import ops
 
 from keras_meanflow import DiT, FlowMap
@@ -24,16 +22,6 @@ from keras_meanflow.networks import MLP, NoisePrediction
 from keras_meanflow.objectives import FlowMatching, MeanFlow
 from keras_meanflow.parts import Uniform
 
-SIZES = {"image_size": 8, "channels": 3, "patch_size": 2, "width": 24, "depth": 1, "heads": 3}
-
-
-def filled(network, seed=0):
-    """Gives every weight of a network random values."""
-    rng = np.random.default_rng(seed)
-    for variable in network.weights:
-        variable.assign(0.2 * rng.standard_normal(variable.shape))
-    return network
-
 
 def small(objective=None):
     """A FlowMap whose average is not its raw weights."""
@@ -48,25 +36,6 @@ def arrays(variables):
 
 def refused(message):
     return pytest.raises(ValueError, match=message)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A server in the place of the hub, and an empty cache; gives the folder it serves."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    root = tmp_path / "hub"
-    root.mkdir()
-    handler = functools.partial(Quiet, directory=root)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("KMF_CACHE", str(tmp_path / "cache"))
-    yield root
-    server.shutdown()
 
 
 def test_a_preset_has_the_average_and_the_objective_and_comes_back_from_folder_and_hub(hub):

@@ -2,8 +2,8 @@
 
 import numpy as np
 from click.testing import CliRunner
+from hub import SIZES, filled
 from keras import ops
-from test_presets import SIZES, filled, hub  # noqa: F401
 
 from keras_meanflow import DiT, FlowMap, cli
 from keras_meanflow.flow_map.presets import codec_of

@@ -29,7 +29,7 @@ UNUSED += " flowmse.util.other matplotlib matplotlib.pyplot"
 
 
 def network(inputs, t, d):
-    """A smooth field with large derivatives, that `tests/objectives/test_speech_objective.py` has too."""
+    """A smooth field with large derivatives, as in `test_speech_objective.py`."""
     x, y = inputs[:, :1], inputs[:, 1:]
     t, d = t[:, None, None, None], d[:, None, None, None]
     a, b = x.real, x.imag
