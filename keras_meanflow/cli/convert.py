@@ -128,18 +128,18 @@ def _settings(texts):
 
 
 def _write_file(network, target, target_format, codec_name):
-    from keras_meanflow.formats.conversion import OWN, save_network
+    from keras_meanflow.formats.conversion import NATIVE, save_network
 
     if codec_name is not None:
         raise ValueError(f"--codec is for presets, a TARGET without extension. Received: {target}.")
-    save_network(network, target, target_format or OWN)
+    save_network(network, target, target_format or NATIVE)
 
 
 def _write_preset(network, objective, codec, target, target_format):
     from keras_meanflow.flow_map.model import FlowMap
-    from keras_meanflow.formats.conversion import OWN
+    from keras_meanflow.formats.conversion import NATIVE
 
-    if target_format not in (None, OWN):
+    if target_format not in (None, NATIVE):
         raise ValueError(f"TARGET needs an extension, such as .safetensors. Received: {target}.")
     flow_map = FlowMap(network, objective, averages=())
     flow_map.save_to_preset(target, codec=codec, title=Path(target).name)

@@ -13,7 +13,7 @@ from keras_meanflow.files.fetching import fetch
 from keras_meanflow.files.readers import read_weights
 from keras_meanflow.flow_map.places import CARD, CONFIG, WEIGHTS, Place, place_of
 from keras_meanflow.formats.autoencoders import AUTOENCODERS, PublishedCodec
-from keras_meanflow.formats.conversion import assign_own, load_network, save_network
+from keras_meanflow.formats.conversion import assign_native, load_network, save_network
 from keras_meanflow.networks.base import Network
 from keras_meanflow.objectives import FlowMatching, MeanFlow, Objective
 
@@ -78,7 +78,7 @@ class Presets:
                 "from_preset(..., objective=MeanFlow())."
             )
         try:
-            assign_own(flow_map.network, read_weights(folder / WEIGHTS))
+            assign_native(flow_map.network, read_weights(folder / WEIGHTS))
         except ValueError as error:
             raise ValueError(f"{folder / WEIGHTS} cannot be loaded. {error}") from error
         for decay in flow_map.averages:

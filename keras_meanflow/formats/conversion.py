@@ -20,7 +20,7 @@ from keras_meanflow.formats.names import named_weights
 from keras_meanflow.formats.unet import UNET_FORMATS
 from keras_meanflow.networks import Network
 
-OWN = "keras_meanflow"
+NATIVE = "keras_meanflow"
 FORMATS: dict[str, Format] = {
     f.name: f for f in (*DIT_FORMATS, *IMF_FORMATS, *RAE_FORMATS, *UNET_FORMATS)
 }
@@ -62,9 +62,9 @@ def load_network(
         >>> network = load_network("SiT-XL-2-256.pt", "sit")
         >>> flow_map = FlowMap(add_interval(network))  # ready to become a MeanFlow
     """
-    config = read_metadata(path).get(OWN)
+    config = read_metadata(path).get(NATIVE)
     if config is not None:
-        return _own_network(path, json.loads(config), format, settings)
+        return _native_network(path, json.loads(config), format, settings)
     state = one_of(flat(weights_of(read_weights(path), averaged=averaged)), averaged=averaged)
     try:
         found = _format(format, state)
@@ -76,7 +76,7 @@ def load_network(
     return found.velocity(network)
 
 
-def save_network(network: Network, path: str | os.PathLike, format: str = OWN) -> None:
+def save_network(network: Network, path: str | os.PathLike, format: str = NATIVE) -> None:
     """Write a network's weights with the names and layouts of a format.
 
     The format "keras_meanflow" is a `.safetensors` file that also holds the network's arguments.
@@ -94,23 +94,23 @@ def save_network(network: Network, path: str | os.PathLike, format: str = OWN) -
         >>> save_network(network, "network.safetensors")
         >>> save_network(network, "meanflow.msgpack", "meanflow")
     """
-    if format == OWN:
+    if format == NATIVE:
         if not str(path).endswith(".safetensors"):
-            raise ValueError(f"Files in the format {OWN} end in .safetensors. Received: {path}.")
-        write_weights(path, own_state(network), metadata={OWN: json.dumps(_config(network))})
+            raise ValueError(f"Files in the format {NATIVE} end in .safetensors. Received: {path}.")
+        write_weights(path, native_state(network), metadata={NATIVE: json.dumps(_config(network))})
         return
     found = _named(format)
     state = found.state_of(found.published(network))
     write_weights(path, state, wrapping=found.wrapping)
 
 
-def own_state(network: keras.Layer) -> dict[str, np.ndarray]:
+def native_state(network: keras.Layer) -> dict[str, np.ndarray]:
     """A network's weights as arrays, under the names of `named_weights`."""
     return {n: ops.convert_to_numpy(v.value) for n, v in named_weights(network).items()}
 
 
-def assign_own(network: keras.Layer, state: dict[str, np.ndarray]) -> None:
-    """Assign the arrays of `own_state` to a network.
+def assign_native(network: keras.Layer, state: dict[str, np.ndarray]) -> None:
+    """Assign the arrays of `native_state` to a network.
 
     Raises:
         ValueError: for missing or unmatched names (all are listed), or another shape.
@@ -136,13 +136,13 @@ def _config(network):
     return keras.saving.serialize_keras_object(network)
 
 
-def _own_network(path, config, format, settings):
-    if format not in (None, OWN):
-        raise ValueError(f"{path} is in the format {OWN}. Received: format={format!r}.")
+def _native_network(path, config, format, settings):
+    if format not in (None, NATIVE):
+        raise ValueError(f"{path} is in the format {NATIVE}. Received: format={format!r}.")
     config["config"] |= settings
     network = keras.saving.deserialize_keras_object(config)
     try:
-        assign_own(network, read_weights(path))
+        assign_native(network, read_weights(path))
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded. {error}") from error
     return network
@@ -197,7 +197,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
 
 def _named(name):
     if name not in FORMATS:
-        raise ValueError(f"Formats are {', '.join((*FORMATS, OWN))}. Received: {name!r}.")
+        raise ValueError(f"Formats are {', '.join((*FORMATS, NATIVE))}. Received: {name!r}.")
     return FORMATS[name]
 
 

@@ -271,7 +271,7 @@ class GuidanceInput(TrainingGuidance):
         """omega within the interval, 1 outside."""
         return ops.where(ops.logical_and(t >= t_min, t <= t_max), omega, 1.0)
 
-    def told(
+    def add_to(
         self,
         condition: Any,
         omega: Tensor,

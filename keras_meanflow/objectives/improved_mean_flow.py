@@ -57,7 +57,9 @@ class OwnTangent(AverageVelocity):
     def conditioned(self, u: Callable, condition: Any, draws: Draws) -> Any:
         """The condition that the network sees: the labels, and the guidance scale and interval."""
         condition = super().conditioned(u, condition, draws)
-        return condition if self.guidance is None else self.guidance.told(condition, **draws.scale)
+        return (
+            condition if self.guidance is None else self.guidance.add_to(condition, **draws.scale)
+        )
 
     @abc.abstractmethod
     def own(self, u: Callable, z: Tensor, t: Tensor, condition: Any) -> Tensor:
@@ -67,13 +69,13 @@ class OwnTangent(AverageVelocity):
         """v_c for a condition that the network sees, with the scale that applies at t."""
         if self.guidance is not None:
             omega = self.guidance.scale_at(draws.t, **draws.scale)
-            condition = self.guidance.told(condition, omega)
+            condition = self.guidance.add_to(condition, omega)
         return self.own(u, z, draws.t, condition)
 
     def null_velocity(self, u: Callable, z: Tensor, condition: Any, draws: Draws) -> Tensor:
         """v_u: the network's own velocity without label and guidance."""
         null = u.drop(condition, ops.ones_like(draws.drop))
-        return self.own(u, z, draws.t, self.guidance.told(null, ops.ones_like(draws.t)))
+        return self.own(u, z, draws.t, self.guidance.add_to(null, ops.ones_like(draws.t)))
 
     def kappa(self, draws: Draws) -> Tensor:
         """`1 - 1 / omega`, (B,), with the scale that applies; 0 where the label is dropped."""
