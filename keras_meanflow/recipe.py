@@ -102,10 +102,17 @@ class Found:
 
     def load(self) -> Callable:
         """The function. This imports its file, and Keras."""
-        spec = importlib.util.spec_from_file_location(f"recipe_{self.file.stem}", self.file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return getattr(module, self.name)
+        return getattr(_module(self.file, self.file.stat().st_mtime_ns), self.name)
+
+
+@functools.cache
+def _module(file, changed):
+    """The module of a file; one, so that the classes in it are the same for all who load it."""
+    del changed  # of its last change: a changed file is another module
+    spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def tasks() -> dict[str, Found]:
