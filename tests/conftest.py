@@ -1,5 +1,6 @@
 """What every test gets: a backend chosen before Keras is imported, seeded draws, the real data."""
 
+import gc
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,13 @@ from hub import hub  # noqa: E402, F401
 def seeded():
     """Every test starts from the same draws, whichever ran before it."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected():
+    """What the tests of a file have traced is freed: on TensorFlow it adds up to gigabytes."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
