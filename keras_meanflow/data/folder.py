@@ -1,6 +1,7 @@
 """Folders of images, read with Pillow when a batch asks for them."""
 
 import os
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,21 +9,26 @@ from pathlib import Path
 import numpy as np
 from keras.utils import Progbar
 from numpy.typing import ArrayLike
-from PIL import Image
+from PIL import Image, ImageOps
 
 from keras_meanflow.data.arrays import scale_pixels
 
 SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 DEEP_MODES = ("I", "F")  # more than 8 bits a channel, which Pillow would clip
+SPLITS = frozenset("dev test train training val valid validation".split())
+BACKGROUND = "white"  # behind transparent pixels
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class ImageFolder:
     """A data source over a folder of images: a sub-folder for each class, or one flat folder.
 
-    Classes are the sub-folders in alphabetical order. A flat folder has no labels. Each file is
-    opened once at the start, to find broken images; pixels are read batch by batch.
+    Classes are the sub-folders in natural order: 2 before 10. A flat folder has no labels. Each
+    file is opened once at the start, to find broken images; pixels are read batch by batch.
+    Images are turned as their EXIF data says. Transparent pixels are put on white, except with 4
+    channels. Hidden folders, linked folders inside a class and files of other kinds are left out;
+    a warning counts and names them.
 
     Args:
         path: the folder.
@@ -33,8 +39,9 @@ class ImageFolder:
         threads: number of images read in parallel; default: one for each core, at most 16.
 
     Raises:
-        ValueError: for a folder without images, with images beside the sub-folders, or with an
-            empty sub-folder; and for an unreadable image, which the message names.
+        ValueError: for a folder without images, with images beside the sub-folders, with an
+            empty sub-folder, or with sub-folders such as train and val, which are no classes; and
+            for an unreadable image, which the message names.
 
     Example:
 
@@ -131,8 +138,17 @@ class ImageFolder:
 def read_image(file: str | Path, image_size: int, channels: int = 3) -> np.ndarray:
     """Returns the centre of an image as uint8 `(image_size, image_size, channels)`."""
     with Image.open(file) as image:
-        pixels = np.asarray(centre_crop(image.convert(MODES[channels]), image_size))
+        upright = ImageOps.exif_transpose(image)
+        pixels = np.asarray(centre_crop(_converted(upright, MODES[channels]), image_size))
     return pixels.reshape(image_size, image_size, channels)
+
+
+def _converted(image, mode):
+    """The image in this mode; transparent pixels are put on the background first."""
+    if mode != "RGBA" and image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
+    return image.convert(mode)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -162,36 +178,75 @@ def _scan(path):
     """The class names, `()` for a flat folder, and `(file, label)` for every image file."""
     if not path.is_dir():
         raise ValueError(f"path must be an existing folder of images. There is none at {path}.")
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    flat = _image_files(path.iterdir())
+    folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    folders.sort(key=lambda folder: _natural(folder.name))
+    left_out = []
+    flat = _image_files((p for p in path.iterdir() if not p.is_dir()), left_out)
+    _check_layout(path, folders, flat)
+    files = [(file, None) for file in flat]
+    for label, folder in enumerate(folders):
+        files += [(file, label) for file in _class_files(folder, left_out)]
+    _warn_of(path, left_out)
+    return tuple(folder.name for folder in folders), files
+
+
+def _check_layout(path, folders, flat):
     if folders and flat:
         raise ValueError(
             f"{path} must hold either images or one sub-folder for each class. Received both: "
             f"{flat[0].name} beside {folders[0].name}/."
         )
-    if flat:
-        return (), [(file, None) for file in flat]
-    if not folders:
+    if not (folders or flat):
         raise ValueError(
             f"{path} must hold images, or a sub-folder of them for each class. It holds neither."
         )
-    files = [(f, label) for label, p in enumerate(folders) for f in _class_files(p)]
-    return tuple(folder.name for folder in folders), files
+    names = [folder.name for folder in folders]
+    if folders and {name.lower() for name in names} <= SPLITS:
+        raise ValueError(
+            f"{path} must hold a sub-folder for each class. Received the splits "
+            f"{', '.join(names)}: name one of them, as in {folders[0]}."
+        )
 
 
-def _class_files(folder):
-    files = _image_files(folder.rglob("*"))
+def _natural(name):
+    """A key that sorts numbers inside names by value: 2 before 10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), part) if i % 2 else (0, part) for i, part in enumerate(parts)]
+
+
+def _class_files(folder, left_out):
+    files = []
+    for root, folders, names in os.walk(folder):
+        root = Path(root)
+        shut = [f for f in folders if f.startswith(".") or (root / f).is_symlink()]
+        left_out += [root / f for f in shut]
+        folders[:] = [f for f in folders if f not in shut]
+        files += _image_files((root / name for name in names), left_out)
     if not files:
         raise ValueError(
             f"Each sub-folder is a class and must hold images. Received {folder} without any: "
             "remove or fill it."
         )
-    return files
+    return sorted(files)
 
 
-def _image_files(paths):
-    shown = (p for p in paths if not p.name.startswith(".") and p.suffix.lower() in SUFFIXES)
-    return sorted(p for p in shown if p.is_file())
+def _image_files(paths, left_out):
+    """The sorted files with the suffix of an image; others that are not hidden are left out."""
+    shown = [p for p in paths if not p.name.startswith(".")]
+    good = [p for p in shown if p.suffix.lower() in SUFFIXES and p.is_file()]
+    known = set(good)
+    left_out += [p for p in shown if p not in known]
+    return sorted(good)
+
+
+def _warn_of(path, left_out):
+    if left_out:
+        named = ", ".join(str(p.relative_to(path)) for p in sorted(left_out)[:5])
+        warnings.warn(
+            f"{len(left_out)} entries of {path} are left out, as they are no images, hidden "
+            f"folders or linked folders: {named}{', ...' if len(left_out) > 5 else ''}.",
+            stacklevel=4,
+        )
 
 
 def _check_opens(file):

@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 def save(path, value=128, size=(20, 14), mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    color = value if mode in ("L", "I;16") else (value,) * len(mode)
+    color = value if mode in ("L", "I;16") else (value, value, value, 255)[: len(mode)]
     Image.new(mode, size, color).save(path)
     return path
 
@@ -54,6 +54,56 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     x, y = source.take([0, 0])
     assert x.shape == (2, 8, 8, 1) and y is None
     assert source.class_names == () and source.num_classes is None
+
+
+def test_numbered_classes_are_in_the_order_of_their_numbers(tmp_path):
+    names = [str(i) for i in range(11)]
+    for name in names:
+        save(tmp_path / name / "a.png", 20 * int(name))
+    source = ImageFolder(tmp_path, 8)
+    assert list(source.class_names) == names
+    x, y = source.take(range(11))
+    np.testing.assert_allclose((x[:, 0, 0, 0] + 1) * 127.5, 20 * y, atol=1e-4)
+
+
+def test_what_is_left_out_is_counted_and_named_and_hidden_folders_are(classes, tmp_path_factory):
+    save(classes / "ant" / ".ipynb_checkpoints" / "b-checkpoint.png")
+    save(classes / "ant" / "deep" / ".cache" / "c.png")
+    elsewhere = save(tmp_path_factory.mktemp("elsewhere") / "d.png").parent
+    (classes / "zebra" / "linked").symlink_to(elsewhere)
+    with pytest.warns(UserWarning, match="4 entries .* are left out") as caught:
+        source = ImageFolder(classes, 8)
+    assert len(source) == 3
+    for name in ("notes.txt", ".ipynb_checkpoints", "deep/.cache", "zebra/linked"):
+        assert name in str(caught[0].message)
+
+
+def test_splits_are_no_classes(tmp_path):
+    save(tmp_path / "train" / "ant" / "a.png")
+    save(tmp_path / "val" / "ant" / "a.png")
+    with pytest.raises(ValueError, match=r"the splits train, val: name one of them, as in .*train"):
+        ImageFolder(tmp_path, 8)
+    assert ImageFolder(tmp_path / "train", 8).class_names == ("ant",)
+
+
+def test_a_photograph_is_turned_as_its_exif_data_says(tmp_path):
+    image = Image.fromarray(np.repeat([[0, 255]], 2, axis=0).astype("uint8"))
+    exif = image.getexif()
+    exif[0x0112] = 6  # the first row is the right side
+    image.save(tmp_path / "a.png", exif=exif)
+    assert read_image(tmp_path / "a.png", 2, 1)[..., 0].tolist() == [[0, 0], [255, 255]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white_whatever_colour_they_hide(tmp_path, mode):
+    for value in (0, 255):
+        image = Image.new("RGBA", (4, 4), (value, value, value, 0))
+        name, settings = tmp_path / f"{mode}-{value}.png", {}
+        if mode == "P":
+            image, settings = Image.new("P", (4, 4), 0), {"transparency": 0}
+        (image if mode == "P" else image.convert(mode)).save(name, **settings)
+        assert (read_image(name, 4, 3) == 255).all() and (read_image(name, 4, 1) == 255).all()
+    assert read_image(name, 4, 4)[0, 0, 3] == 0
 
 
 def test_the_crop_equals_guided_diffusions():
