@@ -61,8 +61,9 @@ if TYPE_CHECKING:
 def enhance(run_dir, source, target, average, backend, verbose, **settings):
     """Enhance noisy speech: IN, with the model of a RUN, to OUT.
 
-    IN is a .wav or .flac file with one channel, or a folder of such files. OUT has the sample rate
-    and the length of IN. Files of a folder that cannot be used are reported and left out.
+    IN is a .wav or .flac file with one channel, or a folder of such files and its sub-folders. OUT
+    has the sample rate, the length and the sample format of IN. Files of a folder that cannot be
+    used are reported and left out. The recordings are never written over.
     """
     with one_line_errors():
         flow_map, codec = _load(run_dir, backend, average)
@@ -131,6 +132,8 @@ def evaluate_speech(
         raise ValueError(
             "Speech is evaluated on pairs: give --reference FOLDER with clean/ and noisy/."
         )
+    if samples is not None and samples < 1:
+        raise ValueError(f"--samples is a number of pairs, at least 1. Received: {samples}.")
     files = paired_files(reference)[:samples]
     pairs, skipped = read_all(files, codec.sample_rate)
     names = [noisy.name for clean, noisy in files if str(clean) not in skipped]

@@ -1,6 +1,7 @@
 """Audio files as mono waveforms at one rate. Needs `pip install 'keras_meanflow[speech]'`."""
 
 import importlib
+import io
 import struct
 import warnings
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from keras.utils import Progbar
 
 SUFFIXES = (".wav", ".flac")
+ENDLESS = 0x7FFF0000  # a length from here on is a pipe's, that knew none
 SILENT = 1e-5  # a file with a smaller largest sample is silent: less than one step of 16 bits
 
 
@@ -39,7 +41,7 @@ def open_audio(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise ValueError(f"There is no file {path}.")
     try:
-        file = soundfile.SoundFile(str(path))
+        file = soundfile.SoundFile(_readable(path))
     except (soundfile.SoundFileError, RuntimeError) as error:
         size = Path(path).stat().st_size
         what = "it is empty" if not size else f"it holds no audio that can be read ({error})"
@@ -47,7 +49,7 @@ def open_audio(path: str | Path) -> Any:
     problem = None
     if file.channels != 1:
         problem = f"must have one channel. Received {file.channels}: mix or choose first"
-    elif _is_cut_off(path):
+    elif _is_cut_off(*_data_of(path)):
         problem = "is cut off: its header promises more samples than it holds"
     elif file.frames < 1:
         problem = "must hold samples. It has none"
@@ -57,20 +59,58 @@ def open_audio(path: str | Path) -> Any:
     return file
 
 
-def _is_cut_off(path):
-    """Whether a RIFF file ends before its data does, which libsndfile does not report."""
+def _data_of(path):
+    """Where the samples of a RIFF file begin, their length in its header, and what follows.
+
+    The length is None for other files and without samples.
+    """
     with open(path, "rb") as file:
         if file.read(4) != b"RIFF":
-            return False
+            return 0, None, 0
         size = Path(path).stat().st_size
         file.seek(12)
         while len(head := file.read(8)) == 8:
             name, length = head[:4], struct.unpack("<I", head[4:])[0]
             if name == b"data":
-                # An unfinished stream has the length 0, or the largest one.
-                return length < 2**32 - 1 and file.tell() + length > size
+                return file.tell(), length, size - file.tell()
             file.seek(length + length % 2, 1)
-    return False
+    return 0, None, 0
+
+
+def _is_cut_off(start, length, rest):
+    """Whether a RIFF file ends before its data does, which libsndfile does not report."""
+    return length is not None and rest < length < ENDLESS
+
+
+def _readable(path):
+    """The path, or the file with its true length if a pipe has left 0 there.
+
+    libsndfile finds out the other lengths that pipes leave.
+    """
+    start, length, rest = _data_of(path)
+    if length != 0 or not rest:
+        return str(path)
+    with open(path, "rb") as file:
+        head = file.read(start)
+    if struct.unpack("<I", head[4:8])[0] + 8 == start + rest:
+        return str(path)  # there are no samples: other data follow
+    return _Mended(path, head[:-4] + struct.pack("<I", min(rest, ENDLESS)))
+
+
+class _Mended(io.FileIO):
+    """A file with another beginning, which soundfile reads."""
+
+    def __init__(self, path, head):
+        super().__init__(str(path))
+        self.head = head
+
+    def readinto(self, buffer):
+        """As in `io.FileIO`."""
+        at = self.tell()
+        count = super().readinto(buffer)
+        new = self.head[at : at + count]
+        memoryview(buffer).cast("B")[: len(new)] = new
+        return count
 
 
 def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
@@ -114,8 +154,12 @@ def resampled(x: np.ndarray, rate: float, sample_rate: float) -> np.ndarray:
     return speech_library("soxr").resample(x, rate, sample_rate).astype("float32")
 
 
-def audio_files(folder: str | Path) -> list[Path]:
+def audio_files(folder: str | Path, *, deep: bool = False) -> list[Path]:
     """The `.wav` and `.flac` files of a folder, sorted by name.
+
+    Args:
+        folder: the folder.
+        deep: look into its sub-folders too, except hidden ones.
 
     Raises:
         ValueError: if the folder does not exist, or has no such files.
@@ -123,7 +167,9 @@ def audio_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = folder.rglob("*") if deep else folder.iterdir()
+    files = (p for p in found if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted(p for p in files if not any(x[0] == "." for x in p.relative_to(folder).parts))
     if not files:
         raise ValueError(f"{folder} must hold .wav or .flac files. It holds none.")
     return files
@@ -144,8 +190,10 @@ def read_all(
         A list of tuples of waveforms, and a dict from the first path of a group to its error.
 
     Raises:
-        ValueError: if no group can be used.
+        ValueError: if no group can be used, or there is none.
     """
+    if not groups:
+        raise ValueError("There must be one file to read, or more. Received none.")
     bar = Progbar(len(groups), unit_name="file", verbose=int(len(groups) > 2_000))
     good, skipped = [], {}
     for paths in groups:

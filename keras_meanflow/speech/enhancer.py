@@ -1,6 +1,8 @@
 """Enhances speech of any length with a trained FlowMap, piece by piece."""
 
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ from keras_meanflow.speech.stft import STFT
 BLOCK = 1 << 16  # samples read at once
 Progress = Callable[[float, float], None]
 _QUIET = 1e-8
+_FLOATS = ("FLOAT", "DOUBLE")
+_NEAREST = {
+    **dict.fromkeys((*_FLOATS, "PCM_32"), ("PCM_24",)),
+    **dict(PCM_U8=("PCM_S8",), PCM_S8=("PCM_U8",)),
+}
 
 
 class Enhancer:
@@ -146,23 +153,28 @@ def enhance_file(
     target: str | Path,
     progress: Progress | None = None,
 ) -> tuple[float, float]:
-    """Enhance a file of any rate; the new file has the same rate and length.
+    """Enhance a file of any rate; the new file has the same rate, length and sample format.
+
+    Samples above 1 are clipped where the sample format holds integers; a warning counts them.
 
     Args:
         enhancer: an `Enhancer`.
         source: `.wav` or `.flac`, one channel.
-        target: `.wav` or `.flac`; it appears when it is complete.
+        target: `.wav` or `.flac`; it appears when it is complete. A format that cannot hold the
+            samples of the source gets its nearest: 24 bits for floats in `.flac`.
         progress: called with the seconds done and the total seconds.
 
     Returns:
         Seconds of audio, and seconds of computing.
 
     Raises:
-        ValueError: for a file that is damaged, has no samples or has several channels.
+        ValueError: for a file that is damaged, has no samples or has several channels, or a target
+            that is the source.
     """
     began = time.perf_counter()
+    _check_targets([target], [source])
     with open_audio(source) as file:
-        rate, samples = file.samplerate, file.frames
+        rate, samples, subtype = file.samplerate, file.frames, file.subtype
     total, loudest = 0, 0.0
     for block in _blocks(source):
         total, loudest = total + len(block), max(loudest, float(np.abs(block).max()))
@@ -170,7 +182,10 @@ def enhance_file(
         raise ValueError(f"{source} is cut off: {total} samples of {samples}.")
     inwards = _resampled(_blocks(source), rate, _rate(enhancer))
     parts = _resampled(enhancer.stream(inwards, loudest), _rate(enhancer), rate)
-    write_atomically(Path(target), lambda path: _write(path, target, parts, rate, total, progress))
+    settings = _settings(target, rate, subtype)
+    write_atomically(
+        Path(target), lambda path: _write(path, target, parts, settings, total, progress)
+    )
     return total / rate, time.perf_counter() - began
 
 
@@ -181,27 +196,54 @@ def enhance_folder(
     report: Callable[[Path, float, float], None],
     progress: Progress | None = None,
 ) -> dict[Path, str]:
-    """Enhance the `.wav` and `.flac` files of a folder; returns those that failed.
+    """Enhance the `.wav` and `.flac` files of a folder and its sub-folders.
 
     Args:
         enhancer: an `Enhancer`.
         source: a folder.
-        target: a folder, made if absent.
+        target: another folder, made if absent, which gets the same sub-folders.
         report: called with each file's path, seconds of audio and seconds of computing.
         progress: as in `enhance_file`.
 
     Returns:
-        A dict from a file's path to its error.
+        A dict from the path of a file that failed to its error.
+
+    Raises:
+        ValueError: for a target inside the source, or whose files would replace the recordings.
     """
     skipped = {}
-    files = audio_files(source)
-    Path(target).mkdir(parents=True, exist_ok=True)
-    for file in files:
+    source, target = Path(source), Path(target)
+    files = audio_files(source, deep=True)
+    if target.resolve().is_relative_to(source.resolve()):
+        raise ValueError(
+            f"The recordings stay as they are: write to a folder outside {source}. "
+            f"Received: {target}."
+        )
+    targets = {file: target / file.relative_to(source) for file in files}
+    _check_targets(targets.values(), files)
+    for file, new in targets.items():
+        new.parent.mkdir(parents=True, exist_ok=True)
         try:
-            report(file, *enhance_file(enhancer, file, Path(target) / file.name, progress))
+            report(file, *enhance_file(enhancer, file, new, progress))
         except ValueError as error:
             skipped[file] = str(error)
     return skipped
+
+
+def _check_targets(targets, sources):
+    """Raise a ValueError if a new file would replace a recording, through a link too."""
+    recordings = {_identity(file) for file in sources} - {None}
+    for target in targets:
+        if _identity(target) in recordings:
+            raise ValueError(
+                f"The recordings stay as they are: {target} is one. Name another file."
+            )
+
+
+def _identity(file):
+    """The device and the number of a file; None if it does not exist."""
+    status = os.stat(file) if os.path.exists(file) else None
+    return status and (status.st_dev, status.st_ino)
 
 
 def _rate(enhancer):
@@ -225,20 +267,35 @@ def _resampled(blocks, rate, wanted):
     yield stream.resample_chunk(np.zeros(0, "float32"), last=True)
 
 
-def _write(path, target, parts, rate, total, progress):
-    """Write `total` samples: parts, then zeros, as resampling twice can lose some samples."""
-    kind = Path(target).suffix.lower().removeprefix(".")
-    if kind not in ("wav", "flac"):
+def _settings(target, rate, subtype):
+    """The settings of a new file: the source's sample format, or the nearest that it can have."""
+    kind = Path(target).suffix.lower().removeprefix(".").upper()
+    if kind not in ("WAV", "FLAC"):
         raise ValueError(f"The new file must be .wav or .flac. Received: {target}.")
-    done = 0
-    settings = dict(samplerate=rate, channels=1, subtype="PCM_16", format=kind.upper())
+    nearest = (subtype, *_NEAREST.get(subtype, ()), "PCM_16")
+    known = speech_library("soundfile").available_subtypes(kind)
+    subtype = next(name for name in nearest if name in known)
+    return {"samplerate": rate, "channels": 1, "subtype": subtype, "format": kind}
+
+
+def _write(path, target, parts, settings, total, progress):
+    """Write `total` samples: parts, then zeros, as resampling twice can lose some samples."""
+    done, clipped, rate = 0, 0, settings["samplerate"]
     with speech_library("soundfile").SoundFile(str(path), "w", **settings) as file:
         for part in parts:
-            file.write(part[: total - done])
-            done = min(done + len(part), total)
+            part = part[: total - done]
+            clipped += int(np.sum(np.abs(part) > 1.0))
+            file.write(part)
+            done += len(part)
             if progress is not None:
                 progress(done / rate, total / rate)
         file.write(np.zeros(total - done, "float32"))
+    if clipped and settings["subtype"] not in _FLOATS:
+        warnings.warn(
+            f"{target}: {clipped} samples above 1 are clipped. Make the recording quieter, or "
+            "store it as a .wav of floats, whose enhanced file has floats too.",
+            stacklevel=2,
+        )
 
 
 def score_pairs(

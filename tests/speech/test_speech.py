@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import struct
 import types
 
 import numpy as np
@@ -14,8 +15,8 @@ from keras_meanflow.backend import BACKEND
 from keras_meanflow.cli import main
 from keras_meanflow.data import Batches
 from keras_meanflow.objectives import ReleasedMeanFlowSE
-from keras_meanflow.speech.audio import read_audio
-from keras_meanflow.speech.enhancer import Enhancer, enhance_file
+from keras_meanflow.speech.audio import read_all, read_audio
+from keras_meanflow.speech.enhancer import Enhancer, enhance_file, enhance_folder
 from keras_meanflow.speech.pairs import MixedSpeech, SpeechPairs, mix
 from keras_meanflow.speech.scores import estoi, pesq, si_sdr, speech_scores
 from keras_meanflow.speech.spoken_digits import load_utterances
@@ -270,6 +271,72 @@ def test_a_file_keeps_its_rate_and_length(rate, suffix, tmp_path):
     assert np.corrcoef(x, y)[0, 1] > 0.98
 
 
+SUBTYPES = [
+    ("in.wav", "FLOAT", "out.wav", "FLOAT"),
+    ("in.wav", "PCM_24", "out.wav", "PCM_24"),
+    ("in.wav", "PCM_U8", "out.wav", "PCM_U8"),
+    ("in.flac", "PCM_24", "out.wav", "PCM_24"),
+    ("in.wav", "FLOAT", "out.flac", "PCM_24"),
+]
+
+
+@pytest.mark.parametrize(("source", "subtype", "target", "expected"), SUBTYPES)
+def test_a_file_keeps_its_sample_format(source, subtype, target, expected, tmp_path):
+    source = _write(tmp_path / source, 0.5 * _speech(0.5), subtype=subtype)
+    enhance_file(Enhancer(Echo(), CODEC), source, tmp_path / target)
+    assert soundfile.info(tmp_path / target).subtype == expected
+
+
+def test_peaks_above_one_are_kept_in_floats_and_clipped_with_a_warning_in_integers(tmp_path):
+    x = 3.0 * _speech(0.5) / np.abs(_speech(0.5)).max()
+    source = _write(tmp_path / "in.wav", x, subtype="FLOAT")
+    enhance_file(Enhancer(Echo(), CODEC), source, tmp_path / "out.wav")
+    np.testing.assert_allclose(soundfile.read(tmp_path / "out.wav")[0], x, atol=1e-3)
+    with pytest.warns(UserWarning, match=r"out.flac: \d+ samples above 1 are clipped"):
+        enhance_file(Enhancer(Echo(), CODEC), source, tmp_path / "out.flac")
+
+
+def test_sub_folders_are_enhanced_and_recordings_are_never_written_over(tmp_path):
+    names = ["a.wav", "deep/b.wav"]
+    for name in (*names, ".hidden/c.wav"):
+        _write(tmp_path / "in" / name, _speech(0.3))
+    before = {name: (tmp_path / "in" / name).read_bytes() for name in names}
+
+    def enhance(source, target):
+        return enhance_folder(Enhancer(Silence(), CODEC), source, target, lambda *_: None)
+
+    assert enhance(tmp_path / "in", tmp_path / "out") == {}
+    found = sorted(p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.wav"))
+    assert [p.as_posix() for p in found] == names
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "a.wav").hardlink_to(tmp_path / "in" / "a.wav")
+    for target in ("in", "in/out", "link", "mixed"):
+        with pytest.raises(ValueError, match="The recordings stay as they are"):
+            enhance(tmp_path / "in", tmp_path / target)
+    with pytest.raises(ValueError, match="The recordings stay as they are"):
+        enhance_file(Enhancer(Silence(), CODEC), tmp_path / "in/a.wav", tmp_path / "link/a.wav")
+    assert before == {name: (tmp_path / "in" / name).read_bytes() for name in names}
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 0x7FFFF000, 0x80000000])
+def test_a_recording_of_unknown_length_from_a_pipe_is_read(length, tmp_path):
+    path = _write(tmp_path / "pipe.wav", _speech(0.5))
+    expected = read_audio(path, RATE)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"data") + 4
+    data[start : start + 4] = data[4:8] = struct.pack("<I", length)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read_audio(path, RATE), expected)
+    enhance_file(Enhancer(Echo(), CODEC), path, tmp_path / "out.wav")
+    assert soundfile.info(tmp_path / "out.wav").frames == len(expected)
+
+
+def test_no_files_to_read_are_refused():
+    with pytest.raises(ValueError, match="Received none"):
+        read_all([], RATE)
+
+
 # The tasks
 
 
@@ -473,6 +540,9 @@ def test_a_run_on_speech_is_measured_file_by_file_beside_the_noisy_input(run, tm
     assert done.exit_code == 0, done.output
     limited = json.loads((tmp_path / "limited.json").read_text())["scores"]
     assert limited["1 step"]["total"] == pytest.approx(report["noisy"]["total"], rel=1e-3)
+    for samples in (-1, 0):
+        done = _invoke("evaluate", run, "--reference", tmp_path, "--samples", samples, "-q")
+        assert done.exit_code == 1 and f"at least 1. Received: {samples}" in done.output
     done = _invoke("evaluate", run, "-q")
     assert done.exit_code == 1 and "--reference FOLDER with clean/ and noisy/" in done.output
 
