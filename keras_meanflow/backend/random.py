@@ -26,6 +26,7 @@ from keras_meanflow.backend import Tensor
 _SHIFTS = keras.config.backend() != "tensorflow"
 _left, _right = (operator.lshift, operator.rshift) if _SHIFTS else (ops.left_shift, ops.right_shift)
 
+MAX_SEED = 2**64 - 1
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _ELEMENT_BITS = 26  # a stream's id sits above them, so a row holds up to 2**27 draws a stream
@@ -151,6 +152,18 @@ class Keys:
         return ops.reshape(draws[:, :width], shape)
 
 
+def check_seed(seed: int) -> int:
+    """The seed as a Python integer.
+
+    Raises:
+        ValueError: for a seed that is no integer, or lies outside 0..2**64 - 1.
+    """
+    whole = seed if hasattr(seed, "__index__") else -1
+    if not 0 <= operator.index(whole) <= MAX_SEED:
+        raise ValueError(f"seed must be from 0 to {MAX_SEED}, an integer. Received: {seed!r}.")
+    return operator.index(seed)
+
+
 def philox_noise(
     seed: int, indices: Iterable[int], shape: tuple[int, ...], *, draw: int = 0
 ) -> np.ndarray:
@@ -158,10 +171,17 @@ def philox_noise(
 
     Image i starts from NumPy's Philox keyed by (seed, i), on any backend, batch size and device.
     Later draws, for samplers that add noise between steps, start at other counters.
+
+    Raises:
+        ValueError: for a seed that `check_seed` refuses, or a negative index.
     """
-    draws = [_philox(seed, int(i), draw).standard_normal(shape, "float32") for i in indices]
+    seed, indices = check_seed(seed), [int(i) for i in indices]
+    if min(indices, default=0) < 0:
+        raise ValueError(f"Images are counted from 0. Received: {min(indices)}.")
+    draws = [_philox(seed, i, draw).standard_normal(shape, "float32") for i in indices]
     return np.stack(draws) if draws else np.zeros((0, *shape), "float32")
 
 
 def _philox(seed, image, draw):
-    return np.random.Generator(np.random.Philox(key=[seed, image], counter=[0, 0, 0, draw]))
+    key = np.array([seed, image], "uint64")  # a list from 2**63 on would become floats
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, draw]))

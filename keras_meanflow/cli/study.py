@@ -194,6 +194,14 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
         raise ValueError(f"{option} are numbers, as in 0,0.5,1. Received: {text!r}.") from None
 
 
+def _seeds(text):
+    """The whole numbers of a text like 0,1,2."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"--seeds are whole numbers, as in 0,1,2. Received: {text!r}.")
+    return tuple(map(int, parts))
+
+
 def pairs(text: str) -> tuple[tuple[float, float], ...]:
     """The pairs of a text like 0.1-0.3,0.3-0.5."""
     try:
@@ -208,7 +216,7 @@ def pairs(text: str) -> tuple[tuple[float, float], ...]:
 def _begin(name, task, method, size, settings, seeds, at, out, backend, verbose):
     """The subject, the folder, and the options of all studies that train: seeds, at, verbose."""
     options = {
-        "seeds": tuple(int(seed) for seed in numbers(seeds, "--seeds")),
+        "seeds": _seeds(seeds),
         "at": numbers(at, "--at"),
         "verbose": 2 if verbose else 0,
     }

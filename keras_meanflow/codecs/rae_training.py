@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_meanflow.backend.random import check_seed
 from keras_meanflow.codecs.rae import EPSILON, RAE
 from keras_meanflow.features.dinov2 import TokenAttention, Tokens
 
@@ -111,12 +112,12 @@ class _Batches(keras.utils.PyDataset):
 
     def __init__(self, count, batch_size, seed, steps, make):
         super().__init__()
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.count, self.batch_size, self.seed = count, batch_size, check_seed(seed)
         self.steps, self.make = steps, make
 
     def __len__(self):
         return self.steps
 
     def __getitem__(self, step):
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, step], "uint64")))
         return self.make(rng.integers(self.count, size=self.batch_size), rng)

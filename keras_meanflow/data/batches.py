@@ -5,7 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-MAX_SEED = 2**64 - 1
+from keras_meanflow.backend.random import check_seed
+
 FLIPS = (0, 0, 0, 1)  # Philox counters that the permutations never reach
 DRAWS = (0, 0, 0, 2)
 
@@ -56,8 +57,6 @@ class Batches(keras.utils.PyDataset):
         _check_at_least("batch_size", batch_size, 1)
         _check_at_least("first_step", first_step, 0)
         _check_at_least("len(source)", len(source), 1)
-        if not 0 <= seed <= MAX_SEED:
-            raise ValueError(f"seed must be from 0 to {MAX_SEED}. Received {seed}.")
         if flip and source.take(np.zeros(1, "int64"))[0].ndim != 4:
             raise ValueError("flip needs images (height, width, channels). Pass flip=False.")
         if flip and hasattr(source, "copies"):
@@ -72,7 +71,7 @@ class Batches(keras.utils.PyDataset):
             )
         size = batch_size // part[1]
         self.rows = slice(part[0] * size, (part[0] + 1) * size)
-        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.source, self.batch_size, self.seed = source, batch_size, check_seed(seed)
         self.first_step, self.flip = first_step, flip
         self._permutations = {}
 

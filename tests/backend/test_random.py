@@ -5,7 +5,13 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from keras_meanflow.backend.random import Keys, keep_mask, threefry2x32
+from keras_meanflow.backend.random import (
+    Keys,
+    check_seed,
+    keep_mask,
+    philox_noise,
+    threefry2x32,
+)
 
 
 def _int32(words):
@@ -85,3 +91,15 @@ def test_every_backend_drops_the_same_numbers():
     mask = keep_mask(Keys(seed=1, step=2).row_keys("dropout", 2), 3, (2, 5), 0.5)
     expected = [[0, 1, 1, 0, 0], [1, 0, 1, 1, 1]]
     np.testing.assert_array_equal(ops.convert_to_numpy(mask), np.array(expected, "bool"))
+
+
+def test_every_seed_of_64_bits_has_its_own_noise_and_others_are_refused():
+    seeds = [0, 1, 2**53 + 1, 2**63, 2**63 + 1, 2**64 - 2, 2**64 - 1]
+    noises = {philox_noise(seed, [0], (4,)).tobytes() for seed in seeds}
+    assert len(noises) == len(seeds)
+    for seed in (1.5, 1.0, -1, 2**64, "1", None):
+        with pytest.raises(ValueError, match=r"seed must be from 0 to \d+, an integer"):
+            philox_noise(seed, [0], (4,))
+    with pytest.raises(ValueError, match="counted from 0. Received: -1"):
+        philox_noise(0, [-1], (4,))
+    assert check_seed(np.int64(3)) == 3
