@@ -18,7 +18,7 @@ from keras_meanflow.cli.measuring import measuring
 @click.argument("data")
 @click.argument("out", type=click.Path())
 @measuring
-@click.option("--name", help="Name of the reference; default: the protocol's, or the name of DATA.")
+@click.option("--name", help="Name of the reference; default: the protocol's, or that of DATA.")
 @click.option(
     "--pairwise",
     type=click.IntRange(0),
@@ -46,7 +46,7 @@ def statistics(data, out, network, folder, name, pairwise, backend, verbose):
             raise ValueError(f"Reference statistics are an .npz file. Received {out}.")
         images = Images(data, **folder)
         protocol, extract = open_protocol(**network)
-        name = name or protocol.reference or images.name
+        name = name or images.named(protocol.reference)
         batches = with_progress(images.batches(), len(images), verbose)
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         made = make_reference(batches, extract, out, name=name, pairwise=pairwise)

@@ -1,5 +1,6 @@
 """Images held in memory: NumPy arrays and `.npz` files."""
 
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -120,6 +121,18 @@ def check_values(x: np.ndarray, name: str) -> np.ndarray:
             f"from {low:g} to {high:g}: store such pixels as uint8, which is scaled on reading."
         )
     return x.astype("float32", copy=False)
+
+
+def warn_of_range(x: np.ndarray, name: str) -> None:
+    """Warn if float images are not in [-1, 1] but from 0 to 1, 255 or another brightest value."""
+    if not np.issubdtype(x.dtype, np.floating) or not x.size or x.min() < 0 or not x.max() > 0:
+        return
+    white = next((white for white in (1, 16, 255, 65535) if x.max() <= white), x.max())
+    warnings.warn(
+        f"{name} holds values from {x.min():g} to {x.max():g}, but images are expected in "
+        f"[-1, 1]. If white is {white:g}: x = x / {white / 2:g} - 1",
+        stacklevel=2,
+    )
 
 
 def check_conditions(

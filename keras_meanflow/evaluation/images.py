@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_meanflow.data import ArraySource, load_arrays, load_digits, open_source
+from keras_meanflow.data.arrays import warn_of_range
+from keras_meanflow.data.folder import SPLITS
 from keras_meanflow.evaluation.protocols import quantise
 from keras_meanflow.metrics.reference import npz_images, npz_names, npz_shape
 
@@ -47,6 +49,26 @@ class Images:
             self._source = ArraySource(*load_arrays(path, split))
         else:
             self._source = open_source(path, image_size, channels)
+        if not self._stream and hasattr(self._source, "x"):
+            warn_of_range(self._source.x, f"x of {self.name}")
+
+    def named(self, reference: str | None) -> str:
+        """The name of statistics of these images: `reference`, or their own if they are another set.
+
+        The package's digits have their own name. Another set is seen by its split: test images are
+        no "mnist-train".
+        """
+        wanted = re.search(rf"[-:]({'|'.join(SPLITS)})$", reference or "")
+        split = self._split_name()
+        other = split and wanted and wanted[1] != split
+        own = not reference or other or _split(self.name)[0] == "digits"
+        return self.name if own else reference
+
+    def _split_name(self):
+        """The split that a path names, as in mnist.npz:test or eurosat/test; None if unknown."""
+        path, split = _split(self.name)
+        last = Path(path).name.lower()
+        return split or ("train" if last.endswith(".npz") else last if last in SPLITS else None)
 
     def __len__(self) -> int:
         return self._count if self._stream else len(self._source)

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_meanflow.backend.random import check_seed
 from keras_meanflow.evaluation.images import Images
 from keras_meanflow.evaluation.judge import (
     FEWEST_PAIRWISE,
@@ -67,6 +68,7 @@ class Evaluation:
     decode: Callable | None = None
 
     def __post_init__(self):
+        check_seed(self.seed)
         self.protocol.check_extractor(self.extract)
         self.protocol.check_reference(self.reference)
         if not self.steps or min(self.steps) < 1 or len(set(self.steps)) < len(self.steps):
@@ -201,7 +203,8 @@ def open_reference(
     Args:
         reference: a file of statistics, or data as in `evaluation.images.Images`.
         extract: the feature network, for data.
-        name: of statistics computed from data; by default the name of the data.
+        name: of statistics computed from data; by default, and for data that are another set, the
+            name of the data (see `Images.named`).
         image_size: side of the images of a folder.
         channels: of the images of a folder.
         pairwise: number of rows of features to keep.
@@ -221,7 +224,7 @@ def open_reference(
     batches = with_progress(images.batches(batch_size), len(images), verbose)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "reference.npz"
-        made = make_reference(batches, extract, path, name=name or images.name, pairwise=pairwise)
+        made = make_reference(batches, extract, path, name=images.named(name), pairwise=pairwise)
         features = np.array(made.features)  # into memory, before the folder is deleted
     return dataclasses.replace(made, features=features, origin={"data": images.name})
 

@@ -251,6 +251,17 @@ def test_statistics_in_a_file_serve_as_the_data_does(folder, features, tmp_path)
     assert report["reference"]["file"] == str(statistics) and report["reference"]["sha256"]
 
 
+def test_statistics_of_another_set_are_not_labelled_as_the_protocols(folder, extract, tmp_path):
+    protocol = Protocol.of(extract, name="pooled", **{**FIELDS, "reference": "digits:test"})
+    (tmp_path / "pooled.json").write_text(protocol.to_json())
+    known = ["--protocol", tmp_path / "pooled.json", "--weights", folder / "pooled.keras", "-q"]
+    output, code = call("statistics", "digits:train", tmp_path / "train.npz", *known)
+    assert code == 0 and "digits:train, 899 images of digits:train" in output, output
+    for reference in (tmp_path / "train.npz", "digits:train"):
+        line = refusal("evaluate", folder / "run", *known, "--reference", reference)
+        assert "must agree on `reference`. The protocol says 'digits:test'" in line
+
+
 def test_the_self_check_is_of_the_references_halves(features, extract, tmp_path):
     out = tmp_path / "check.json"
     command = ["evaluate", "--self-check", *features, "--reference", "digits"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -165,6 +166,37 @@ def test_images_come_whole_from_files_folders_and_the_package(tmp_path):
         batches = list(images.batches(4))
         assert len(images) == len(expected) and {len(b) for b in batches[:-1]} == {4}
         assert rows(np.concatenate(batches)) == rows(expected)
+
+
+@pytest.mark.parametrize(
+    "data, reference, name",
+    [
+        ("digits:train", "digits:test", "digits:train"),
+        ("digits:test", "digits:test", "digits:test"),
+        ("digits", "mnist-train", "digits"),
+        ("set.npz", "mnist-train", "mnist-train"),
+        ("set.npz:test", "mnist-train", "set.npz:test"),
+        ("set.npz:test", "mnist-test", "mnist-test"),
+        ("set.npz", "", "set.npz"),
+        ("test", "eurosat-train", "test"),
+        ("faces", "eurosat-train", "eurosat-train"),
+    ],
+)
+def test_statistics_have_the_name_of_a_reference_only_for_its_split(
+    data, reference, name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    np.savez("set.npz", x_train=pixels(2), x_test=pixels(2))
+    for folder in ("test", "faces"):
+        Path(folder).mkdir()
+        Image.fromarray(pixels(1)[0]).save(f"{folder}/a.png")
+    assert Images(data, image_size=8 if "digits" in data else 6).named(reference) == name
+
+
+def test_a_reference_of_floats_from_0_to_1_is_warned_of(tmp_path):
+    np.savez(tmp_path / "set.npz", x=pixels(3).astype("float32") / 255)
+    with pytest.warns(UserWarning, match=r"x of .*set.npz holds .*: x = x / 0.5 - 1"):
+        Images(tmp_path / "set.npz")
 
 
 def test_images_come_in_a_random_order_that_is_always_the_same(tmp_path):
