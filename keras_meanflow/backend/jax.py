@@ -1,4 +1,4 @@
-"""JAX: forward-mode derivatives, the train and test steps, compiled calls."""
+"""JAX: forward-mode derivatives, compiled calls, devices and processes."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
-from keras_meanflow.backend.recording import recorded_gradients
+from keras_meanflow.backend.jax_trainer import Trainer
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 
 __all__ = [
@@ -267,61 +267,3 @@ def distributed(
         yield
     finally:
         keras.distribution.set_distribution(None)
-
-
-class Trainer:
-    """The steps of a FlowMap: build the problem without gradient, then call Keras' step on it."""
-
-    def train_step(self, state: tuple, data: Any) -> tuple[dict, tuple]:
-        """One optimizer step; `state` holds trainable, other, optimizer and metric values."""
-        trainable, other, _, _ = state
-        with keras.StatelessScope(self._mapping(trainable, other)):
-            problem = self.build_problem(data, training=True)
-        with recorded_gradients(self.optimizer, "stateless_apply", position=1) as gradients:
-            _, state = super().train_step(state, problem.as_data())
-        trainable, other, optimizer, metrics = state
-
-        def finish():
-            self.finish_train_step(problem, gradients)
-            return self.get_metrics_result()
-
-        logs, other, metrics = self._finish(finish, trainable, other, metrics)
-        return logs, (trainable, other, optimizer, metrics)
-
-    @property
-    def test_step(self) -> Callable:
-        """One evaluation step; a new function each time, or `jax.jit` would reuse the old one."""
-        return lambda state, data: self._test_step(state, data)
-
-    def _test_step(self, state, data):
-        """One evaluation step, with the chosen average in the place of the weights."""
-        trainable, other, metrics = state
-        scope = self._mapping(trainable, other)
-        weights = dict((id(variable), value) for variable, value in scope)
-        pairs = zip(self.network.trainable_variables, self.chosen_weights, strict=True)
-        chosen = {id(raw): weights[id(used)] for raw, used in pairs}
-        evaluated = [chosen.get(id(v), weights[id(v)]) for v in self.trainable_variables]
-        with keras.StatelessScope(self._mapping(evaluated, other)):
-            problem = self.build_problem(data, training=False)
-        _, (_, other, metrics) = super().test_step((evaluated, other, metrics), problem.as_data())
-
-        def finish():
-            self.finish_test_step(problem)
-            return self.test_logs()
-
-        logs, other, metrics = self._finish(finish, trainable, other, metrics)
-        return logs, (trainable, other, metrics)
-
-    def _mapping(self, trainable, other):
-        variables = self.trainable_variables + self.non_trainable_variables
-        return list(zip(variables, [*trainable, *other], strict=True))
-
-    def _finish(self, step, trainable, other, metrics):
-        """Run the stateful end of a step; returns its logs, other variables and metric values."""
-        mapping = self._mapping(trainable, other)
-        mapping += zip(self.metrics_variables, metrics, strict=True)
-        with keras.StatelessScope(mapping) as scope:
-            logs = step()
-        other = [scope.get_current_value(v) for v in self.non_trainable_variables]
-        metrics = [scope.get_current_value(v) for v in self.metrics_variables]
-        return logs, other, metrics

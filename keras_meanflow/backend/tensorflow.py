@@ -270,3 +270,56 @@ class Trainer:
             super().test_step(problem.as_data())
         self.finish_test_step(problem)
         return self.test_logs()
+
+    def _make_function(self, step_function: Callable) -> Callable:
+        """As in Keras; a refusal of a batch leaves the graph as the ValueError that it is."""
+        function = super()._make_function(step_function)
+
+        def call(iterator):
+            self._untracked.refusal = None
+            try:
+                return function(iterator)
+            except tf.errors.OpError:
+                if self._untracked.refusal is None:
+                    raise
+                raise self._untracked.refusal from None
+
+        return call
+
+    def _autoconvert_optionals(self, step_func: Callable) -> Callable:
+        """As in Keras: what runs for each batch outside XLA. Here the batch is checked."""
+        step = super()._autoconvert_optionals(step_func)
+
+        def checked(data):
+            checks = [self._check(part) for part in self._parts(data)]
+            with tf.control_dependencies([check for check in checks if check is not None]):
+                return step(data)
+
+        return checked
+
+    def _parts(self, data):
+        """A batch's part of each replica."""
+        locals_of = self.distribute_strategy.experimental_local_results
+        count = self.distribute_strategy.num_replicas_in_sync
+        if count == 1:
+            return [data]
+        take = [
+            lambda leaf, i=i: leaf if leaf is None else locals_of(leaf)[i] for i in range(count)
+        ]
+        return [keras.tree.map_structure(one, data) for one in take]
+
+    def _check(self, data):
+        """Call `check_batch` on the host; in a graph, returns the operation that does so."""
+        leaves = keras.tree.flatten(data)
+
+        def check(*arrays):
+            arrays = iter(arrays)
+            filled = [leaf if leaf is None else next(arrays) for leaf in leaves]
+            try:
+                self.check_batch(keras.tree.pack_sequence_as(data, filled))
+            except ValueError as error:
+                self._untracked.refusal = error
+                raise
+
+        present = [leaf for leaf in leaves if leaf is not None]
+        return tf.numpy_function(check, present, []) if tf.inside_function() else check(*present)

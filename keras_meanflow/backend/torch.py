@@ -279,6 +279,7 @@ class Trainer:
     def train_step(self, data: Any) -> dict:
         """One optimizer step; over several processes the gradient is their mean."""
         self._join()
+        self._check(data)
         before = self._metric_values()
         problem = self._problem(data, training=True)
         super().train_step(problem.as_data())
@@ -289,6 +290,7 @@ class Trainer:
     @torch.compiler.disable
     def test_step(self, data: Any) -> dict:
         """One evaluation step, with the chosen average in the place of the weights."""
+        self._check(data)
         before = self._metric_values()
         with self.using_chosen_weights():
             problem = self._problem(data, training=False)
@@ -306,6 +308,16 @@ class Trainer:
         if parallel is None or not torch.is_grad_enabled():
             return super().__call__(*args, **kwargs)
         return parallel(*args, **kwargs)
+
+    def _check(self, data):
+        """Check the values of a batch; on a GPU without waiting for it."""
+        leaves = [leaf for leaf in keras.tree.flatten(data) if isinstance(leaf, torch.Tensor)]
+        if not any(leaf.is_cuda for leaf in leaves):
+            return self.check_batch(data)
+        for leaf in leaves:
+            if leaf.is_cuda and not leaf.is_floating_point():
+                # Keras counts a negative id from the end; one that is too large fails by itself.
+                torch._assert_async((leaf >= 0).all(), "Labels must not be negative.")
 
     def _join(self):
         if process_count() > 1 and not hasattr(self._untracked, "parallel"):

@@ -1,18 +1,22 @@
 """What data a network can be trained on: checked before training, and at every trace."""
 
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_meanflow.backend import Tensor
-from keras_meanflow.networks.base import Network
+from keras_meanflow.data.arrays import warn_of_range
+from keras_meanflow.networks.base import Network, check_label_values
 from keras_meanflow.objectives.base import Objective
 
 
-def check_arrays(network: Network, x: np.ndarray | dict, y: Any = None) -> None:
-    """Raise a ValueError if NumPy arrays, or a dict of them, cannot be trained on."""
+def check_arrays(network: Network, x: Any, y: Any = None) -> None:
+    """Raise a ValueError if arrays, or a dict of them, cannot be trained on."""
     for name, array in named(x).items():
+        array = as_numpy(array)
         check_batch(network, name, array)
         bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         if bad.any():
@@ -21,6 +25,57 @@ def check_arrays(network: Network, x: np.ndarray | dict, y: Any = None) -> None:
                 f"first at index {int(np.argmax(bad))}."
             )
     network.check_condition(y)
+
+
+def are_arrays(x: Any) -> bool:
+    """Whether x is an array, a tensor or a dict of these: data whose values are at hand."""
+    arrays = keras.tree.flatten(x)
+    return bool(arrays) and all(hasattr(array, "__array__") for array in arrays)
+
+
+def check_types(network: Network, x: Any, y: Any) -> None:
+    """Raise a ValueError if a batch, symbolic or not, cannot be trained on by its types."""
+    for name, array in named(x).items():
+        check_batch(network, name, array)
+    network.check_condition(y, values=False)
+    counts = {tuple(a.shape[:1]) for a in keras.tree.flatten((x, y)) if a is not None}
+    if len({count for (count,) in counts if count is not None}) > 1:
+        raise ValueError(f"x and y must have one row per sample. Received: {sorted(counts)} rows.")
+
+
+def check_values(network: Network, x: Any, y: Any, *, pixels: bool) -> None:
+    """Check the values of a batch, or of all data, in NumPy.
+
+    Args:
+        network: the network in training.
+        x, y: the data and the condition, or None.
+        pixels: warn too if x looks like images in another range.
+
+    Raises:
+        ValueError: for labels outside 0..num_classes.
+    """
+    labels = y.get("labels") if isinstance(y, dict) else y
+    if network.num_classes is not None and labels is not None:
+        labels = as_numpy(labels)
+        check_label_values(labels, network.num_classes)
+        _warn_of_first_label(labels, network.num_classes)
+    if pixels and len(network.data_shape) == 3:
+        warn_of_range(as_numpy(named(x)["x"]), "x")
+
+
+def _warn_of_first_label(labels, num_classes):
+    """Labels 1..K are most likely numbered from 1: K would train the null label as a class."""
+    if labels.size and 0 < labels.min() < labels.max() == num_classes:
+        warnings.warn(
+            f"The labels lie in {labels.min()}..{num_classes}: there is no 0, and {num_classes} is "
+            "the null label. If they count from 1, pass y - 1.",
+            stacklevel=2,
+        )
+
+
+def as_numpy(array: Any) -> np.ndarray:
+    """An array or tensor of any library in NumPy."""
+    return ops.convert_to_numpy(array) if ops.is_tensor(array) else np.asarray(array)
 
 
 def check_batch(network: Network, name: str, array: Tensor) -> None:
@@ -51,12 +106,24 @@ def check_objective(network: Network, objective: Objective) -> None:
 
 def rows_of(x: Any, batch_size: int | None = None) -> int | None:
     """The number of rows in a nominal batch of the x that `fit` takes; None if unknown."""
-    if isinstance(x, np.ndarray | dict):
+    if are_arrays(x):
         return min(batch_size or 32, len(next(iter(keras.tree.flatten(x)))))
     size = batch_size or getattr(x, "batch_size", None)
     return None if size is None else int(size)
 
 
 def named(x: Any) -> dict[str, Any]:
-    """The arrays of data by name: `x` alone, or a dict such as {"x", "e"}."""
-    return x if isinstance(x, dict) else {"x": x}
+    """The arrays of data by name: `x` alone, or {"x", "e"} of stored pairs.
+
+    Raises:
+        ValueError: for a dict of other names.
+    """
+    if not isinstance(x, dict):
+        return {"x": x}
+    if "x" not in x or not set(x) <= {"x", "e"}:
+        raise ValueError(
+            "Data is an array x, or {'x', 'e'} for stored pairs; labels are y. "
+            f"Received a dict of {', '.join(map(str, x))}: pass tuples (x, y), of a tf.data set by "
+            "data.map(lambda row: (row['image'], row['label']))."
+        )
+    return x

@@ -7,14 +7,20 @@ from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import keras
-import numpy as np
 from keras import ops
 
 # Loading a saved model finds its parts among the classes that have been imported.
 from keras_meanflow import networks, objectives, optimizers, parts  # noqa: F401
 from keras_meanflow.backend import Trainer, alone, may_compile
+from keras_meanflow.backend.random import check_seed
 from keras_meanflow.flow_map.averages import Averages
-from keras_meanflow.flow_map.checks import check_arrays, check_objective, rows_of
+from keras_meanflow.flow_map.checks import (
+    are_arrays,
+    check_arrays,
+    check_objective,
+    check_values,
+    rows_of,
+)
 from keras_meanflow.flow_map.curriculum import Curriculum
 from keras_meanflow.flow_map.field import Field
 from keras_meanflow.flow_map.generation import Generation
@@ -79,7 +85,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
                 "the loss scale that float16 needs overflow it. Use mixed_bfloat16. "
                 f"Received: a network with {network.dtype_policy.name}."
             )
-        self.network, self.seed = network, int(seed)
+        self.network, self.seed = network, check_seed(seed)
         self.field = Field(network, float32_derivative=float32_derivative)
         self._take(MeanFlow() if objective is None else objective)
         # Saved models rely on the names and the order of this layer and these variables.
@@ -93,7 +99,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         self.fixed_horizon = horizon
         self.horizon.assign(horizon or 0)
         # Hidden from Keras' tracking, which has the variables already.
-        self._untracked = types.SimpleNamespace(state={}, errors={}, steps={})
+        self._untracked = types.SimpleNamespace(state={}, errors={}, steps={}, looked=False)
         self._averages = Averages(averages, network.trainable_variables, self._copy)
         self._average = next(iter(self.averages), None)
         self._keep_state()
@@ -206,8 +212,8 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
                 labels, a batch too small for the share of rows with r < t, or scheduled values
                 without a known length of training or a `horizon`.
         """
-        if isinstance(x, np.ndarray | dict):
-            self.check_data(x, y)
+        self._look_at(*_x_and_y(kwargs.get("validation_data")))
+        self._look_at(x, y)
         rows = rows_of(x, args[0] if args else kwargs.get("batch_size"))
         if rows is not None:
             self.objective.check_batch(rows)
@@ -217,6 +223,18 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
             curriculum.apply(self)
         callbacks = callbacks if curricula else [Curriculum(), *callbacks]
         return super().fit(x, y, *args, callbacks=callbacks, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as `keras.Model.evaluate` does, with the same checks of data as `fit`."""
+        self._look_at(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _look_at(self, x, y):
+        """Check arrays as a whole; other data are checked batch by batch."""
+        self._untracked.looked = are_arrays(x)
+        if are_arrays(x):
+            self.check_data(x, y)
+            check_values(self.network, x, y, pixels=True)
 
     def set_objective(self, objective: Objective) -> None:
         """Continue with another objective of the same kind; another kind needs a new FlowMap.
@@ -236,8 +254,8 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
             self._keep_state()
             self.train_function = self.test_function = None  # compiled for the old one
 
-    def check_data(self, x: np.ndarray | dict, y: Any = None) -> None:
-        """Raise a ValueError if NumPy arrays cannot be trained on."""
+    def check_data(self, x: Any, y: Any = None) -> None:
+        """Raise a ValueError if arrays, or a dict of them, cannot be trained on."""
         check_arrays(self.network, x, y)
 
     # Averages
@@ -304,6 +322,11 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         for name in ("network", "objective"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
+
+
+def _x_and_y(data):
+    """x and y of validation data: a tuple of arrays, or a data set."""
+    return keras.utils.unpack_x_y_sample_weight(data)[:2]
 
 
 def _kind(objective):

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_meanflow.backend import Tensor, first_row, global_norm, local, replica_sum
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.flow_map.checks import check_batch, named
+from keras_meanflow.flow_map.checks import check_types, check_values
 from keras_meanflow.objectives import Problem
 
 _EVALUATION_SEED = 0x5EED
@@ -43,8 +43,7 @@ class Steps:
         x, y, sample_weight = keras.tree.map_structure(
             lambda a: a if a is None else ops.convert_to_tensor(a), (x, y, sample_weight)
         )
-        for name, array in named(x).items():
-            check_batch(self.network, name, array)
+        check_types(self.network, x, y)
         x = keras.tree.map_structure(lambda a: ops.cast(a, "float32"), x)
         rows = ops.shape(next(iter(keras.tree.flatten(x))))[0]
         keys = self.keys(rows, training=training)
@@ -52,6 +51,16 @@ class Steps:
         draws = self.objective.draw(keys, x, y)
         make = self.objective.training_problem if training else self.objective
         return make(self.field, x, y, draws).weighted(sample_weight)
+
+    def check_batch(self, data: Any) -> None:
+        """Raise a ValueError for a batch that cannot be trained on.
+
+        A backend's `Trainer` calls it before each step, where the values are at hand.
+        """
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        check_types(self.network, x, y)
+        first, self._untracked.looked = not self._untracked.looked, True
+        check_values(self.network, x, y, pixels=first)
 
     def keys(self, rows: int, *, training: bool = True) -> Keys:
         """The draws of the present step for a replica's batch of `rows`."""

@@ -117,6 +117,7 @@ class Network(keras.Model, abc.ABC):
 
         def dropped(array):
             labels = keras.backend.is_int_dtype(keras.backend.standardize_dtype(array.dtype))
+            array = ops.cast(array, "int32") if labels else array  # 256 is 0 in uint8
             null = ops.cast(self.num_classes if labels else 0, array.dtype)
             return ops.where(per_row(drop, array), null, array)
 
@@ -129,13 +130,20 @@ class Network(keras.Model, abc.ABC):
         del keys, rows
         return condition
 
-    def check_condition(self, condition: Condition) -> None:
-        """Raise a ValueError for a condition that this network does not take."""
+    def check_condition(self, condition: Condition, *, values: bool = True) -> None:
+        """Raise a ValueError for a condition that this network does not take.
+
+        Args:
+            condition: arrays or tensors.
+            values: check the values too. Without them the tensors may be symbolic, inside a step.
+        """
         parts = self.by_name(condition)
         if not {*self._required} <= {*parts} <= {*self._required, *self._optional}:
             raise self._refusal(condition)
         for name, part in parts.items():
-            self._check_part(name, part)
+            self._check_type(name, part)
+            if values:
+                self._check_values(name, part)
 
     def _refusal(self, condition):
         names = [*self._required, *(f"{name} (optional)" for name in self._optional)]
@@ -144,27 +152,22 @@ class Network(keras.Model, abc.ABC):
         received = sorted(condition) if isinstance(condition, dict) else type(condition)
         return ValueError(f"The condition is a dict of {', '.join(names)}. Received: {received}.")
 
-    def _check_part(self, name, part):
+    def _check_type(self, name, part):
         if name == "labels" and self.num_classes is not None:
-            self._check_labels(part)
+            _check_label_type(part, self.num_classes)
         else:
-            shape = {**self._shapes, **self._optional}[name]
-            _check_array(name or "The condition", part, shape)
+            _check_array_type(
+                name or "The condition", part, {**self._shapes, **self._optional}[name]
+            )
 
-    def _check_labels(self, labels):
-        if labels is None:
-            raise ValueError(f"This network needs labels 0..{self.num_classes - 1}. Received none.")
-        labels = np.asarray(labels)
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            raise ValueError(
-                f"Labels are integers of shape (n,). Received: {labels.dtype} of {labels.shape}."
-            )
-        wrong = labels[(labels < 0) | (labels > self.num_classes)]
-        if wrong.size:
-            raise ValueError(
-                f"Labels must lie in 0..{self.num_classes - 1} (or {self.num_classes}, the null "
-                f"label). Received: {sorted(set(wrong.tolist()))[:5]}."
-            )
+    def _check_values(self, name, part):
+        if name == "labels" and self.num_classes is not None:
+            check_label_values(part, self.num_classes)
+            return
+        wrong = np.sum(~np.isfinite(_numpy(part)))
+        if wrong:
+            name = name or "The condition"
+            raise ValueError(f"{name} must be finite. Received: {wrong} values not finite.")
 
     def condition_inputs(self) -> Condition:
         """The required condition as `keras.Input`s, for export; None if nothing is required."""
@@ -184,15 +187,48 @@ class Network(keras.Model, abc.ABC):
         """Do nothing: the constructor has built the layers."""
 
 
-def _check_array(name, array, shape):
-    if array is None:
-        raise ValueError(f"{name} is an array (n, {', '.join(map(str, shape))}). Received: None.")
-    array = np.asarray(array)
-    if array.dtype.kind != "f" or array.shape[1:] != shape:
+def check_label_values(labels: Tensor, num_classes: int) -> None:
+    """Raise a ValueError for a label outside 0..num_classes; the last one is the null label."""
+    labels = _numpy(labels)
+    wrong = labels[(labels < 0) | (labels > num_classes)]
+    if wrong.size:
         raise ValueError(
-            f"{name} must hold floats of shape (n, {', '.join(map(str, shape))}). "
-            f"Received: {array.dtype} of {array.shape}."
+            f"Labels must lie in 0..{num_classes - 1} (or {num_classes}, the null "
+            f"label). Received: {sorted(set(wrong.tolist()))[:5]}."
         )
-    wrong = np.sum(~np.isfinite(array))
-    if wrong:
-        raise ValueError(f"{name} must be finite. Received: {wrong} values not finite.")
+
+
+def _check_label_type(labels, num_classes):
+    if labels is None:
+        raise ValueError(f"This network needs labels 0..{num_classes - 1}. Received none.")
+    shape, dtype = _shape_and_type(labels)
+    if len(shape) != 1 or not dtype.startswith(("int", "uint")):
+        turn = "y[:, 0]" if shape[1:] == (1,) else "y.argmax(axis=1) of one-hot rows"
+        raise ValueError(
+            f"Labels are integers of shape (n,). Received: {dtype} of {shape or 'no rank'}."
+            + (f" Pass {turn}." if len(shape) == 2 else "")
+        )
+
+
+def _check_array_type(name, array, shape):
+    expected = f"(n, {', '.join(map(str, shape))})"
+    if array is None:
+        raise ValueError(f"{name} is an array {expected}. Received: None.")
+    found, dtype = _shape_and_type(array)
+    if not dtype.startswith(("float", "bfloat")) or found[1:] != shape:
+        raise ValueError(
+            f"{name} must hold floats of shape {expected}. Received: {dtype} of {found}."
+        )
+
+
+def _shape_and_type(array):
+    """The shape and the name of the type of an array, a tensor of any library, or a list."""
+    array = array if hasattr(array, "dtype") else np.asarray(array)
+    known = getattr(array.shape, "rank", 0) is not None  # TensorFlow has shapes without a rank
+    return tuple(array.shape) if known else (), getattr(
+        array.dtype, "name", str(array.dtype)
+    ).removeprefix("torch.")
+
+
+def _numpy(array):
+    return ops.convert_to_numpy(array) if keras.ops.is_tensor(array) else np.asarray(array)

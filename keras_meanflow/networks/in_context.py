@@ -230,9 +230,13 @@ class InContextDiT(Network):
         patches = out(norm(x[:, self._prefix_length() :]))
         return unpatchify(patches, self.grid, self.patch_size)
 
-    def _check_part(self, name, part):
+    def _check_type(self, name, part):
+        if name not in _LIMITS:  # a number, or one for each row
+            super()._check_type(name, part)
+
+    def _check_values(self, name, part):
         if name not in _LIMITS:
-            return super()._check_part(name, part)
+            return super()._check_values(name, part)
         (low, high), values = _LIMITS[name], np.asarray(part)
         if not ((values >= low) & (values <= high)).all():
             raise ValueError(f"{name} must lie in [{low}, {high}]. Received: {values}.")

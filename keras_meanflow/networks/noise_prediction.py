@@ -97,9 +97,9 @@ class NoisePrediction(Network):
         """See `Network.drop_condition`."""
         return self.network.drop_condition(condition, drop)
 
-    def check_condition(self, condition: Condition) -> None:
+    def check_condition(self, condition: Condition, *, values: bool = True) -> None:
         """See `Network.check_condition`."""
-        self.network.check_condition(condition)
+        self.network.check_condition(condition, values=values)
 
     def get_config(self) -> dict:
         """The arguments."""
