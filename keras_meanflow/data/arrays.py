@@ -55,7 +55,8 @@ class ArraySource:
     def num_classes(self) -> int | None:
         """The highest label plus one; None without labels."""
         labels = self.y.get("labels") if isinstance(self.y, dict) else self.y
-        return int(labels.max()) + 1 if labels is not None and labels.ndim == 1 else None
+        integers = labels is not None and np.issubdtype(labels.dtype, np.integer)
+        return int(labels.max()) + 1 if integers else None
 
     def take(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray | dict | None]:
         """Returns the items at `indices`, float32, and their labels, conditions or None."""
@@ -142,10 +143,11 @@ def check_conditions(
     if isinstance(y, dict):
         return {key: check_conditions(array, count, f"{name}[{key!r}]") for key, array in y.items()}
     y = np.asarray(y)
-    if y.ndim <= 1 or np.issubdtype(y.dtype, np.integer):
+    if not np.issubdtype(y.dtype, np.floating):
         return check_labels(y, count, name)
     _check_count(y, count, name)
-    return check_values(y, name)
+    _check_finite(y, name)
+    return y.astype("float32", copy=False)
 
 
 def check_labels(y: np.ndarray, count: int, name: str) -> np.ndarray:
@@ -180,6 +182,7 @@ def _read_npz(path, split):
     """The images, the labels or None, and the suffix that follows `x` and `y` in their names."""
     if not path.is_file():
         raise ValueError(f"data must be an existing .npz file or folder. There is none at {path}.")
+    _check_is_npz(path)
     try:
         with np.load(path, allow_pickle=False) as stored:
             suffix = "" if split == "train" and "x_train" not in stored else f"_{split}"
@@ -191,3 +194,14 @@ def _read_npz(path, split):
         wanted = "x_train or x" if split == "train" else f"x_{split}"
         raise ValueError(f"{path} must hold {wanted}. It holds {', '.join(names) or 'nothing'}.")
     return arrays[f"x{suffix}"], arrays.get(f"y{suffix}"), suffix
+
+
+def _check_is_npz(path):
+    """Raise a ValueError that says what can be read, for another kind of file."""
+    if zipfile.is_zipfile(path):
+        return
+    kind = f"a {path.suffix} file" if path.suffix not in ("", ".npz") else "no archive, or damaged"
+    raise ValueError(
+        f"{path} must be an .npz file of arrays x and y (np.savez('data.npz', x=x, y=y)), or a "
+        f"folder of images. Received: {'an empty file' if not path.stat().st_size else kind}."
+    )

@@ -42,7 +42,8 @@ def open_source(
     >>> source.shape, len(source)
     ((28, 28, 1), 10)
     """
-    if hasattr(data, "take") and not isinstance(data, np.ndarray):
+    _check_kind(data)
+    if hasattr(data, "take") and not hasattr(data, "__array__"):
         return data
     if isinstance(data, str) and data.partition(":")[0] == "digits":
         digits = ArraySource(*load_digits(data.partition(":")[2] or "all"))
@@ -55,6 +56,19 @@ def open_source(
             raise ValueError(f"image_size must be given for the folder {data}. Received None.")
         return ImageFolder(data, image_size, channels=channels or 3, on_error=on_error)
     return _check_shape(_open_arrays(data), image_size, channels)
+
+
+def _check_kind(data):
+    """Raise a ValueError for data sets of other libraries, some of which have a `take` too."""
+    library = type(data).__module__.partition(".")[0]
+    foreign = library in ("tensorflow", "datasets", "torch") and not hasattr(data, "__array__")
+    if isinstance(data, dict) or foreign:
+        names = f" of {', '.join(map(str, data))}" if isinstance(data, dict) else ""
+        raise ValueError(
+            "data must be a path, an array, a pair of arrays (x, y) or a data source. "
+            f"Received: {type(data).__name__}{names}. Pass NumPy arrays, as in "
+            "(data['image'], data['label'])."
+        )
 
 
 def _open_store(path):

@@ -53,7 +53,7 @@ class Images:
             warn_of_range(self._source.x, f"x of {self.name}")
 
     def named(self, reference: str | None) -> str:
-        """The name of statistics of these images: `reference`, or their own if they are another set.
+        """The name of statistics of these images: `reference`, or their own for another set.
 
         The package's digits have their own name. Another set is seen by its split: test images are
         no "mnist-train".

@@ -1,5 +1,7 @@
 """Digits, arrays and `.npz` files: what is read, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -110,6 +112,38 @@ def test_a_condition_may_be_an_array():
     assert source.num_classes is None and source.take([1])[1].dtype == np.float32
     with pytest.raises(ValueError, match="one entry per item: 4. Received 3"):
         ArraySource(FLOATS, vectors[:3])
+
+
+def test_a_condition_may_be_one_number_for_each_item_or_a_dict_with_such_numbers():
+    angles = np.array([0.0, 90.0, 180.0, 270.0])
+    source = ArraySource(FLOATS, {"labels": np.arange(4), "angle": angles})
+    y = source.take([3, 1])[1]
+    assert y["angle"].tolist() == [270.0, 90.0] and y["angle"].dtype == np.float32
+    assert source.num_classes == 4
+    alone = ArraySource(FLOATS, angles)
+    assert alone.num_classes is None and alone.take([1])[1].tolist() == [90.0]
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.h5", "x.parquet", "x.npz", "x"])
+def test_files_of_other_kinds_are_refused_with_what_is_read(name, tmp_path):
+    np.save(tmp_path / "a.npy", FLOATS)
+    for content in ((tmp_path / "a.npy").read_bytes(), b"\x89HDF\r\n\x1a\n", b"PAR1", b""):
+        (tmp_path / name).write_bytes(content)
+        kind = Path(name).suffix if Path(name).suffix not in ("", ".npz") else "no archive"
+        with pytest.raises(ValueError) as caught:
+            open_source(tmp_path / name)
+        message = str(caught.value)
+        assert "must be an .npz file of arrays x and y" in message and "\n" not in message
+        assert ("an empty file" if not content else kind) in message
+
+
+def test_data_sets_of_other_libraries_are_refused_with_what_is_expected():
+    with pytest.raises(ValueError, match="Received: dict of image, label. Pass NumPy arrays"):
+        open_source({"image": FLOATS, "label": np.arange(4)})
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="Received: TensorDataset. Pass NumPy arrays"):
+        open_source(torch.utils.data.TensorDataset(torch.zeros(4, 1)))
+    assert len(open_source(torch.zeros(4, 8, 8))) == 4
 
 
 def test_a_source_opens_from_files_and_from_arrays(npz):
