@@ -18,7 +18,7 @@ SOLVERS = ("heun", "euler", "ab2")
 @click.argument("out", type=click.Path())
 @click.option("-n", "count", type=click.IntRange(1), default=10_000, show_default=True,
               help="Number of pairs.")  # fmt: skip
-@click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9; default all, in turn.")
+@click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9, or names; default all, in turn.")
 @click.option(
     "--sampler",
     "name",
@@ -75,7 +75,7 @@ def reflow(
         store = reflow.reflow(
             flow_map,
             out,
-            labels_of(labels, count, flow_map.network.num_classes),
+            labels_of(labels, count, flow_map.network.num_classes, flow_map.class_names),
             sampler=kind[name](steps=steps),
             seed=reflow.SEED if seed is None else seed,
             guidance_scale=guidance_scale,

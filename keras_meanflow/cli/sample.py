@@ -21,7 +21,7 @@ _HELP = (
 
 @click.command()
 @click.argument("run_dir", metavar="RUN")
-@click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9; default all, in turn.")
+@click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9, or names; default all, in turn.")
 @click.option(
     "-n", "count", type=click.IntRange(1), default=100, show_default=True, help="Number of samples."
 )
@@ -77,7 +77,7 @@ def sample(
         flow_map, codec = opened.flow_map, opened.codec
         if not average:
             flow_map.average = None
-        labels = labels_of(labels, count, flow_map.network.num_classes)
+        labels = labels_of(labels, count, flow_map.network.num_classes, flow_map.class_names)
         sampler, finish = _sampler(name, steps, shift, frozen, Path(run_dir), guidance_scale)
         samples = flow_map.generate(
             labels,

@@ -51,6 +51,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         horizon: number of optimizer steps over which schedules run, or None to take it from `fit`.
         seed: seed of all draws of training.
         float32_derivative: compute du/dt in float32 where the network computes in bfloat16.
+        class_names: names of the labels 0, 1, ..., saved with the model.
 
     Raises:
         ValueError: for a network in float16, a decay outside [0, 1), a network that the objective
@@ -76,6 +77,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         horizon: int | None = None,
         seed: int = 0,
         float32_derivative: bool = False,
+        class_names: Sequence[str] = (),
         **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -86,6 +88,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
                 f"Received: a network with {network.dtype_policy.name}."
             )
         self.network, self.seed = network, check_seed(seed)
+        self.class_names = tuple(class_names)
         self.field = Field(network, float32_derivative=float32_derivative)
         self._take(MeanFlow() if objective is None else objective)
         # Saved models rely on the names and the order of this layer and these variables.
@@ -313,6 +316,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
             "horizon": self.fixed_horizon,
             "seed": self.seed,
             "float32_derivative": self.field.float32_derivative,
+            **({"class_names": list(self.class_names)} if self.class_names else {}),
         }
 
     @classmethod

@@ -150,6 +150,11 @@ class Presets:
                 f"shape {network.data_shape}, "
                 f"{network.num_classes or 'no'} classes; trained with {type(objective).__name__}.",
                 "",
+                *(
+                    [f"Labels 0, 1, ...: {', '.join(self.class_names)}."]
+                    if self.class_names
+                    else []
+                ),
                 text,
                 "",
                 "    from keras_meanflow import FlowMap",

@@ -70,6 +70,8 @@ class Training:
         if not self.flow_map.compiled:
             raise ValueError("A Training's flow_map must be compiled: flow_map.compile(...).")
         object.__setattr__(self, "data", open_source(self.data))
+        if getattr(self.data, "class_names", ()):
+            self.flow_map.class_names = tuple(self.data.class_names)
         if self.codec is None:
             object.__setattr__(self, "codec", getattr(self.data, "codec", None))
         if self.codec and self.evaluation and self.evaluation.decode is None:
