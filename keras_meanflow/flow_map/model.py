@@ -210,10 +210,13 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
     ) -> keras.callbacks.History:
         """Train as `keras.Model.fit` does; see its arguments.
 
+        Arrays, tensors and `validation_data` are checked as a whole, other data batch by batch.
+        Images outside [-1, 1] and labels that seem to count from 1 give a warning.
+
         Raises:
-            ValueError: for integer data, data of another shape than the network's, NaN, unknown
-                labels, a batch too small for the share of rows with r < t, or scheduled values
-                without a known length of training or a `horizon`.
+            ValueError: for integer data, data of another shape than the network's, NaN, labels that
+                are missing, unknown or no integers (n,), a batch too small for the share of rows
+                with r < t, or scheduled values without a known length of training or a `horizon`.
         """
         self._look_at(*_x_and_y(kwargs.get("validation_data")))
         self._look_at(x, y)
