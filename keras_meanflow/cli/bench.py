@@ -13,10 +13,10 @@ from keras_meanflow.cli.backend import (
     choose_backend,
     devices_option,
     distribution_option,
-    one_line_errors,
     several_devices,
     start,
 )
+from keras_meanflow.cli.errors import one_line_errors, traceback_option
 from keras_meanflow.cli.peaks import peak_of
 from keras_meanflow.cli.plans import open_plan, plan_options
 
@@ -32,6 +32,7 @@ from keras_meanflow.cli.plans import open_plan, plan_options
 @devices_option
 @distribution_option
 @backend_option
+@traceback_option
 def bench(
     task, method, size, settings, steps, rounds, samples, peak, devices, distribution, backend
 ):

@@ -8,11 +8,11 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    one_line_errors,
     open_named,
     recorded_backend,
     start,
 )
+from keras_meanflow.cli.errors import one_line_errors, traceback_option
 
 
 @click.command()
@@ -34,6 +34,7 @@ from keras_meanflow.cli.backend import (
     "--codec", "codec_name", help="Codec of a preset's latents: sd-vae-ft-ema, ... or FILE.keras."
 )
 @backend_option
+@traceback_option
 def convert(
     source,
     target,
@@ -147,6 +148,7 @@ def _write_preset(network, objective, codec, target, target_format):
 
 @click.command()
 @click.argument("name")
+@traceback_option
 def card(name):
     """Show the model card of a known public checkpoint.
 

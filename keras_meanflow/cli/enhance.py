@@ -12,10 +12,10 @@ import click
 
 from keras_meanflow.cli.backend import (
     backend_option,
-    one_line_errors,
     open_named,
     verbose_option,
 )
+from keras_meanflow.cli.errors import one_line_errors
 
 if TYPE_CHECKING:
     from keras_meanflow.flow_map import FlowMap

@@ -10,12 +10,12 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    one_line_errors,
     open_named,
     start,
     verbose_option,
 )
 from keras_meanflow.cli.enhance import evaluate_speech, is_speech
+from keras_meanflow.cli.errors import one_line_errors
 from keras_meanflow.cli.measuring import measuring
 
 LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")

@@ -7,10 +7,10 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    one_line_errors,
     start,
     verbose_option,
 )
+from keras_meanflow.cli.errors import one_line_errors
 
 
 @click.command()

@@ -4,10 +4,10 @@ import click
 
 from keras_meanflow.cli.backend import (
     backend_option,
-    one_line_errors,
     open_named,
     verbose_option,
 )
+from keras_meanflow.cli.errors import one_line_errors
 from keras_meanflow.cli.options import labels_of, worker_of
 
 SOLVERS = ("heun", "euler", "ab2")

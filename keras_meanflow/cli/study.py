@@ -8,10 +8,10 @@ import click
 
 from keras_meanflow.cli.backend import (
     choose_backend,
-    one_line_errors,
     open_named,
     start,
 )
+from keras_meanflow.cli.errors import one_line_errors
 from keras_meanflow.cli.plans import open_plan
 from keras_meanflow.cli.study_options import QUALITY, RUN, TRAINING, TRUTH, with_options
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from keras_meanflow.cli.backend import backend_option, verbose_option
+from keras_meanflow.cli.errors import traceback_option
 from keras_meanflow.cli.plans import OPTIONS as PLAN
 
 TRAINING = (
@@ -42,6 +43,7 @@ RUN = (
     click.option("--data", help="Data of the run, if it was moved."),
     click.option("--average/--raw", default=True, help="Use the averaged or the raw weights."),
     backend_option,
+    traceback_option,
 )  # fmt: skip
 
 

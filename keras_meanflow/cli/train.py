@@ -11,12 +11,12 @@ from keras_meanflow.cli.backend import (
     choose_backend,
     devices_option,
     distribution_option,
-    one_line_errors,
     recorded_backend,
     several_devices,
     start,
     verbose_option,
 )
+from keras_meanflow.cli.errors import one_line_errors, traceback_option
 from keras_meanflow.cli.plans import open_plan, plan_options
 from keras_meanflow.recipe import Found, find, methods, tasks
 from keras_meanflow.training.plan import Plan
@@ -46,6 +46,7 @@ def _list(known: dict[str, Found]):
 
 @tasks_command.command("show")
 @click.argument("name")
+@traceback_option
 def show_task(name):
     """Show a task: its knobs, its methods and their settings."""
     with one_line_errors():
@@ -68,6 +69,7 @@ def show_task(name):
 
 @methods_command.command("show")
 @click.argument("name")
+@traceback_option
 def show_method(name):
     """Show a method: its knobs, its settings on each task."""
     with one_line_errors():
