@@ -27,7 +27,9 @@ verbose_option = click.option("--verbose/--quiet", "-v/-q", default=True, help="
 
 
 devices_option = click.option(
-    "--devices", type=int, help="Number, over all processes; default 1, or all of them."
+    "--devices",
+    type=click.IntRange(1),
+    help="Number, over all processes; default 1, or all of them.",
 )
 distribution_option = click.option(
     "--distribution",

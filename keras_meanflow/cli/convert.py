@@ -13,11 +13,12 @@ from keras_meanflow.cli.backend import (
     start,
 )
 from keras_meanflow.cli.errors import one_line_errors, traceback_option
+from keras_meanflow.cli.options import OUT
 
 
 @click.command()
 @click.argument("source")
-@click.argument("target")
+@click.argument("target", type=OUT)
 @click.option("--from", "source_format", help="Format of SOURCE; default: detected.")
 @click.option("--to", "target_format", help="Format of TARGET; default: keras_meanflow.")
 @click.option(
@@ -28,7 +29,10 @@ from keras_meanflow.cli.errors import one_line_errors, traceback_option
 )
 @click.option("--interval", is_flag=True, help="Add an input t - r; its weights start at zero.")
 @click.option(
-    "--decouple", type=int, metavar="DEPTH", help="The blocks from DEPTH on take r as input."
+    "--decouple",
+    type=click.IntRange(0),
+    metavar="DEPTH",
+    help="The blocks from DEPTH on take r as input.",
 )
 @click.option(
     "--codec", "codec_name", help="Codec of a preset's latents: sd-vae-ft-ema, ... or FILE.keras."

@@ -11,7 +11,7 @@ from keras_meanflow.cli.backend import (
     verbose_option,
 )
 from keras_meanflow.cli.errors import one_line_errors
-from keras_meanflow.cli.options import worker_of
+from keras_meanflow.cli.options import OUT_FOLDER, worker_of
 
 CODECS = ("sd-vae", "taef2", "rae", "identity")
 NORMALISATIONS = ("codec", "sd", "imf", "measured", "none")
@@ -19,7 +19,7 @@ NORMALISATIONS = ("codec", "sd", "imf", "measured", "none")
 
 @click.command()
 @click.argument("source", type=click.Path())
-@click.argument("out", type=click.Path())
+@click.argument("out", type=OUT_FOLDER)
 @click.option(
     "--codec", type=click.Choice(CODECS), help="Autoencoder; not needed if SOURCE is latents."
 )

@@ -13,7 +13,7 @@ OPTIONS = (
     click.option("--weights", type=click.Path(), help="File of the network; default: the cache."),
     click.option("--fetch", is_flag=True, help="Download published weights that are not cached."),
     click.option("--image-size", type=click.IntRange(1), help="Side to crop a folder's images to."),
-    click.option("--channels", type=int, help="Channels of a folder's images; default 3."),
+    click.option("--channels", type=click.IntRange(1), help="Of a folder's images; default 3."),
 )  # fmt: skip
 NETWORK = ("protocol", "features", "resize", "weights", "fetch")
 FOLDER = ("image_size", "channels")

@@ -1,8 +1,13 @@
-"""Read the texts of options that several commands have."""
+"""The types and the texts of options that several commands have."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,3 +44,43 @@ def worker_of(text: str) -> tuple[int, int]:
     if not (slash and k.isdigit() and n.isdigit()):
         raise ValueError(f"--worker is K/N, as in 0/4. Received: {text!r}.")
     return int(k), int(n)
+
+
+class Number(click.FloatRange):
+    """An option's finite number, in a range as for `click.FloatRange`."""
+
+    def convert(self, value: Any, param: Any, context: Any) -> float:
+        """The number; the command fails for another text."""
+        number = super().convert(value, param, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, context)
+        return number
+
+
+class Out(click.Path):
+    """A path to write to: nothing but a file (or a folder) is there, and it can be written.
+
+    Args:
+        kinds: what may be there already: "file", "folder".
+    """
+
+    def __init__(self, *kinds: str):
+        super().__init__()
+        self.kinds = kinds
+
+    def convert(self, value: Any, param: Any, context: Any) -> str:
+        """The path; the command fails for another one, before it computes anything."""
+        path, wanted = Path(value), " or a ".join(self.kinds)
+        there = path.exists() or path.is_symlink()
+        kind = "file" if path.is_file() else "folder" if path.is_dir() else "special file"
+        if there and kind not in self.kinds:
+            self.fail(f"{path} is a {kind}. Name a {wanted}.", param, context)
+        above = path if there else next(one for one in path.absolute().parents if one.exists())
+        if not there and not above.is_dir():
+            self.fail(f"{above} is no folder, so {path} cannot be made.", param, context)
+        if not os.access(above, os.W_OK):
+            self.fail(f"{above} cannot be written to.", param, context)
+        return value
+
+
+OUT_FILE, OUT_FOLDER, OUT = Out("file"), Out("folder"), Out("file", "folder")

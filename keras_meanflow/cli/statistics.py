@@ -12,11 +12,12 @@ from keras_meanflow.cli.backend import (
 )
 from keras_meanflow.cli.errors import one_line_errors
 from keras_meanflow.cli.measuring import measuring
+from keras_meanflow.cli.options import OUT_FILE
 
 
 @click.command()
 @click.argument("data")
-@click.argument("out", type=click.Path())
+@click.argument("out", type=OUT_FILE)
 @measuring
 @click.option("--name", help="Name of the reference; default: the protocol's, or the name of DATA.")
 @click.option(

@@ -7,6 +7,7 @@ import click
 
 from keras_meanflow.cli.backend import backend_option, verbose_option
 from keras_meanflow.cli.errors import traceback_option
+from keras_meanflow.cli.options import OUT_FOLDER
 from keras_meanflow.cli.plans import OPTIONS as PLAN
 
 TRAINING = (
@@ -14,7 +15,7 @@ TRAINING = (
     click.option("--seeds", default="0", show_default=True, help="One run per seed, as in 0,1,2."),
     click.option("--at", default="1", show_default=True, help="Measure after these shares of the "
                  "steps, as in 0.25,0.5,1."),
-    click.option("--out", type=click.Path(), help="Folder for runs, results.csv and results.png; "
+    click.option("--out", type=OUT_FOLDER, help="Folder for runs, results.csv and results.png; "
                  "default studies/NAME-TASK_METHOD."),
     backend_option,
     verbose_option,

@@ -17,6 +17,7 @@ from keras_meanflow.cli.backend import (
     verbose_option,
 )
 from keras_meanflow.cli.errors import one_line_errors, traceback_option
+from keras_meanflow.cli.options import OUT_FOLDER
 from keras_meanflow.cli.plans import open_plan, plan_options
 from keras_meanflow.recipe import Found, find, methods, tasks
 from keras_meanflow.training.plan import Plan
@@ -100,7 +101,7 @@ def _settings(settings):
 @click.command()
 @plan_options
 @click.option(
-    "--run", "run_dir", type=click.Path(), help="Directory of the run; default runs/TASK_METHOD."
+    "--run", "run_dir", type=OUT_FOLDER, help="Directory of the run; default runs/TASK_METHOD."
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan and check it; write nothing.")
 @devices_option

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,8 +50,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         OSError: if it cannot be written; it is then as it was before.
         ValueError: for a device, a folder or a pipe in its place.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no regular file, and is not replaced. Name another file.")
+    _check_regular(path, path.is_file())
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with writing(path):
@@ -64,3 +64,35 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Context with a temporary path for a file or a folder, which then takes the place of `path`.
+
+    Raises:
+        OSError: if it cannot be written; what was at `path` is then as it was before.
+    """
+    _check_regular(path, path.is_file() or path.is_dir())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (path.with_name(f"{TEMPORARY}{os.getpid()}{s}-{path.name}") for s in ("", "o"))
+    try:
+        with writing(path):
+            yield temporary
+            if path.is_dir():
+                os.replace(path, old)
+            os.replace(temporary, path)
+    finally:
+        for leftover in (temporary, old):
+            _remove(leftover)
+
+
+def _check_regular(path, regular):
+    if path.exists() and not regular:
+        raise ValueError(f"{path} is no regular file, and is not replaced. Name another file.")
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

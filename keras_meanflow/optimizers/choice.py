@@ -22,9 +22,13 @@ def warmed_up(
         warmup_steps: number of steps over which the rate rises.
         last_rate: share of the rate at the end of the run; 1 for a constant rate after the warm-up.
 
+    Raises:
+        ValueError: for a `last_rate` that is negative or not finite.
+
     Example:
         >>> keras.optimizers.Adam(warmed_up(1e-3, steps=1000, warmup_steps=100))
     """
+    check_within("[0, inf)", last_rate=last_rate)
     return keras.optimizers.schedules.CosineDecay(
         0.0,
         max(steps - warmup_steps, 1),
@@ -98,6 +102,7 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer, jit_compile: Any = "a
     if jit_compile not in ("auto", True, False):
         raise ValueError(f"jit_compile must be auto, True or False. Received: {jit_compile!r}.")
     rate = optimizer.get_config()["learning_rate"]
-    numbers = rate["config"] if isinstance(rate, dict) else {"learning_rate": rate}
+    numbers = rate["config"] if isinstance(rate, dict) else {None: rate}
     for name, value in numbers.items():
-        check_within("[0, inf)", **{f"The optimizer's {name}": value})
+        shown = "learning_rate" if name is None else f"learning_rate ({name} of its schedule)"
+        check_within("[0, inf)", **{shown: value})

@@ -80,11 +80,14 @@ def test_a_number_out_of_range_is_refused_where_the_class_is_made(make, argument
     [
         (lambda: keras.optimizers.Adam(-1.0), "learning_rate must be at least 0 and finite"),
         (lambda: keras.optimizers.Adam(NAN), "learning_rate must be at least 0"),
-        (lambda: keras.optimizers.Adam(warmed_up(INF, steps=9, warmup_steps=1)), "warmup_target"),
+        (
+            lambda: keras.optimizers.Adam(warmed_up(INF, steps=9, warmup_steps=1)),
+            "learning_rate .warmup_target",
+        ),
         (lambda: keras.optimizers.Adam(warmed_up(1.0, steps=9, warmup_steps=-1)), "warmup_steps"),
         (
             lambda: keras.optimizers.SGD(warmed_up(1.0, steps=9, warmup_steps=1, last_rate=NAN)),
-            "alpha must be at least 0",
+            "last_rate must be at least 0",
         ),
     ],
 )
