@@ -21,20 +21,26 @@ def labels_of(text: str | None, count: int, classes: int | None) -> np.ndarray |
         return count
     import numpy as np
 
-    chosen = list(range(classes)) if text is None else _parse_labels(text)
+    chosen = list(range(classes)) if text is None else _parse_labels(text, classes)
     return np.resize(np.array(chosen, "int32"), count)
 
 
-def _parse_labels(text):
+def _parse_labels(text, classes):
     labels = []
     try:
         for part in text.split(","):
             first, _, last = part.partition("-")
-            labels += range(int(first), int(last or first) + 1)
+            first, last = int(first), int(last or first)
+            if not 0 <= first <= last <= classes:  # `classes` is the null label
+                raise ValueError
+            labels += range(first, last + 1)
     except ValueError:
         labels = []
     if not labels:
-        raise ValueError(f"--labels are numbers, as in 3 or 0,1,2 or 0-9. Received: {text!r}.")
+        raise ValueError(
+            f"--labels are numbers in 0..{classes - 1}, as in 3 or 0,1,2 or 0-9. "
+            f"Received: {text!r}."
+        )
     return labels
 
 
@@ -83,4 +89,5 @@ class Out(click.Path):
         return value
 
 
+SIDE = click.IntRange(1, 8192)  # of an image, in pixels: a batch of larger ones fills the memory
 OUT_FILE, OUT_FOLDER, OUT = Out("file"), Out("folder"), Out("file", "folder")

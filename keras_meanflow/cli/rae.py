@@ -11,13 +11,13 @@ from keras_meanflow.cli.backend import (
     verbose_option,
 )
 from keras_meanflow.cli.errors import one_line_errors
-from keras_meanflow.cli.options import OUT_FILE, Number
+from keras_meanflow.cli.options import OUT_FILE, SIDE, Number
 
 
 @click.command()
 @click.argument("source", type=click.Path())
 @click.argument("out", type=OUT_FILE)
-@click.option("--image-size", type=click.IntRange(1), help="Crop a folder's images to this side.")
+@click.option("--image-size", type=SIDE, help="Crop a folder's images to this side.")
 @click.option(
     "--encoder", type=click.Path(), help="A .keras file that maps images to tokens (n, N, D)."
 )

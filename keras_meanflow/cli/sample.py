@@ -77,6 +77,7 @@ def sample(
     RUN is the directory of a run, a preset folder, the name of a known checkpoint, or hf://...
     """
     with one_line_errors():
+        picture = _picture(out, run_dir)
         opened = open_named(run_dir, backend)
         flow_map, codec = opened.flow_map, opened.codec
         if not average:
@@ -92,7 +93,7 @@ def sample(
         )
         finish()
         samples = samples if codec is None else codec.decode(samples)
-        _write(samples, labels, _picture(out, run_dir), columns, npz)
+        _write(samples, labels, picture, columns, npz)
 
 
 def _sampler(name, steps, shift, frozen, run_dir, guidance_scale):
@@ -144,8 +145,13 @@ def _fastflow(samplers, steps, frozen, run_dir, guided):
 
 def _picture(out, run_dir):
     """The path of the picture: in the folder of the run, or else in the working directory."""
+    from PIL import Image
+
     folder = Path(run_dir) if Path(run_dir).is_dir() else Path()
-    return Path(out or folder / "generated.png")
+    path = Path(out or folder / "generated.png")
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--out is a picture, as in samples.png. Received: {path}.")
+    return path
 
 
 def _write(samples, labels, out, columns, npz):

@@ -202,7 +202,10 @@ class Generation:
         format = format or _FORMATS[BACKEND]
         kwargs = {**export_arguments(format, len(model.inputs)), "verbose": False, **kwargs}
         with replacing(Path(filepath)) as temporary:
-            keras.Model.export(model, temporary, format=format, **kwargs)
+            try:
+                keras.Model.export(model, temporary, format=format, **kwargs)
+            except ValueError as error:  # of another ending, for example
+                raise ValueError(str(error).replace(str(temporary), str(filepath))) from error
 
     def sampling_model(self, sampler: Sampler) -> keras.Model:
         """A plain `keras.Model` from noise and the arrays of a condition, if any, to samples.
