@@ -18,6 +18,7 @@ EXPECTED = (
     zipfile.BadZipFile,
 )  # fmt: skip
 FAULTS = (ZeroDivisionError,)
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "RESOURCE_EXHAUSTED", "OOM when")
 LONGEST = 500  # characters of a message that is not ours
 
 traceback_option = click.option(
@@ -50,7 +51,8 @@ def one_line_errors() -> Iterator[None]:
 def line_of(error: Exception) -> str:
     """The error in one line."""
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(word in text for word in OUT_OF_MEMORY):
+        text = text[:LONGEST]
         return f"There is not enough memory. Ask for less at once. {text}".strip()
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}, is not Python: {error.msg}."

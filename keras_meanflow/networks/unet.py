@@ -85,7 +85,7 @@ class UNet(Network):
         output_skips: bool = False,
         **kwargs: Any,
     ) -> None:
-        check_sizes(image_size=image_size, channels=channels, width=width, blocks=blocks)
+        check_sizes(image_size=image_size, channels=channels, width=width)
         check_sizes(multipliers=multipliers)
         height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
         context = {"context": (*height_width, context_channels)} if context_channels else {}

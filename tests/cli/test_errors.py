@@ -92,6 +92,7 @@ def raising(error):
         (ValueError("depth must\n  be 1."), "Error: depth must be 1."),
         (MemoryError(), "Error: There is not enough memory. Ask for less at once."),
         (SyntaxError("invalid", ("my.py", 3, 1, "x =")), "Error: my.py, line 3, is not Python"),
+        (RuntimeError("CUDA out of memory."), "Error: There is not enough memory. Ask for less"),
         (KeyError("x"), "Error: Unexpected KeyError: 'x'. Add --verbose to see where"),
         (ZeroDivisionError("modulo by zero"), "Error: Unexpected ZeroDivisionError: modulo by"),
         (TypeError(), "Error: Unexpected TypeError: no message."),

@@ -60,7 +60,7 @@ CASES = [
     (InContextDiT, {**SIZES, "head_depth": 0}, "head_depth must be a whole number"),
     (MLP, dict(data_size=2, depth=-1), "depth must be a whole number"),
     (TCN, dict(bins=4, frames=8, depth=0), "depth must be a whole number"),
-    (UNet, dict(image_size=8, channels=1, width=4, multipliers=(1,), blocks=0), "blocks must"),
+    (UNet, dict(image_size=8, channels=1, width=0, multipliers=(1,), blocks=0), "width must"),
     (SPlus, dict(beta_1=NAN), r"beta_1 must be in \[0, 1\)"),
     (FlowMap, dict(network="mlp", averages=(0.9, 0.9)), "different decays"),
     (FlowMap, dict(network="mlp", averages=(NAN,)), "different decays"),
