@@ -51,7 +51,7 @@ def one_line_errors() -> Iterator[None]:
 def line_of(error: Exception) -> str:
     """The error in one line."""
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or any(word in text for word in OUT_OF_MEMORY):
+    if _is_out_of_memory(error):
         text = text[:LONGEST]
         return f"There is not enough memory. Ask for less at once. {text}".strip()
     if isinstance(error, SyntaxError) and error.filename:
@@ -64,7 +64,13 @@ def line_of(error: Exception) -> str:
 
 
 def _is_expected(error):
-    return isinstance(error, EXPECTED) and not isinstance(error, FAULTS)
+    known = isinstance(error, EXPECTED) and not isinstance(error, FAULTS)
+    return known or _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error):
+    """Backends report it as errors of their own."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _asked_for_traceback():
