@@ -61,7 +61,7 @@ def plan_of(settings: dict[str, Any]) -> tuple[Plan, dict] | None:
 
 
 def check_same(run_dir: str | Path, settings: dict[str, Any]) -> None:
-    """Raise a ValueError if the directory holds a run with another plan, knobs, data or backend.
+    """Raise a ValueError if the directory holds a run with another plan, knobs or backend.
 
     A run without a checkpoint has nothing to resume, so other settings may replace its settings.
     """
@@ -76,7 +76,6 @@ def check_same(run_dir: str | Path, settings: dict[str, Any]) -> None:
             f"{run_dir} holds a run with other settings: {changes}. Give the old ones to "
             "resume it, or name another directory with --run DIR."
         )
-    _check_data(run_dir, existing.get("data"), settings.get("data"))
 
 
 def _begun(run_dir):
@@ -84,8 +83,9 @@ def _begun(run_dir):
     return latest_checkpoint(Path(run_dir) / "checkpoints") is not None
 
 
-def _check_data(run_dir, old, new):
+def _check_data(run_dir, new):
     """Raise a ValueError for other data; a source of an unknown kind has no fingerprint."""
+    old = (read_settings(run_dir) or {}).get("data") if _begun(run_dir) else None
     if None not in (old, new) and old != new:
         raise ValueError(
             f"{run_dir} was trained on other data: its fingerprint was {old}, now {new}. Give the "
@@ -165,6 +165,7 @@ def train(
 def _check(training, run_dir, settings):
     check_same(run_dir, settings)
     _check_codec(run_dir, training.codec)
+    _check_data(run_dir, settings["data"])
 
 
 def _make(run_dir, settings, codec):
