@@ -7,7 +7,8 @@
     python benchmarks/methods.py table --folder study
     KERAS_BACKEND=torch python benchmarks/methods.py learn digits:flow_matching digits
 
-Each argument is TASK:METHOD; TASK alone takes the task's first method, mean_flow.
+Each argument is TASK:METHOD; TASK alone takes the task's first method, mean_flow. Of a file the
+task is named: my.py:TASK:METHOD.
 
 `run` trains each with each seed in FOLDER. It writes a line of JSON for 1, 2 and 4 steps of
 sampling to FOLDER/methods.jsonl: on digits the figures of `digits_quality.py`, on MNIST the LeNet
@@ -29,6 +30,7 @@ data; the default is the other half of the digits.
 import argparse
 import collections
 import dataclasses
+import re
 import statistics
 import time
 from pathlib import Path
@@ -76,7 +78,13 @@ def plans(arguments):
     """The `Plan` of each argument TASK:METHOD."""
     from keras_meanflow.training import Plan
 
-    return [Plan.of(*text.split(":", 1)) for text in arguments.plans]
+    return [Plan.of(*_parts(text)) for text in arguments.plans]
+
+
+def _parts(text):
+    """The task and the method of an argument; None for the task's first method."""
+    task, method = re.fullmatch(r"([^:]+\.py:\w+|[^:]+)(?::(.+))?", text).groups()
+    return task, method
 
 
 def knobs_of(plan, arguments, seed=0):

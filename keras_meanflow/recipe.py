@@ -256,6 +256,6 @@ def _read_as(text, kind):
 
 def _whole(value):
     """A float as an int, so that 1e5 is an integer too."""
-    if value != int(value):
+    if not value.is_integer():
         raise ValueError
     return int(value)

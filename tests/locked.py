@@ -105,7 +105,7 @@ def _pairs(name, folder):
     x = arrays.get("x", arrays.get("x_train", np.zeros((6, 8, 8, 1))))
     shape = (*x.shape[1:], 1)[:3]
     classes = 1000 if name.startswith("imagenet") else 10
-    sizes = dict(patch_size=4, width=8, depth=0, heads=2, num_classes=classes)
+    sizes = dict(patch_size=4, width=8, depth=1, heads=2, num_classes=classes)
     teacher = FlowMap(DiT(image_size=shape[0], channels=shape[2], **sizes), averages=())
     teacher.compile(jit_compile=False)
     return str(reflow(teacher, folder, np.arange(6), sampler=Euler(steps=1)).path)

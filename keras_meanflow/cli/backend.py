@@ -1,20 +1,19 @@
-"""Shared by the commands: choose the backend, open a run, print errors in one line."""
+"""Shared by the commands: choose the backend, open a run."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_meanflow.recipe import find
+from keras_meanflow.training.settings import settings_in
 
 if TYPE_CHECKING:
     from keras_meanflow.flow_map import Opened
@@ -28,7 +27,9 @@ verbose_option = click.option("--verbose/--quiet", "-v/-q", default=True, help="
 
 
 devices_option = click.option(
-    "--devices", type=int, help="Number, over all processes; default 1, or all of them."
+    "--devices",
+    type=click.IntRange(1),
+    help="Number, over all processes; default 1, or all of them.",
 )
 distribution_option = click.option(
     "--distribution",
@@ -127,19 +128,10 @@ def _withheld_stderr():
             os.close(kept)
 
 
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Errors that users can correct end in one line and exit code 1."""
-    try:
-        yield
-    except (ValueError, ArithmeticError, OSError, ImportError) as error:
-        raise click.ClickException(" ".join(str(error).split())) from error
-
-
 def recorded_backend(run_dir: str | Path) -> str | None:
     """The backend in a run's settings, read without Keras; None if there is no run."""
-    path = Path(run_dir) / "settings.json"
-    return json.loads(path.read_text("utf-8"))["backend"] if path.is_file() else None
+    settings = settings_in(run_dir)
+    return settings and settings["backend"]
 
 
 def open_named(name: str, backend: str | None, **settings: Any) -> Opened:

@@ -13,25 +13,41 @@ from keras_meanflow.cli.backend import (
     choose_backend,
     devices_option,
     distribution_option,
-    one_line_errors,
     several_devices,
     start,
 )
+from keras_meanflow.cli.errors import one_line_errors, traceback_option
+from keras_meanflow.cli.options import Number
 from keras_meanflow.cli.peaks import peak_of
 from keras_meanflow.cli.plans import open_plan, plan_options
 
 
 @click.command()
 @plan_options
-@click.option("--steps", default=10, show_default=True, help="Training steps per round.")
 @click.option(
-    "--rounds", default=5, show_default=True, help="Measured rounds, after one to compile."
+    "--steps",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Training steps per round.",
 )
-@click.option("--samples", default=256, show_default=True, help="Samples per round.")
-@click.option("--peak", type=float, help="Peak of a device, in 1e12 operations per second.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Measured rounds, after one to compile.",
+)
+@click.option(
+    "--samples", type=click.IntRange(1), default=256, show_default=True, help="Samples per round."
+)
+@click.option(
+    "--peak", type=Number(0, min_open=True), help="Peak of a device, in 1e12 operations per second."
+)
 @devices_option
 @distribution_option
 @backend_option
+@traceback_option
 def bench(
     task, method, size, settings, steps, rounds, samples, peak, devices, distribution, backend
 ):

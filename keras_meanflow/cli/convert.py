@@ -8,16 +8,17 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    one_line_errors,
     open_named,
     recorded_backend,
     start,
 )
+from keras_meanflow.cli.errors import one_line_errors, traceback_option
+from keras_meanflow.cli.options import OUT
 
 
 @click.command()
 @click.argument("source")
-@click.argument("target")
+@click.argument("target", type=OUT)
 @click.option("--from", "source_format", help="Format of SOURCE; default: detected.")
 @click.option("--to", "target_format", help="Format of TARGET; default: keras_meanflow.")
 @click.option(
@@ -28,12 +29,16 @@ from keras_meanflow.cli.backend import (
 )
 @click.option("--interval", is_flag=True, help="Add an input t - r; its weights start at zero.")
 @click.option(
-    "--decouple", type=int, metavar="DEPTH", help="The blocks from DEPTH on take r as input."
+    "--decouple",
+    type=click.IntRange(0),
+    metavar="DEPTH",
+    help="The blocks from DEPTH on take r as input.",
 )
 @click.option(
     "--codec", "codec_name", help="Codec of a preset's latents: sd-vae-ft-ema, ... or FILE.keras."
 )
 @backend_option
+@traceback_option
 def convert(
     source,
     target,
@@ -147,6 +152,7 @@ def _write_preset(network, objective, codec, target, target_format):
 
 @click.command()
 @click.argument("name")
+@traceback_option
 def card(name):
     """Show the model card of a known public checkpoint.
 

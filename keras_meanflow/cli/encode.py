@@ -7,11 +7,11 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    one_line_errors,
     start,
     verbose_option,
 )
-from keras_meanflow.cli.options import worker_of
+from keras_meanflow.cli.errors import one_line_errors
+from keras_meanflow.cli.options import OUT_FOLDER, SIDE, worker_of
 
 CODECS = ("sd-vae", "taef2", "rae", "identity")
 NORMALISATIONS = ("codec", "sd", "imf", "measured", "none")
@@ -19,14 +19,12 @@ NORMALISATIONS = ("codec", "sd", "imf", "measured", "none")
 
 @click.command()
 @click.argument("source", type=click.Path())
-@click.argument("out", type=click.Path())
+@click.argument("out", type=OUT_FOLDER)
 @click.option(
     "--codec", type=click.Choice(CODECS), help="Autoencoder; not needed if SOURCE is latents."
 )
 @click.option("--weights", type=click.Path(), help="Autoencoder weights: published, or .keras.")
-@click.option(
-    "--image-size", type=click.IntRange(1), help="Resize the images to this side, in pixels."
-)
+@click.option("--image-size", type=SIDE, help="Resize the images to this side, in pixels.")
 @click.option(
     "--flips/--no-flips", default=False, help="Store mirror images too; training draws one."
 )

@@ -12,10 +12,11 @@ import click
 
 from keras_meanflow.cli.backend import (
     backend_option,
-    one_line_errors,
     open_named,
     verbose_option,
 )
+from keras_meanflow.cli.errors import one_line_errors
+from keras_meanflow.cli.options import Number
 
 if TYPE_CHECKING:
     from keras_meanflow.flow_map import FlowMap
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--overlap",
-    type=float,
+    type=Number(0, 1, max_open=True),
     default=0.5,
     show_default=True,
     help="Overlap of the pieces, as a share of their length.",
@@ -47,11 +48,15 @@ if TYPE_CHECKING:
     help="Seed of the initial noise.",
 )
 @click.option(
-    "--temperature", type=float, default=1.0, show_default=True, help="Factor on the initial noise."
+    "--temperature",
+    type=Number(0),
+    default=1.0,
+    show_default=True,
+    help="Factor on the initial noise.",
 )
 @click.option(
     "--attenuation-limit",
-    type=click.FloatRange(0.0),
+    type=Number(0.0),
     metavar="DB",
     help="Reduce the noise by at most this much; 20 often sounds better than no limit.",
 )

@@ -10,13 +10,14 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    one_line_errors,
     open_named,
     start,
     verbose_option,
 )
 from keras_meanflow.cli.enhance import evaluate_speech, is_speech
+from keras_meanflow.cli.errors import one_line_errors
 from keras_meanflow.cli.measuring import measuring
+from keras_meanflow.cli.options import OUT_FILE, Number
 
 LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")
 
@@ -28,7 +29,9 @@ LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")
 @click.option("--steps", default="1", show_default=True, help="Numbers of jumps, as in 1 or 1,2,4.")
 @measuring
 @click.option("--reference", help="Reference: statistics (.npz), or data.")
-@click.option("--samples", type=int, help="Number of samples; default: the protocol's.")
+@click.option(
+    "--samples", type=click.IntRange(1), help="Number of samples; default: the protocol's."
+)
 @click.option(
     "--labels", type=click.Choice(LABELS), help="Labels of the samples; default: the protocol's."
 )
@@ -43,10 +46,10 @@ LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")
     help="Seed of the initial noise.",
 )
 @click.option("--average/--raw", default=True, help="Use the averaged or the raw weights.")
-@click.option("--guidance-scale", type=float, help="Only for models trained without guidance.")
+@click.option("--guidance-scale", type=Number(), help="Only for models trained without guidance.")
 @click.option(
     "--attenuation-limit",
-    type=click.FloatRange(0.0),
+    type=Number(0.0),
     metavar="DB",
     help="For speech: see `enhance`.",
 )
@@ -57,7 +60,7 @@ LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")
     show_default=True,
     help="Samples per batch.",
 )
-@click.option("--out", type=click.Path(), help="JSON file; default RUN/evaluation-PROTOCOL.json.")
+@click.option("--out", type=OUT_FILE, help="JSON file; default RUN/evaluation-PROTOCOL.json.")
 @backend_option
 @verbose_option
 def evaluate(

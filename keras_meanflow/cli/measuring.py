@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import click
 
+from keras_meanflow.cli.options import SIDE
+
 OPTIONS = (
     click.option("--protocol", help="Name of a protocol, or your .json file."),
     click.option("--features", help="Instead of --protocol: lenet, inception, dinov2-l, "
@@ -12,8 +14,8 @@ OPTIONS = (
     click.option("--resize", help="With --features: none, 'Bicubic 28', 'LegacyBilinear 64', ..."),
     click.option("--weights", type=click.Path(), help="File of the network; default: the cache."),
     click.option("--fetch", is_flag=True, help="Download published weights that are not cached."),
-    click.option("--image-size", type=click.IntRange(1), help="Side to crop a folder's images to."),
-    click.option("--channels", type=int, help="Channels of a folder's images; default 3."),
+    click.option("--image-size", type=SIDE, help="Side to crop a folder's images to."),
+    click.option("--channels", type=click.IntRange(1), help="Of a folder's images; default 3."),
 )  # fmt: skip
 NETWORK = ("protocol", "features", "resize", "weights", "fetch")
 FOLDER = ("image_size", "channels")

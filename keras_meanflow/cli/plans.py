@@ -44,7 +44,8 @@ def open_plan(
     The name of a recipe of version 0.1.0 works, with a warning.
     """
     settings = [*([f"size={size}"] if size is not None else []), *settings]
-    old = None if task in tasks() or method else of_old_name(task)
+    given = dict(text.partition("=")[::2] for text in settings)
+    old = None if task in tasks() or method else of_old_name(task, given)
     if old is None:
         plan = Plan.of(task, method)
         sized = next((s.partition("=")[2] for s in settings if s.startswith("size=")), "")
@@ -55,7 +56,6 @@ def open_plan(
     click.echo(
         f"{task} is now: keras-meanflow {now}. Version 0.3.0 will remove the old name.", err=True
     )
-    given = {text.partition("=")[0] for text in settings}
     added = [f"{k}={v}" for k, v in changes.items() if v is not None and k not in given]
     return plan, [*added, *_renamed(plan, settings)], task
 

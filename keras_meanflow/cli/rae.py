@@ -7,16 +7,17 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    one_line_errors,
     start,
     verbose_option,
 )
+from keras_meanflow.cli.errors import one_line_errors
+from keras_meanflow.cli.options import OUT_FILE, SIDE, Number
 
 
 @click.command()
 @click.argument("source", type=click.Path())
-@click.argument("out", type=click.Path())
-@click.option("--image-size", type=click.IntRange(1), help="Crop a folder's images to this side.")
+@click.argument("out", type=OUT_FILE)
+@click.option("--image-size", type=SIDE, help="Crop a folder's images to this side.")
 @click.option(
     "--encoder", type=click.Path(), help="A .keras file that maps images to tokens (n, N, D)."
 )
@@ -56,7 +57,7 @@ from keras_meanflow.cli.backend import (
 )
 @click.option(
     "--noise",
-    type=click.FloatRange(0.0),
+    type=Number(0.0),
     default=0.8,
     show_default=True,
     help="Largest noise on the tokens in training.",
@@ -95,13 +96,15 @@ def rae(
         import keras
 
         from keras_meanflow.data import open_source
+        from keras_meanflow.files.atomic import write_atomically
 
         keras.utils.set_random_seed(seed)
         images = open_source(source, image_size)
         show = {"seed": seed, "verbose": 2 if verbose else 0}
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         tokens = _encoder(encoder, images, patch_size, width, {"steps": encoder_steps, **show})
         codec = _fitted(tokens, images, decoder, {"steps": decoder_steps, "noise": noise, **show})
-        codec.save(out)
+        write_atomically(Path(out), codec.save)
         click.echo(f"{out}: {_quality(codec, images)}")
 
 

@@ -4,18 +4,18 @@ import click
 
 from keras_meanflow.cli.backend import (
     backend_option,
-    one_line_errors,
     open_named,
     verbose_option,
 )
-from keras_meanflow.cli.options import labels_of, worker_of
+from keras_meanflow.cli.errors import one_line_errors
+from keras_meanflow.cli.options import OUT_FOLDER, Number, labels_of, worker_of
 
 SOLVERS = ("heun", "euler", "ab2")
 
 
 @click.command()
 @click.argument("run_dir", metavar="RUN")
-@click.argument("out", type=click.Path())
+@click.argument("out", type=OUT_FOLDER)
 @click.option("-n", "count", type=click.IntRange(1), default=10_000, show_default=True,
               help="Number of pairs.")  # fmt: skip
 @click.option("--labels", help="Classes, as in 3 or 0,1,2 or 0-9, or names; default all, in turn.")
@@ -31,7 +31,7 @@ SOLVERS = ("heun", "euler", "ab2")
     "--steps", type=click.IntRange(1), default=32, show_default=True, help="Steps of the solver."
 )
 @click.option("--seed", type=click.IntRange(0), help="Seed of the noise; default 1000000.")
-@click.option("--guidance-scale", type=float, help="Only for models trained without guidance.")
+@click.option("--guidance-scale", type=Number(), help="Only for models trained without guidance.")
 @click.option("--average/--raw", default=True, help="Use the averaged or the raw weights.")
 @click.option("--shard-size", type=click.IntRange(1), help="Pairs per shard; default 4096.")
 @click.option(

@@ -6,11 +6,11 @@ import click
 
 from keras_meanflow.cli.backend import (
     backend_option,
-    one_line_errors,
     open_named,
     verbose_option,
 )
-from keras_meanflow.cli.options import labels_of
+from keras_meanflow.cli.errors import one_line_errors, traceback_option
+from keras_meanflow.cli.options import OUT, OUT_FILE, Number, labels_of
 
 SAMPLERS = ("jump", "restart", "euler", "heun", "ab2", "fastflow")
 _HELP = (
@@ -29,10 +29,14 @@ _HELP = (
     "--sampler", "name", type=click.Choice(SAMPLERS), default="jump", show_default=True, help=_HELP
 )
 @click.option(
-    "--steps", type=int, help="Steps of the sampler; default jump 1, restart 2, others 50."
+    "--steps",
+    type=click.IntRange(1),
+    help="Steps of the sampler; default jump 1, restart 2, others 50.",
 )
 @click.option(
-    "--shift", type=float, help="Shift s of the times, s t / (1 + (s - 1) t); not for fastflow."
+    "--shift",
+    type=Number(0, min_open=True),
+    help="Shift s of the times, s t / (1 + (s - 1) t); not for fastflow.",
 )
 @click.option(
     "--frozen", is_flag=True, help="Use fastflow as learned so far, without learning more."
@@ -45,9 +49,9 @@ _HELP = (
     help="Seed of the initial noise.",
 )
 @click.option("--average/--raw", default=True, help="Use the averaged or the raw weights.")
-@click.option("--guidance-scale", type=float, help="Only for models trained without guidance.")
+@click.option("--guidance-scale", type=Number(), help="Only for models trained without guidance.")
 @click.option("--columns", type=click.IntRange(1), help="Columns of the picture.")
-@click.option("--out", type=click.Path(), help="Picture to write; default RUN/generated.png.")
+@click.option("--out", type=OUT_FILE, help="Picture to write; default RUN/generated.png.")
 @click.option("--npz", is_flag=True, help="Also write the samples, as .npz next to the picture.")
 @backend_option
 @verbose_option
@@ -73,6 +77,7 @@ def sample(
     RUN is the directory of a run, a preset folder, the name of a known checkpoint, or hf://...
     """
     with one_line_errors():
+        picture = _picture(out, run_dir)
         opened = open_named(run_dir, backend)
         flow_map, codec = opened.flow_map, opened.codec
         if not average:
@@ -88,7 +93,7 @@ def sample(
         )
         finish()
         samples = samples if codec is None else codec.decode(samples)
-        _write(samples, labels, _picture(out, run_dir), columns, npz)
+        _write(samples, labels, picture, columns, npz)
 
 
 def _sampler(name, steps, shift, frozen, run_dir, guidance_scale):
@@ -140,8 +145,13 @@ def _fastflow(samplers, steps, frozen, run_dir, guided):
 
 def _picture(out, run_dir):
     """The path of the picture: in the folder of the run, or else in the working directory."""
+    from PIL import Image
+
     folder = Path(run_dir) if Path(run_dir).is_dir() else Path()
-    return Path(out or folder / "generated.png")
+    path = Path(out or folder / "generated.png")
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--out is a picture, as in samples.png. Received: {path}.")
+    return path
 
 
 def _write(samples, labels, out, columns, npz):
@@ -163,17 +173,19 @@ def _write(samples, labels, out, columns, npz):
 
 @click.command()
 @click.argument("run_dir", metavar="RUN")
-@click.argument("out", type=click.Path())
-@click.option("--steps", type=int, default=1, show_default=True, help="Number of jumps.")
+@click.argument("out", type=OUT)
+@click.option(
+    "--steps", type=click.IntRange(1), default=1, show_default=True, help="Number of jumps."
+)
 @click.option("--format", help="tf_saved_model, torch, onnx, ...; see keras.Model.export.")
 @backend_option
-@verbose_option
-def export(run_dir, out, steps, format, backend, verbose):
+@traceback_option
+def export(run_dir, out, steps, format, backend):
     """Export the model of a RUN to OUT, for use without this package.
 
     The exported function maps noise, and a label, to a sample.
     """
     with one_line_errors():
         flow_map = open_named(run_dir, backend).flow_map
-        flow_map.export(out, steps=steps, format=format, verbose=verbose)
+        flow_map.export(out, steps=steps, format=format)
         click.echo(f"The sampler is in {out}.")

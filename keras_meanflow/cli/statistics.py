@@ -7,16 +7,17 @@ import click
 from keras_meanflow.cli.backend import (
     backend_option,
     choose_backend,
-    one_line_errors,
     start,
     verbose_option,
 )
+from keras_meanflow.cli.errors import one_line_errors
 from keras_meanflow.cli.measuring import measuring
+from keras_meanflow.cli.options import OUT_FILE
 
 
 @click.command()
 @click.argument("data")
-@click.argument("out", type=click.Path())
+@click.argument("out", type=OUT_FILE)
 @measuring
 @click.option("--name", help="Name of the reference; default: the protocol's, or that of DATA.")
 @click.option(

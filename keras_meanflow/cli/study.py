@@ -8,12 +8,15 @@ import click
 
 from keras_meanflow.cli.backend import (
     choose_backend,
-    one_line_errors,
     open_named,
     start,
 )
+from keras_meanflow.cli.errors import one_line_errors
+from keras_meanflow.cli.options import OUT_FOLDER, Number
 from keras_meanflow.cli.plans import open_plan
 from keras_meanflow.cli.study_options import QUALITY, RUN, TRAINING, TRUTH, with_options
+
+LARGEST = 2.0**32
 
 
 @click.group()
@@ -27,7 +30,7 @@ def study():
 @study.command("two-stages")
 @click.option("--shares", default="0,0.0625,0.125,0.1875,0.25", show_default=True,
               help="Shares of the cost for the v-loss.")  # fmt: skip
-@click.option("--u-step-cost", type=float, default=1.0, show_default=True,
+@click.option("--u-step-cost", type=Number(0, min_open=True), default=1.0, show_default=True,
               help="Cost of a step with the u-loss, in steps with the v-loss.")  # fmt: skip
 @with_options(QUALITY)
 @with_options(TRAINING)
@@ -49,7 +52,9 @@ def two_stages(shares, u_step_cost, **options):
 def noisy_velocity(noises, **options):
     """Train with noise in the target of the v-loss."""
     with one_line_errors():
-        _train("noisy_velocity", {"noises": numbers(noises, "--noises")}, "jump1", **options)
+        _train(
+            "noisy_velocity", {"noises": numbers(noises, "--noises", LARGEST)}, "jump1", **options
+        )
 
 
 @study.command("one-gap")
@@ -79,7 +84,7 @@ def one_gap(bins, starts, **options):
               help="Rows per batch.")  # fmt: skip
 @click.option("--draws", type=click.IntRange(1), default=1, show_default=True,
               help="Draws of noise and times for each item.")  # fmt: skip
-@click.option("--out", type=click.Path(), help="Folder to write to; default the first RUN.")
+@click.option("--out", type=OUT_FOLDER, help="Folder to write to; default the first RUN.")
 @with_options(RUN)
 def affinity(run_dirs, untrained, bins, batch_size, draws, out, count, data, average, backend):
     """Compare the gradients of the v-loss and of the u-loss.
@@ -103,7 +108,7 @@ def affinity(run_dirs, untrained, bins, batch_size, draws, out, count, data, ave
 
 @study.command("u-error")
 @click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True)
-@click.option("--out", type=click.Path(), help="Folder to write to; default the first RUN.")
+@click.option("--out", type=OUT_FOLDER, help="Folder to write to; default the first RUN.")
 @with_options(TRUTH)
 @with_options(RUN)
 def u_error(run_dirs, out, gaps, truth, ode_steps, count, data, average, backend):
@@ -148,7 +153,7 @@ def u_error_training(gaps, truth, count, ode_steps, **options):
 @click.argument("run_dir", metavar="RUN")
 @click.option("--cells", type=click.IntRange(1), default=10, show_default=True,
               help="Cells of the grid, in r and in t.")  # fmt: skip
-@click.option("--out", type=click.Path(), help="Folder to write to; default RUN.")
+@click.option("--out", type=OUT_FOLDER, help="Folder to write to; default RUN.")
 @with_options(RUN)
 def du_dt(run_dir, cells, out, count, data, average, backend):
     """Measure the norm of du/dt over (r, t); draw a heat map."""
@@ -167,7 +172,7 @@ def du_dt(run_dir, cells, out, count, data, average, backend):
               help="r and t are multiples of 1 / CELLS.")  # fmt: skip
 @click.option("--ode-steps", type=click.IntRange(1), default=16, show_default=True,
               help="Runge-Kutta steps from t to r.")  # fmt: skip
-@click.option("--out", type=click.Path(), help="Folder to write to; default RUN.")
+@click.option("--out", type=OUT_FOLDER, help="Folder to write to; default RUN.")
 @with_options(RUN)
 def curvature(run_dir, cells, ode_steps, out, count, data, average, backend):
     """Measure how curved the trajectories are; draw a heat map.
@@ -186,12 +191,23 @@ def curvature(run_dir, cells, ode_steps, out, count, data, average, backend):
         click.echo(f"{mean:.3g} degrees on average")
 
 
-def numbers(text: str, option: str) -> tuple[float, ...]:
-    """The numbers of a text like 0,0.5,1."""
+def numbers(text: str, option: str, most: float = 1.0) -> tuple[float, ...]:
+    """The numbers of a text like 0,0.5,1; each lies in [0, most]."""
     try:
-        return tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{option} are numbers, as in 0,0.5,1. Received: {text!r}.") from None
+        found = ()
+    if not found or not all(0.0 <= number <= most for number in found):
+        within = f"from 0 to {most:g}"
+        raise ValueError(f"{option} are numbers {within}, as in 0,0.5,1. Received: {text!r}.")
+    return found
+
+
+def _seeds(text):
+    found = numbers(text, "--seeds", LARGEST)
+    if not all(seed.is_integer() for seed in found):
+        raise ValueError(f"--seeds are whole numbers, as in 0,1,2. Received: {text!r}.")
+    return tuple(map(int, found))
 
 
 def _seeds(text):
@@ -208,8 +224,10 @@ def pairs(text: str) -> tuple[tuple[float, float], ...]:
         bins = tuple(tuple(float(end) for end in part.split("-")) for part in text.split(","))
     except ValueError:
         bins = ()
-    if not bins or any(len(one) != 2 for one in bins):
-        raise ValueError(f"--bins are pairs, as in 0.1-0.3,0.3-0.5. Received: {text!r}.")
+    if not bins or not all(len(one) == 2 and 0.0 <= one[0] < one[1] <= 1.0 for one in bins):
+        raise ValueError(
+            f"--bins are pairs that rise in [0, 1], as in 0.1-0.3,0.3-0.5. Received: {text!r}."
+        )
     return bins
 
 

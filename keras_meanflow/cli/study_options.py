@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import click
 
 from keras_meanflow.cli.backend import backend_option, verbose_option
+from keras_meanflow.cli.errors import traceback_option
+from keras_meanflow.cli.options import OUT_FOLDER
 from keras_meanflow.cli.plans import OPTIONS as PLAN
 
 TRAINING = (
@@ -13,7 +15,7 @@ TRAINING = (
     click.option("--seeds", default="0", show_default=True, help="One run per seed, as in 0,1,2."),
     click.option("--at", default="1", show_default=True, help="Measure after these shares of the "
                  "steps, as in 0.25,0.5,1."),
-    click.option("--out", type=click.Path(), help="Folder for runs, results.csv and results.png; "
+    click.option("--out", type=OUT_FOLDER, help="Folder for runs, results.csv and results.png; "
                  "default studies/NAME-TASK_METHOD."),
     backend_option,
     verbose_option,
@@ -42,6 +44,7 @@ RUN = (
     click.option("--data", help="Data of the run, if it was moved."),
     click.option("--average/--raw", default=True, help="Use the averaged or the raw weights."),
     backend_option,
+    traceback_option,
 )  # fmt: skip
 
 

@@ -11,12 +11,13 @@ from keras_meanflow.cli.backend import (
     choose_backend,
     devices_option,
     distribution_option,
-    one_line_errors,
     recorded_backend,
     several_devices,
     start,
     verbose_option,
 )
+from keras_meanflow.cli.errors import one_line_errors, traceback_option
+from keras_meanflow.cli.options import OUT_FOLDER
 from keras_meanflow.cli.plans import open_plan, plan_options
 from keras_meanflow.recipe import Found, find, methods, tasks
 from keras_meanflow.training.plan import Plan
@@ -46,6 +47,7 @@ def _list(known: dict[str, Found]):
 
 @tasks_command.command("show")
 @click.argument("name")
+@traceback_option
 def show_task(name):
     """Show a task: its knobs, its methods and their settings."""
     with one_line_errors():
@@ -68,6 +70,7 @@ def show_task(name):
 
 @methods_command.command("show")
 @click.argument("name")
+@traceback_option
 def show_method(name):
     """Show a method: its knobs, its settings on each task."""
     with one_line_errors():
@@ -98,7 +101,7 @@ def _settings(settings):
 @click.command()
 @plan_options
 @click.option(
-    "--run", "run_dir", type=click.Path(), help="Directory of the run; default runs/TASK_METHOD."
+    "--run", "run_dir", type=OUT_FOLDER, help="Directory of the run; default runs/TASK_METHOD."
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan and check it; write nothing.")
 @devices_option

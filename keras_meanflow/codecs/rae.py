@@ -20,6 +20,7 @@ from keras_meanflow.files.torch_weights import load_torch, named
 from keras_meanflow.networks.layers import sincos_positions
 from keras_meanflow.networks.patches import unpatchify
 from keras_meanflow.parts.part import register
+from keras_meanflow.parts.ranges import check_sizes
 
 DECODERS = {  # width, depth, heads, hidden
     "ViTB": (768, 12, 12, 3072),
@@ -80,6 +81,9 @@ class RAE(Codec):
         name: str | None = None,
     ):
         sizes = DECODERS[decoder] if isinstance(decoder, str) else tuple(decoder)
+        check_sizes(decoder=sizes)
+        if sizes[0] % sizes[2]:
+            raise ValueError(f"decoder's width must divide by its heads. Received: {sizes}.")
         pixels = np.array(mean, "float32"), np.array(deviation, "float32")
         depth = len(pixels[0])
         tokens = encoder.compute_output_spec(

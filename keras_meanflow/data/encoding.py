@@ -10,6 +10,7 @@ from keras.utils import Progbar
 
 from keras_meanflow.codecs.base import Codec
 from keras_meanflow.codecs.normalisation import Normalisation
+from keras_meanflow.data.fingerprints import fingerprint
 from keras_meanflow.data.latents import DTYPE, FORMAT, INDEX, PLAN, LatentStore
 from keras_meanflow.data.moments import MomentSource
 from keras_meanflow.data.shards import LABELS, ShardedFolder, shard_size_for, write_array
@@ -100,6 +101,7 @@ def _plan(source, codec, flips, measured, normalisation, shard_size):
     return {
         "format": FORMAT,
         "source": _identity(source),
+        "data": fingerprint(source, every=True),
         "count": len(source),
         "class_names": list(getattr(source, "class_names", ())),
         "pixels": None if isinstance(source, MomentSource) else list(source.shape),

@@ -35,7 +35,7 @@ class LatentStore(MomentSource):
         threads: number of blocks of rows read in parallel; default: one for each core, at most 16.
 
     Raises:
-        ValueError: for a folder that is not a finished store, or for missing or truncated shards.
+        ValueError: for a folder that is not a finished store, or for missing or damaged files.
 
     Example:
 
@@ -58,10 +58,8 @@ class LatentStore(MomentSource):
         self.count, self.shape = self.index["count"], tuple(self.index["shape"])
         self.moments, self.copies = self.index["moments"], self.index["copies"]
         self.class_names = tuple(self.index["class_names"])
-        self.labels = None
-        if self.index["labels_sha256"]:
-            self.labels = np.load(self.path / LABELS, allow_pickle=False)
         self._shards = Shards(self.path, self.index["shards"], _AGAIN)
+        self.labels = self._shards.array(LABELS, self.index["labels_sha256"])
 
     @property
     def num_classes(self) -> int | None:

@@ -33,7 +33,7 @@ class PairStore:
             differ in size.)
 
     Raises:
-        ValueError: for a folder that is not a finished store, for missing or truncated shards, or
+        ValueError: for a folder that is not a finished store, for missing or damaged files, or
             for a percentile outside (0, 100].
 
     Example:
@@ -55,10 +55,8 @@ class PairStore:
         self.index = read_index(self.path, INDEX, PLAN, FORMAT, holds="pairs", make=make)
         self.seed, self.shape = self.index["seed"], tuple(self.index["shape"])
         self._shards = Shards(self.path, self.index["shards"], _AGAIN)
-        self.labels = None
-        if self.index["labels_sha256"]:
-            self.labels = np.load(self.path / LABELS, allow_pickle=False)
-        self.distances = np.load(self.path / DISTANCES, allow_pickle=False)
+        self.labels = self._shards.array(LABELS, self.index["labels_sha256"])
+        self.distances = self._shards.array(DISTANCES, self.index["distances_sha256"])
         self.kept = kept_by_distance(self.distances, percentile)
 
     def __len__(self) -> int:

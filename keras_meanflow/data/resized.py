@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from keras_meanflow.parts.ranges import check_sizes
+
 
 class Resized:
     """A data source that resizes the square images of another source, bicubic.
@@ -25,6 +27,7 @@ class Resized:
     """
 
     def __init__(self, source: Any, image_size: int):
+        check_sizes(image_size=image_size)
         if len(source.shape) != 3 or source.shape[0] != source.shape[1]:
             raise ValueError(f"Only square images can be resized. Received {source.shape}.")
         self.source = source

@@ -49,26 +49,30 @@ class ShardedFolder:
     def claim(self, codec: Codec | None = None) -> None:
         """Make the folder, or raise a ValueError if it has other content.
 
-        A process that works alone removes the temporary files of a killed one.
+        A process that works alone removes the temporary files of a killed one, and replaces a plan
+        of which no shard has been made.
         """
-        if (self.path / self.plan_file).is_file():
-            self._check_plan()
-        else:
+        alone = self.worker[1] == 1
+        if not (self.path / self.plan_file).is_file():
+            self._check_empty()
             self._make(codec)
-        if self.worker[1] == 1:
+        elif changes := self._changes():
+            if not alone or next(self.path.glob("shard-*"), None):
+                raise ValueError(
+                    f"{self.path} holds another {self.kind}: {changes}. Choose another folder."
+                )
+            self._make(codec)
+        if alone:
             for leftover in self.path.glob(f"{TEMPORARY}*"):
                 leftover.unlink()
 
-    def _check_plan(self):
+    def _changes(self):
+        """How the plan differs from the one in the folder; entries that are new there are not."""
         old, plan = json.loads((self.path / self.plan_file).read_text("utf-8")), self.plan
-        names = [n for n in {**old, **plan} if old.get(n) != plan.get(n)]
-        if names:
-            changes = ", ".join(f"{n} was {old.get(n)!r}, now {plan.get(n)!r}" for n in names)
-            raise ValueError(
-                f"{self.path} holds another {self.kind}: {changes}. Choose another folder."
-            )
+        names = [n for n in {**old, **plan} if old.get(n, plan.get(n)) != plan.get(n)]
+        return ", ".join(f"{n} was {old.get(n)!r}, now {plan.get(n)!r}" for n in names)
 
-    def _make(self, codec):
+    def _check_empty(self):
         self.path.mkdir(parents=True, exist_ok=True)
         names = (path.name for path in self.path.iterdir())
         stranger = next((name for name in names if not name.startswith((TEMPORARY, CODEC))), None)
@@ -76,6 +80,8 @@ class ShardedFolder:
             raise ValueError(
                 f"{self.path} must be empty or hold an earlier {self.kind}. It holds {stranger}."
             )
+
+    def _make(self, codec):
         if codec is not None:
             write_atomically(self.path / CODEC, codec.save)
         write_json(self.path / self.plan_file, self.plan)
@@ -147,15 +153,17 @@ class Shards:
         records: from its index: file, count, bytes and sha256 of each shard.
         again: what to do about damaged files, for error messages.
 
+    A shard is compared with its checksum when it is first read.
+
     Raises:
-        ValueError: for missing or truncated shards.
+        ValueError: for missing, truncated or damaged shards.
     """
 
     def __init__(self, path: Path, records: list[dict], again: str):
         self.path, self.records, self.again = path, records, again
         self._rows = records[0]["count"]  # in every shard but the last
         self._open = [None] * len(records)
-        self._lock = threading.Lock()
+        self._locks = [threading.Lock() for _ in records]
         for record in records:
             file, expected = path / record["file"], record["bytes"]
             found = file.stat().st_size if file.is_file() else 0
@@ -178,17 +186,27 @@ class Shards:
         """
         files = {record["file"]: record["sha256"] for record in self.records} | (others or {})
         for name, expected in files.items():
-            found = sha256_of(self.path / name)
-            if found != expected:
-                raise ValueError(
-                    f"{self.path / name} is damaged: its SHA-256 should be {expected}. Received "
-                    f"{found}. {self.again}"
-                )
+            self.check(name, expected)
+
+    def check(self, name: str, expected: str) -> Path:
+        """The path of a file of the folder, whose SHA-256 must be the expected one."""
+        found = sha256_of(self.path / name)
+        if found != expected:
+            raise ValueError(
+                f"{self.path / name} is damaged: its SHA-256 should be {expected}. Received "
+                f"{found}. {self.again}"
+            )
+        return self.path / name
+
+    def array(self, name: str, expected: str | None) -> np.ndarray | None:
+        """The array in a small file of the folder, compared with its checksum; None without one."""
+        return expected and np.load(self.check(name, expected), allow_pickle=False)
 
     def _array(self, shard):
-        if self._open[shard] is None:
-            with self._lock:
-                path = self.path / self.records[shard]["file"]
+        with self._locks[shard]:
+            if self._open[shard] is None:
+                record = self.records[shard]
+                path = self.check(record["file"], record["sha256"])
                 self._open[shard] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         return self._open[shard]
 

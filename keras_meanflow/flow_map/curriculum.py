@@ -12,6 +12,7 @@ from keras import ops
 from keras_meanflow.backend import local
 from keras_meanflow.objectives import MeanFlow, Objective
 from keras_meanflow.parts.easy_first import EasyFirst, Plateau
+from keras_meanflow.parts.ranges import check_sizes
 from keras_meanflow.parts.schedules import Power, scheduled_values
 from keras_meanflow.parts.weightings import MinSNRVelocity, ProgressiveGap
 
@@ -110,6 +111,9 @@ def improved_training(
         stages: of `EasyFirst`, which replaces the objective's times; None for all times at once.
         patience: steps without improvement before the next stage.
 
+    Raises:
+        ValueError: for a number out of range.
+
     Example:
         >>> curriculum = improved_training(flow_map.objective)  # MinSNR and beta: DiT-B/4's
         >>> curriculum = improved_training(flow_map.objective, gamma=None, stages=20)  # L, XL
@@ -117,6 +121,7 @@ def improved_training(
     References:
         Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), Eq. 8, 9.
     """
+    check_sizes(stages=stages, patience=patience)
     parts = {}
     if gamma is not None:
         parts["alpha"] = MinSNRVelocity(gamma=gamma)

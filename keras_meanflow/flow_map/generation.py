@@ -18,6 +18,7 @@ from keras_meanflow.backend import (
     spread,
 )
 from keras_meanflow.backend.random import philox_noise
+from keras_meanflow.files.atomic import replacing
 from keras_meanflow.networks.base import Network
 from keras_meanflow.samplers import Jump
 from keras_meanflow.samplers.base import Sampler
@@ -191,13 +192,20 @@ class Generation:
                 "torch" (default on PyTorch, a `.pt2` file) and others where this backend has them.
             **kwargs: further arguments of `keras.Model.export`.
 
+        Raises:
+            OSError: if it cannot be written; what was there before is then unchanged.
+
         Example:
             >>> flow_map.export("sampler")
         """
         model = self.sampling_model((sampler or Jump(steps=steps)).freeze())
         format = format or _FORMATS[BACKEND]
-        kwargs = {**export_arguments(format, len(model.inputs)), **kwargs}
-        keras.Model.export(model, filepath, format=format, **kwargs)
+        kwargs = {**export_arguments(format, len(model.inputs)), "verbose": False, **kwargs}
+        with replacing(Path(filepath)) as temporary:
+            try:
+                keras.Model.export(model, temporary, format=format, **kwargs)
+            except ValueError as error:  # of another ending, for example
+                raise ValueError(str(error).replace(str(temporary), str(filepath))) from error
 
     def sampling_model(self, sampler: Sampler) -> keras.Model:
         """A plain `keras.Model` from noise and the arrays of a condition, if any, to samples.

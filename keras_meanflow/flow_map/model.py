@@ -28,6 +28,7 @@ from keras_meanflow.flow_map.presets import Presets
 from keras_meanflow.flow_map.steps import Steps
 from keras_meanflow.networks.base import Network
 from keras_meanflow.objectives import MeanFlow, Objective, Problem
+from keras_meanflow.optimizers.choice import check_optimizer
 from keras_meanflow.parts.part import register
 
 
@@ -176,7 +177,8 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         """Configure training; arguments as in `keras.Model.compile`, except loss and metrics.
 
         Raises:
-            ValueError: if `loss` or `metrics` is given, or the optimizer keeps an average itself.
+            ValueError: if `loss` or `metrics` is given, if the optimizer keeps an average itself,
+                or for a learning rate that is negative or not finite.
         """
         for name, value in (("loss", loss), ("metrics", metrics)):
             if value is not None:
@@ -191,6 +193,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
             )
             kwargs["jit_compile"] = False
         super().compile(optimizer=optimizer, **kwargs)
+        check_optimizer(self.optimizer, kwargs.get("jit_compile", "auto"))
         self.field.jit = self.jit_compile
         if self.optimizer.use_ema:
             raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_meanflow.codecs import Codec
-from keras_meanflow.files.atomic import latest_checkpoint
+from keras_meanflow.files.checkpoints import whole_checkpoint
 from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.flow_map.places import Place, place_of
 from keras_meanflow.flow_map.presets import codec_of, load_codec
@@ -54,7 +54,7 @@ def open_model(name: str | Path, **settings: Any) -> Opened:
     """The model that a name stands for, ready to generate, to export and to train further.
 
     Args:
-        name: the directory of a run, whose newest checkpoint is loaded; a preset's folder or
+        name: the directory of a run, whose newest whole checkpoint is loaded; a preset's folder or
             `hf://OWNER/REPOSITORY`; a `.keras` file; a known checkpoint such as "imf-b-2"; or a
             file of weights in a published format.
         **settings: of `FlowMap.from_preset`, only for a preset, a checkpoint or a file of weights.
@@ -80,7 +80,7 @@ def open_model(name: str | Path, **settings: Any) -> Opened:
 
 
 def _newest(place):
-    newest = latest_checkpoint(place.folder() / "checkpoints")
+    newest = whole_checkpoint(place.folder() / "checkpoints")
     if newest is None:
         raise ValueError(f"{place.name} has no checkpoint yet. Train it for longer.")
     return newest

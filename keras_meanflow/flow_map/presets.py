@@ -112,7 +112,8 @@ class Presets:
             text: Markdown for the card: data, quality, intended use.
 
         Raises:
-            ValueError: for a codec of other latents than the network's.
+            ValueError: for a codec of other latents than the network's, or a folder with files
+                of these names that are not a preset's.
 
         Example:
             >>> flow_map.save_to_preset("digits-preset", licence="apache-2.0")
@@ -121,6 +122,7 @@ class Presets:
         if isinstance(codec, Codec):
             codec.check_latents(self.network.data_shape)
         folder = Path(folder)
+        _check_replaceable(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_network(self.network_with(self.average), folder / WEIGHTS)
         config = {"keras_meanflow": __version__, "flow_map": self.get_config()}
@@ -221,6 +223,18 @@ def _config_in(folder):
             f"flow_map. Received: {sorted(config)[:5]}."
         )
     return config
+
+
+def _check_replaceable(folder):
+    """Raise a ValueError for a folder whose files are of these names, but not of a preset."""
+    there = [name for name in (CONFIG, WEIGHTS, CARD, CODEC) if (folder / name).exists()]
+    if (folder / CONFIG).is_file():
+        _config_in(folder)
+    elif there:
+        raise ValueError(
+            f"{folder} holds {there[0]} and is no preset, so nothing is replaced. Name another "
+            "folder."
+        )
 
 
 def _codec_in(folder):

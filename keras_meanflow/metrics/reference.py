@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_meanflow.files.atomic import sha256_of
+from keras_meanflow.files.atomic import sha256_of, write_atomically
 from keras_meanflow.metrics.statistics import Statistics
 
 KEYS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
@@ -87,6 +87,7 @@ class Reference:
         """Write `mu` and `sigma`, and `count` and `protocol` (JSON) where known, to an `.npz`.
 
         Features go into a file `.features.f32` next to it. An older file of that name is deleted.
+        Both files are complete or not there at all.
         """
         if Path(path).suffix != ".npz":
             raise ValueError(f"Reference statistics are an .npz file. Received {path}.")
@@ -95,10 +96,21 @@ class Reference:
             extra["count"] = np.int64(self.count)
         if self.protocol is not None:
             extra["protocol"] = json.dumps(self.protocol, sort_keys=True)
-        np.savez(path, mu=self.mean, sigma=self.covariance, **extra)
-        features_path(path).unlink(missing_ok=True)
-        if self.features is not None:
-            np.asarray(self.features, "<f4").tofile(features_path(path))
+        arrays = {"mu": self.mean, "sigma": self.covariance, **extra}
+
+        def write():
+            write_atomically(Path(path), lambda temporary: np.savez(temporary, **arrays))
+
+        if self.features is None:
+            write()
+            features_path(path).unlink(missing_ok=True)
+            return
+
+        def write_both(temporary):
+            np.asarray(self.features, "<f4").tofile(temporary)
+            write()  # both are on the disk before either takes its place
+
+        write_atomically(features_path(path), write_both)
 
 
 def is_reference(path: str | os.PathLike) -> bool:

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_meanflow.backend import Tensor
 from keras_meanflow.backend.random import Keys
+from keras_meanflow.parts.ranges import check_sizes
 from keras_meanflow.parts.rows import per_row
 
 Condition = Tensor | dict[str, Tensor] | None
@@ -54,6 +55,7 @@ class Network(keras.Model, abc.ABC):
         optional_shape: dict[str, tuple[int, ...]] | None = None,
         **kwargs: Any,
     ) -> None:
+        check_sizes(num_classes=num_classes)
         super().__init__(autocast=False, **kwargs)
         self.data_shape = tuple(data_shape)
         self.num_classes = num_classes

@@ -19,6 +19,7 @@ from keras_meanflow.networks.layers import (
 )
 from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
 from keras_meanflow.parts.part import register
+from keras_meanflow.parts.ranges import check_sizes
 
 SIZES = {  # depth, width, heads
     "S": (12, 384, 6),
@@ -94,6 +95,7 @@ class DiT(Network):
         **kwargs: Any,
     ) -> None:
         height_width, grid = patch_grid(image_size, patch_size)
+        check_sizes(channels=channels, width=width, depth=depth, heads=heads)
         super().__init__(data_shape=(*height_width, channels), num_classes=num_classes, **kwargs)
         unknown = [name for name in time_inputs if name not in TIME_INPUTS]
         if unknown or not time_inputs:

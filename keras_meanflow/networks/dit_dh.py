@@ -12,6 +12,7 @@ from keras_meanflow.networks.layers import TIME_INPUTS, TokenDense, attend, sinc
 from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
 from keras_meanflow.networks.rotary import fan_in_normal, rms_norm, rotate
 from keras_meanflow.parts.part import register
+from keras_meanflow.parts.ranges import check_sizes
 
 DH_SIZES = {  # width, depth and heads, each of the body and of the head
     "S": ((384, 2048), (12, 2), (6, 16)),
@@ -177,6 +178,7 @@ class DiTDH(Network):
         **kwargs: Any,
     ) -> None:
         sides, grid = patch_grid(image_size, patch_size)
+        check_sizes(channels=channels, width=width, depth=depth, heads=heads)
         super().__init__(data_shape=(*sides, channels), num_classes=num_classes, **kwargs)
         unknown = [name for name in time_inputs if name not in TIME_INPUTS]
         if unknown or not time_inputs:

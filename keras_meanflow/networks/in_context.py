@@ -12,6 +12,7 @@ from keras_meanflow.networks.layers import TimeEmbedding, TokenDense
 from keras_meanflow.networks.patches import patch_grid, patchify, unpatchify
 from keras_meanflow.networks.rotary import RotaryBlock, fan_in_normal, rms_norm, rotary_table
 from keras_meanflow.parts.part import register
+from keras_meanflow.parts.ranges import check_sizes
 
 IN_CONTEXT_SIZES = {  # depth, width, heads
     "B": (12, 768, 12),
@@ -89,6 +90,8 @@ class InContextDiT(Network):
         **kwargs: Any,
     ) -> None:
         height_width, grid = patch_grid(image_size, patch_size)
+        check_sizes(channels=channels, width=width, depth=depth, heads=heads)
+        check_sizes(head_depth=head_depth)
         super().__init__(
             data_shape=(*height_width, channels),
             num_classes=num_classes,

@@ -9,6 +9,7 @@ from keras_meanflow.backend import Tensor
 from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.networks.layers import TimeEmbedding
 from keras_meanflow.parts.part import register
+from keras_meanflow.parts.ranges import check_sizes
 
 
 @register
@@ -36,6 +37,7 @@ class MLP(Network):
         time_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        check_sizes(data_size=data_size, width=width, depth=depth)
         super().__init__(data_shape=(data_size,), num_classes=num_classes, **kwargs)
         self.data_size, self.width, self.depth = data_size, width, depth
         self.time_scale = time_scale

@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_meanflow.backend import Tensor
+from keras_meanflow.parts.ranges import check_sizes
 
 
 def patch_grid(
@@ -11,8 +12,9 @@ def patch_grid(
     """(height, width) of an image, and its (rows, columns) of patches.
 
     Raises:
-        ValueError: for a patch size that does not divide height and width.
+        ValueError: for sizes below 1, or a patch size that does not divide height and width.
     """
+    check_sizes(image_size=image_size, patch_size=patch_size)
     sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
     if any(side % patch_size for side in sides):
         raise ValueError(f"patch_size must divide the image size. Received: {patch_size}, {sides}.")

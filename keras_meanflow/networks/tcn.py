@@ -11,6 +11,7 @@ from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.networks.layers import TokenDense, modulate, plain_norm
 from keras_meanflow.networks.unet_layers import SinusoidPair
 from keras_meanflow.parts.part import register
+from keras_meanflow.parts.ranges import check_sizes
 
 _LEAST = 1e-6  # of a squared modulus
 _CYCLE = 4  # after so many blocks the spacing starts again at 1
@@ -54,6 +55,7 @@ class TCN(Network):
         mlp_ratio: float = 2.0,
         **kwargs: Any,
     ) -> None:
+        check_sizes(bins=bins, frames=frames, width=width, depth=depth, taps=taps)
         if taps % 2 == 0:
             raise ValueError(f"taps is an odd number. Received: {taps}.")
         shape = (bins, frames, 2)

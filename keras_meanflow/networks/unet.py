@@ -19,6 +19,7 @@ from keras_meanflow.networks.unet_layers import (
     group_norm,
 )
 from keras_meanflow.parts.part import register
+from keras_meanflow.parts.ranges import check_sizes
 
 
 @register
@@ -84,6 +85,8 @@ class UNet(Network):
         output_skips: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_sizes(image_size=image_size, channels=channels, width=width)
+        check_sizes(multipliers=multipliers)
         height_width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
         context = {"context": (*height_width, context_channels)} if context_channels else {}
         augmentation = {"augmentation": (augmentation_size,)} if augmentation_size else {}

@@ -13,6 +13,7 @@ from keras_meanflow.backend.random import Keys
 from keras_meanflow.networks.base import Network
 from keras_meanflow.objectives.problem import Draws, Problem, arguments_of
 from keras_meanflow.parts.part import Configurable
+from keras_meanflow.parts.ranges import check_within
 from keras_meanflow.parts.rows import count_r_below_t
 from keras_meanflow.parts.schedules import bounds_of
 from keras_meanflow.parts.times import StateVariable
@@ -41,6 +42,9 @@ class Objective(Configurable, abc.ABC):
     guidance = None
     companion = None
     logs = ("v_error",)
+
+    def __post_init__(self):
+        check_within("[0, 1]", label_dropout=self.label_dropout)
 
     @property
     def teachers(self) -> list[Network]:

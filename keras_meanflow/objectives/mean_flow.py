@@ -71,6 +71,7 @@ class MeanFlow(Guided):
     logs = ("v_error", "u_error", "du_dt_norm")
 
     def __post_init__(self):
+        super().__post_init__()
         if self.beta is not None:
             object.__setattr__(self, "_mean_gaps", self.times.mean_gaps())
 

@@ -73,6 +73,7 @@ class MeanFlowSE(Objective):
     logs = ("v_error", "u_error", "du_dt_norm")
 
     def __post_init__(self):
+        super().__post_init__()
         if not all(0.0 <= weight <= 1.0 for weight in bounds_of(self.weight)):
             raise ValueError(f"weight is a share, in [0, 1]. Received: {self.weight}.")
 

@@ -62,6 +62,7 @@ class NoisyVelocity(Objective):
     check_network = _of_the_objective("check_network")
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.k >= 0.0:
             raise ValueError(f"k must be at least 0. Received: {self.k}.")
 

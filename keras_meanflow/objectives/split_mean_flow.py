@@ -67,6 +67,7 @@ class SplitMeanFlow(Guided):
     logs = ("v_error", "u_error")
 
     def __post_init__(self):
+        super().__post_init__()
         low, high = self.splits
         if not 0.0 <= low <= high <= 1.0:
             raise ValueError(f"splits are rising numbers in [0, 1]. Received: {self.splits}.")

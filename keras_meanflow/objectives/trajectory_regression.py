@@ -90,6 +90,7 @@ class TrajectoryRegression(Objective):
     logs = ("v_error", "u_error")
 
     def __post_init__(self):
+        super().__post_init__()
         if self.pairs < 1:
             raise ValueError(f"pairs is at least 1. Received: {self.pairs}.")
 

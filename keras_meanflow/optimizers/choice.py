@@ -1,9 +1,12 @@
 """The optimizer that a recipe's knob names, with warm-up and cosine decay."""
 
+from typing import Any
+
 import keras
 
 from keras_meanflow.optimizers.adam import Adam
 from keras_meanflow.optimizers.splus import SPlus, splus_rate
+from keras_meanflow.parts.ranges import check_within
 
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "adam-bf16": Adam, "splus": SPlus}
 
@@ -19,9 +22,13 @@ def warmed_up(
         warmup_steps: number of steps over which the rate rises.
         last_rate: share of the rate at the end of the run; 1 for a constant rate after the warm-up.
 
+    Raises:
+        ValueError: for a `last_rate` that is negative or not finite.
+
     Example:
         >>> keras.optimizers.Adam(warmed_up(1e-3, steps=1000, warmup_steps=100))
     """
+    check_within("[0, inf)", last_rate=last_rate)
     return keras.optimizers.schedules.CosineDecay(
         0.0,
         max(steps - warmup_steps, 1),
@@ -62,7 +69,7 @@ def compile_with(
         jit_compile: as for `keras.Model.compile`.
 
     Raises:
-        ValueError: for another optimizer.
+        ValueError: for another optimizer, or a number out of range.
 
     Example:
         >>> arguments = compile_with("splus", 5e-4, width=256, steps=1000, warmup_steps=100)
@@ -71,6 +78,8 @@ def compile_with(
     if optimizer not in OPTIMIZERS:
         names = ", ".join(OPTIMIZERS)
         raise ValueError(f"optimizer is one of {names}. Received: {optimizer!r}.")
+    check_within("[0, 1)", beta_2=beta_2)
+    check_within("(0, inf)", global_clipnorm=global_clipnorm)
     rate = splus_rate(learning_rate, width) if optimizer == "splus" else learning_rate
     if steps is not None:
         rate = warmed_up(rate, steps=steps, warmup_steps=warmup_steps, last_rate=last_rate)
@@ -82,3 +91,18 @@ def compile_with(
             jit_compile = False
     chosen.global_clipnorm = global_clipnorm
     return {"optimizer": chosen, "jit_compile": jit_compile}
+
+
+def check_optimizer(optimizer: keras.optimizers.Optimizer, jit_compile: Any = "auto") -> None:
+    """Raise a ValueError for what Keras accepts and cannot train with.
+
+    This is a learning rate, or a number of its schedule, that is negative or not finite; and a
+    `jit_compile` other than "auto", True and False.
+    """
+    if jit_compile not in ("auto", True, False):
+        raise ValueError(f"jit_compile must be auto, True or False. Received: {jit_compile!r}.")
+    rate = optimizer.get_config()["learning_rate"]
+    numbers = rate["config"] if isinstance(rate, dict) else {None: rate}
+    for name, value in numbers.items():
+        shown = "learning_rate" if name is None else f"learning_rate ({name} of its schedule)"
+        check_within("[0, inf)", **{shown: value})

@@ -8,6 +8,7 @@ from keras import ops
 from keras_meanflow.backend import Tensor
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.parts.part import Configurable, part
+from keras_meanflow.parts.ranges import check_within
 
 
 class Coupling(Configurable, abc.ABC):
@@ -79,7 +80,8 @@ class FromCondition(Coupling):
             `E|n|^2 = 1` that are stored as real pairs.
 
     Raises:
-        ValueError: for a condition without such an array, or data with stored noise.
+        ValueError: for a negative std, for a condition without such an array, or for data with
+            stored noise.
 
     Example:
         >>> MeanFlow(coupling=FromCondition(), path=NoisyToClean(), label_dropout=0.0)
@@ -90,6 +92,9 @@ class FromCondition(Coupling):
 
     name: str | None = None
     std: float = 1.0
+
+    def __post_init__(self):
+        check_within("[0, inf)", std=self.std)
 
     def __call__(
         self, keys: Keys, x: Tensor | dict, condition: Any = None

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import register
+from keras_meanflow.parts.ranges import check_within
 
 
 def squared_norm(d: Tensor) -> Tensor:
@@ -47,6 +48,9 @@ class AdaptiveLoss(keras.losses.Loss):
         c: floor of the weight; 0.01 in the official ImageNet code (1e-3 in the paper's text and in
             the CIFAR-10 code).
 
+    Raises:
+        ValueError: for a negative power, or a floor that is not positive.
+
     References:
         Mean Flows (arXiv 2505.13447), Eq. 22; Gsunshine/meanflow `forward`.
     """
@@ -61,6 +65,8 @@ class AdaptiveLoss(keras.losses.Loss):
         dtype: str = "float32",
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        check_within("[0, inf)", p=p)
+        check_within("(0, inf)", c=c)
         self.p, self.c = p, c
 
     size = staticmethod(squared_norm)
@@ -139,6 +145,9 @@ class LogMSE(keras.losses.Loss):
     Args:
         c: floor of the error.
 
+    Raises:
+        ValueError: for a floor that is not positive.
+
     References:
         Decoupled MeanFlow (arXiv 2510.24474); kyungmnlee/dmf `log_lv_loss`.
     """
@@ -152,6 +161,7 @@ class LogMSE(keras.losses.Loss):
         dtype: str = "float32",
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        check_within("(0, inf)", c=c)
         self.c = c
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

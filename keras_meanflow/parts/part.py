@@ -5,12 +5,24 @@ from typing import Any, Self, TypeVar
 
 import keras
 
+from keras_meanflow.parts.ranges import check_finite
+
 register = keras.saving.register_keras_serializable("keras_meanflow")
 Class = TypeVar("Class", bound=type)
 
 
 def part(cls: Class) -> Class:
-    """A frozen keyword-only dataclass that Keras can save: the form of every part of a method."""
+    """A frozen keyword-only dataclass that Keras can save: the form of every part of a method.
+
+    It refuses numbers that are NaN or infinite, before it makes the checks of `__post_init__`.
+    """
+    check = getattr(cls, "__post_init__", lambda self: None)
+
+    def __post_init__(self):
+        check_finite(**fields_of(self))
+        check(self)
+
+    cls.__post_init__ = __post_init__
     return register(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
 
 

@@ -7,6 +7,7 @@ from keras import ops
 from keras_meanflow.backend import Tensor
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.parts.part import part
+from keras_meanflow.parts.ranges import check_within
 from keras_meanflow.parts.schedules import Schedule, value_at
 from keras_meanflow.parts.times import TimeSampler
 
@@ -227,8 +228,9 @@ class UShaped(TimeSampler):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.a > 0.0:
-            raise ValueError(f"a must exceed 0. Received: {self.a}.")
+        check_within("(0, inf)", a=self.a)
+        check_within("[0, 1]", snap_t=self.snap_t, snap_r=self.snap_r)
+        check_within("(0, 1]", latest=self.latest)
 
     def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""

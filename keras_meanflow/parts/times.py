@@ -9,7 +9,8 @@ from keras import ops
 from keras_meanflow.backend import Tensor, untraced
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.parts.lattice import Lattice
-from keras_meanflow.parts.part import Configurable
+from keras_meanflow.parts.part import Configurable, fields_of
+from keras_meanflow.parts.ranges import check_within
 from keras_meanflow.parts.rows import Rows, count_r_below_t, mask_of_share
 from keras_meanflow.parts.schedules import Schedule, bounds_of, scheduled_values
 
@@ -43,6 +44,8 @@ class TimeSampler(Configurable, abc.ABC):
     stages = 1
 
     def __post_init__(self):
+        fields = fields_of(self).items()
+        check_within("(0, inf)", **{name: std for name, std in fields if name.endswith("std")})
         if not all(0.0 <= share <= 1.0 for share in bounds_of(self.fraction_r_equals_t)):
             raise ValueError(
                 "fraction_r_equals_t is a share of rows, in [0, 1]. "

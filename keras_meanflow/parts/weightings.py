@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_meanflow.backend import Tensor
 from keras_meanflow.parts.part import Configurable, part
+from keras_meanflow.parts.ranges import check_within
 from keras_meanflow.parts.schedules import Power, Schedule, value_at
 
 
@@ -29,6 +30,9 @@ class ProgressiveGap(Configurable):
 
     s: float | Schedule = Power(start=1.0, end=0.0)
 
+    def __post_init__(self):
+        check_within("[0, 1]", s=self.s)
+
     def __call__(self, gap: Tensor, mean_gap: Tensor, progress: Tensor | float) -> Tensor:
         """(B,) weights for `gap` = t - r, (B,)."""
         s = value_at(self.s, progress)
@@ -37,6 +41,13 @@ class ProgressiveGap(Configurable):
 
 class TimeWeight(Configurable, abc.ABC):
     """A weight of rows with r = t by their t, applied after the adaptive normalisation."""
+
+    gamma: float
+    scale: float | Schedule
+
+    def __post_init__(self):
+        check_within("(0, inf)", gamma=self.gamma)
+        check_within("[0, inf)", scale=self.scale)
 
     @abc.abstractmethod
     def __call__(self, t: Tensor, progress: Tensor | float) -> Tensor:

@@ -37,7 +37,7 @@ def of_old_name(name: str, knobs: dict | None = None) -> tuple[Plan, dict] | Non
     knobs, method = dict(knobs or {}), _SUFFIXES[variant if variant == "_improved" else suffix]
     if method == "re_mean_flow":
         knobs["pair_store"] = knobs.pop("data", None)
-        method += "_guided" if knobs.get("largest_scale", 1.0) > 1.0 else ""
+        method += "_guided" if float(knobs.get("largest_scale", 1.0)) > 1.0 else ""
     if method == "split_mean_flow" and knobs.get("teacher"):
         knobs["label_dropout"] = 0.0
     if task == "speech_digits" and "exponent" in knobs:

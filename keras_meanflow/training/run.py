@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from keras_meanflow.backend import process_index, wait_for_processes
 from keras_meanflow.codecs.base import CODEC
+from keras_meanflow.data.fingerprints import fingerprint
 from keras_meanflow.evaluation.callback import Evaluate
 from keras_meanflow.files.atomic import latest_checkpoint, write_atomically, write_text
+from keras_meanflow.files.checkpoints import whole_checkpoint
 from keras_meanflow.files.provenance import provenance
 from keras_meanflow.flow_map.model import FlowMap
-from keras_meanflow.flow_map.places import SETTINGS
 from keras_meanflow.flow_map.presets import load_codec
 from keras_meanflow.training.callbacks.checkpoint import Checkpoint
 from keras_meanflow.training.callbacks.log import Curve, Log
-from keras_meanflow.training.callbacks.non_finite import StopOnNonFinite
+from keras_meanflow.training.callbacks.non_finite import StopOnNonFinite, kept
 from keras_meanflow.training.callbacks.samples import SampleGrid
+from keras_meanflow.training.callbacks.stopping import StopOnSignal
+from keras_meanflow.training.lock import locked
 from keras_meanflow.training.old_names import of_old_name
 from keras_meanflow.training.plan import Plan
+from keras_meanflow.training.settings import SETTINGS, read_settings
 from keras_meanflow.training.training import Training
 
 
@@ -42,20 +48,6 @@ def describe(
     }
 
 
-def read_settings(run_dir: str | Path) -> dict[str, Any] | None:
-    """The settings of a run; None if the directory does not exist or is empty.
-
-    Raises:
-        ValueError: for a directory with other files and no settings.
-    """
-    run_dir = Path(run_dir)
-    if (run_dir / SETTINGS).is_file():
-        return json.loads((run_dir / SETTINGS).read_text(encoding="utf-8"))
-    if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir())):
-        raise ValueError(f"{run_dir} is no run: it has no {SETTINGS}. Name another with --run DIR.")
-    return None
-
-
 def plan_of(settings: dict[str, Any]) -> tuple[Plan, dict] | None:
     """The `Plan` and the knobs in a run's settings; None for a training without a name.
 
@@ -69,9 +61,12 @@ def plan_of(settings: dict[str, Any]) -> tuple[Plan, dict] | None:
 
 
 def check_same(run_dir: str | Path, settings: dict[str, Any]) -> None:
-    """Raise a ValueError if the directory holds a run with another plan, knobs or backend."""
+    """Raise a ValueError if the directory holds a run with another plan, knobs or backend.
+
+    A run without a checkpoint has nothing to resume, so other settings may replace its settings.
+    """
     existing = read_settings(run_dir)
-    if existing is None:
+    if existing is None or not _begun(run_dir):
         return
     old, new = _compared(existing, settings), _compared(settings, settings)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
@@ -80,6 +75,22 @@ def check_same(run_dir: str | Path, settings: dict[str, Any]) -> None:
         raise ValueError(
             f"{run_dir} holds a run with other settings: {changes}. Give the old ones to "
             "resume it, or name another directory with --run DIR."
+        )
+
+
+def _begun(run_dir):
+    """Whether a run has a checkpoint."""
+    return latest_checkpoint(Path(run_dir) / "checkpoints") is not None
+
+
+def _check_data(run_dir, new):
+    """Raise a ValueError for other data; a source of an unknown kind has no fingerprint."""
+    old = (read_settings(run_dir) or {}).get("data") if _begun(run_dir) else None
+    if None not in (old, new) and old != new:
+        raise ValueError(
+            f"{run_dir} was trained on other data: its fingerprint was {old}, now {new}. Give the "
+            f"old data, or name another directory with --run DIR. To go on with the new data, "
+            f"remove the entry 'data' from {Path(run_dir) / SETTINGS}."
         )
 
 
@@ -96,11 +107,11 @@ def _compared(settings, new):
 
 def _check_codec(run_dir, codec):
     """Raise a ValueError if a run was trained on latents of another codec or normalisation."""
-    kept = load_codec(run_dir) if read_settings(run_dir) else None
-    if kept is not None and (codec is None or kept.describe() != codec.describe()):
+    old = load_codec(run_dir) if read_settings(run_dir) and _begun(run_dir) else None
+    if old is not None and (codec is None or old.describe() != codec.describe()):
         found = "no codec" if codec is None else codec.describe()
         raise ValueError(
-            f"{run_dir} was trained on latents of {kept.describe()}. Received: {found}."
+            f"{run_dir} was trained on latents of {old.describe()}. Received: {found}."
         )
 
 
@@ -123,56 +134,89 @@ def train(
         settings: from `describe`.
         verbose: see `keras.Model.fit`.
 
+    SIGTERM and SIGINT stop it after a whole step, which is saved; the second one stops at once.
+
     Raises:
         ValueError: for data or labels that do not fit the model, or for a directory that holds
-            another run.
+            another run, or in which another process trains.
         NonFiniteError: at the first step that is not finite.
+        Stopped: a KeyboardInterrupt, at a signal.
+        OSError: if a file cannot be written; the message names it, and what is kept.
 
     Example:
         >>> train(Plan.of("digits").training({"steps": 200}), "runs/short")
         200
     """
-    settings = settings or describe()
+    settings = {**(settings or describe()), "data": fingerprint(training.data)}
     run_dir, flow_map = Path(run_dir), training.flow_map
-    check_same(run_dir, settings)
+    _check(training, run_dir, settings)
     training.check()
-    _check_codec(run_dir, training.codec)
     first = process_index() == 0
     wait_for_processes()  # all processes have read the directory before it changes
-    if first:
-        _make(run_dir, settings, training.codec)
-    start = restore(flow_map, run_dir)
-    callbacks = _callbacks(training, run_dir) if first else [StopOnNonFinite()]
-    for epoch, epochs, steps in _fits(start, training.steps, training.log_every):
-        flow_map.fit(
-            training.batches(first_step=flow_map.batches_done),
-            initial_epoch=epoch,
-            epochs=epoch + epochs,
-            steps_per_epoch=steps,
-            shuffle=False,
-            callbacks=callbacks,
-            verbose=verbose if first else 0,
-        )
+    with locked(run_dir) if first else contextlib.nullcontext():
+        if first:
+            _check(training, run_dir, settings)  # another process may have trained meanwhile
+            _make(run_dir, settings, training.codec)
+        start = restore(flow_map, run_dir)
+        _fit(training, run_dir, start, verbose)
     return max(training.steps - start, 0)
 
 
+def _check(training, run_dir, settings):
+    check_same(run_dir, settings)
+    _check_codec(run_dir, training.codec)
+    _check_data(run_dir, settings["data"])
+
+
 def _make(run_dir, settings, codec):
-    """Create the directory, and write the settings and the codec."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if not (run_dir / SETTINGS).exists():
+    """Write the settings and the codec, unless there is a run to resume."""
+    begun = _begun(run_dir)
+    if not begun or not (run_dir / SETTINGS).exists():
         text = json.dumps(settings, indent=2) + "\n"
         write_text(run_dir / SETTINGS, text)
-    if codec is not None and not (run_dir / CODEC).exists():
+    if codec is not None and not (begun and (run_dir / CODEC).exists()):
         write_atomically(run_dir / CODEC, codec.save)
 
 
+def _fit(training, run_dir, start, verbose):
+    """Train from step `start` to the end."""
+    first, flow_map = process_index() == 0, training.flow_map
+    checkpoint = Checkpoint(run_dir / "checkpoints", seconds=training.checkpoint_seconds)
+    with StopOnSignal(checkpoint) as stop, _naming_what_is_kept(checkpoint.folder):
+        callbacks = [StopOnNonFinite(checkpoint.folder)]
+        if first:  # `Checkpoint` comes last, so that the pictures of a saved step exist
+            callbacks += [*_results(training, run_dir), checkpoint, stop]
+        for epoch, epochs, steps in _fits(start, training.steps, training.log_every):
+            flow_map.fit(
+                training.batches(first_step=flow_map.batches_done),
+                initial_epoch=epoch,
+                epochs=epoch + epochs,
+                steps_per_epoch=steps,
+                shuffle=False,
+                callbacks=callbacks,
+                verbose=verbose if first else 0,
+            )
+
+
+@contextlib.contextmanager
+def _naming_what_is_kept(folder: Path) -> Iterator[None]:
+    """Add the newest checkpoint to the message of an error in writing, such as a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{error}. {kept(folder)}The same command goes on from there.") from error
+
+
 def restore(flow_map: FlowMap, run_dir: str | Path) -> int:
-    """Load weights, averages, optimizer state and step from the newest checkpoint, if any.
+    """Load weights, averages, optimizer state and step from the newest whole checkpoint, if any.
 
     Returns:
         The step.
+
+    Raises:
+        ValueError: if there are checkpoints, and all are damaged.
     """
-    newest = latest_checkpoint(Path(run_dir) / "checkpoints")
+    newest = whole_checkpoint(Path(run_dir) / "checkpoints")
     if newest is not None:
         flow_map.optimizer.build(flow_map.trainable_variables)
         flow_map.load_weights(newest)
@@ -192,12 +236,11 @@ def _fits(step, steps, log_every):
         step += epochs * length
 
 
-def _callbacks(training, run_dir):
-    """The callbacks; `Checkpoint` is last, so that the pictures of a saved step exist."""
-    checkpoints, log = run_dir / "checkpoints", run_dir / "log.csv"
+def _results(training, run_dir):
+    """The callbacks that write results."""
+    log = run_dir / "log.csv"
     evaluate = {"every_steps": training.evaluate_every, "last_step": training.steps}
     return [
-        StopOnNonFinite(checkpoints),
         *([Evaluate(run_dir, training.evaluation, **evaluate)] if training.evaluation else []),
         Log(log),
         Curve(log, run_dir / "curve.png"),
@@ -211,5 +254,4 @@ def _callbacks(training, run_dir):
             reference=training.reference,
             decode=training.codec and training.codec.picture,
         ),
-        Checkpoint(checkpoints, seconds=training.checkpoint_seconds),
     ]

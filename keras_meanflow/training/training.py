@@ -11,6 +11,7 @@ from keras_meanflow.data import Batches, open_source
 from keras_meanflow.evaluation.samples import Evaluation
 from keras_meanflow.flow_map.generation import as_condition
 from keras_meanflow.flow_map.model import FlowMap
+from keras_meanflow.parts.ranges import check_sizes, check_within
 from keras_meanflow.samplers import Sampler
 
 
@@ -60,13 +61,8 @@ class Training:
 
     def __post_init__(self):
         for name in ("batch_size", "steps", "log_every", "sample_every", "evaluate_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1. Received: {value}.")
-        if self.checkpoint_seconds <= 0.0:
-            raise ValueError(
-                f"checkpoint_seconds must exceed 0. Received: {self.checkpoint_seconds}."
-            )
+            check_sizes(**{name: getattr(self, name)})
+        check_within("(0, inf)", checkpoint_seconds=self.checkpoint_seconds)
         if not self.flow_map.compiled:
             raise ValueError("A Training's flow_map must be compiled: flow_map.compile(...).")
         object.__setattr__(self, "data", open_source(self.data))

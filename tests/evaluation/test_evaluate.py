@@ -34,7 +34,7 @@ def save_features(path):
 def model(num_classes=10):
     """An untrained model of 8 x 8 images, whose average is not its raw weights."""
     network = DiT(
-        image_size=8, channels=1, patch_size=4, width=8, depth=0, heads=2, num_classes=num_classes
+        image_size=8, channels=1, patch_size=4, width=8, depth=1, heads=2, num_classes=num_classes
     )
     flow_map = FlowMap(network, averages=(0.9,))
     rng = np.random.default_rng(0)

@@ -27,7 +27,7 @@ JIT = keras.config.backend() == "jax"  # on TensorFlow, XLA is slow to compile
 def compiled():
     """The one model of these tests, for it compiles slowly, and its state at the start."""
     keras.utils.set_random_seed(0)
-    network = DiT(image_size=8, channels=1, patch_size=4, width=8, depth=0, heads=2, num_classes=10)
+    network = DiT(image_size=8, channels=1, patch_size=4, width=8, depth=1, heads=2, num_classes=10)
     objective = MeanFlow(times=Uniform(fraction_r_equals_t=0.5))
     flow_map = FlowMap(network, objective, averages=(0.9,), horizon=8)
     flow_map.compile(keras.optimizers.Adam(1e-2), jit_compile=JIT)
@@ -180,7 +180,7 @@ def test_numbers_of_two_protocols_do_not_mix(tmp_path):
 
 
 def test_what_does_not_suit_the_model_is_refused_before_training(tmp_path):
-    flow_map = FlowMap(DiT(image_size=8, channels=1, patch_size=8, width=8, depth=0, heads=2))
+    flow_map = FlowMap(DiT(image_size=8, channels=1, patch_size=8, width=8, depth=1, heads=2))
     flow_map.compile()
     settings = {"batch_size": 8, "steps": 2, "sample_labels": 4, "evaluation": evaluation()}
     with pytest.raises(ValueError, match="has no classes: labels must be 'none'"):

@@ -232,7 +232,7 @@ OTHER = {
     "optimizer": "splus", "derivative": "clipped", "times": "masked_then_clamped", "size": "b2",
     "averages": (0.5,), "jit_compile": False, "sample_every": 3, "stages": 4, "largest": 3.0,
     "multipliers": (1, 2), "snr": (-3.0, 3.0), "speeds": (0.9, 1.1), "patch_size": 8,
-    "heads": 1, "width": 32, "head_width": 16, "split_depth": 0, "head_depth": 0, "gamma": 4.0,
+    "heads": 1, "width": 32, "head_width": 16, "split_depth": 0, "head_depth": 2, "gamma": 4.0,
     "exponent": 2.0, "clip": 3.0, "global_clipnorm": 1.0,
     "frames": 12, "depth": 2, "until": 0.75, "begin": 0.25, "percentile": 50.0, "dropout": 0.25,
 }  # fmt: skip
@@ -244,7 +244,12 @@ _NOT_HERE = {
     # The images here are of one colour; the row of a size is below the settings here.
     "augmentation", "size",
 }  # fmt: skip
-_BESIDE = {"patience": {"stages": 4}, "beta": {"largest": 4.0}, "guidance_end": {"kappa": 0.5}}
+_BESIDE = {
+    "patience": {"stages": 4},
+    "head_depth": {"depth": 2},
+    "beta": {"largest": 4.0},
+    "guidance_end": {"kappa": 0.5},
+}
 KNOBS = [
     pytest.param(task, method, kind, id=f"{task}-{method}-{kind}")
     for pairs, kind in ((_FIRST, "task"), (_ONE_TASK, "method"))

@@ -10,6 +10,7 @@ from keras_meanflow.training.callbacks.non_finite import (
     first_non_finite,
 )
 from keras_meanflow.training.callbacks.samples import SampleGrid
+from keras_meanflow.training.callbacks.stopping import StopOnSignal, Stopped
 
 __all__ = [
     "Checkpoint",
@@ -19,6 +20,8 @@ __all__ = [
     "NonFiniteError",
     "SampleGrid",
     "StopOnNonFinite",
+    "StopOnSignal",
+    "Stopped",
     "draw_curve",
     "first_non_finite",
     "latest_checkpoint",

@@ -35,10 +35,16 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder, self.seconds, self.keep = Path(folder), seconds, keep
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Create the folder, remove incomplete files of a crash, start the clock."""
+        """Create the folder, remove incomplete files of a crash, start the clock.
+
+        A checkpoint of a later step was not loaded, since it is damaged: it is renamed.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(f"{TEMPORARY}*"):
             leftover.unlink()
+        for unused in checkpoints(self.folder):
+            if unused.name > self._name(self.model.batches_done):
+                unused.rename(unused.with_name(f"damaged-{unused.name}"))
         self._last_begin = self._saved_at = self._free_at = time.monotonic()
         self._saving = self.seconds / 2  # until measured
         self._saved_step = self.model.batches_done
@@ -64,11 +70,14 @@ class Checkpoint(keras.callbacks.Callback):
         if step == self._saved_step or first_non_finite(model.get_metrics_result()):
             return
         self._check_finite(model, step)
-        write_atomically(self.folder / f"step-{step:08d}.keras", model.save)
+        write_atomically(self.folder / self._name(step), model.save)
         for old in checkpoints(self.folder)[: -self.keep]:
             old.unlink()
         self._saved_step, self._saved_at, self._free_at = step, started, time.monotonic()
         self._saving = self._free_at - started
+
+    def _name(self, step):
+        return f"step-{step:08d}.keras"
 
     def _check_finite(self, model, step):
         for variable in model.variables + model.optimizer.variables:

@@ -10,13 +10,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_meanflow.files.atomic import write_atomically
+from keras_meanflow.files.atomic import write_atomically, writing
 from keras_meanflow.pictures.charts import curves
 from keras_meanflow.training.callbacks.non_finite import WATCHED
 
 
 class Log(keras.callbacks.CSVLogger):
-    """Keras' CSV log, with the columns `step` (batches so far) and `seconds` (of training).
+    """Keras' CSV log, with the columns `step`, `row_steps` and `seconds`.
+
+    They hold the batches so far, the batches that the row's means cover, and the time of training.
+    A row covers fewer batches where training was stopped in the middle of an epoch.
 
     A run that continues from an earlier step first drops the rows after that step. A column that
     not all rows have is NaN in the others.
@@ -38,13 +41,19 @@ class Log(keras.callbacks.CSVLogger):
             write_atomically(Path(self.filename), lambda path: _write_rows(path, rows))
         super().on_train_begin(logs)
 
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Note the step at which the row begins."""
+        self._first = self.model.batches_done
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Write a row."""
-        seconds = self._before + time.monotonic() - self._started
-        row = {"step": self.model.batches_done, **(logs or {}), "seconds": round(seconds, 2)}
+        seconds, step = self._before + time.monotonic() - self._started, self.model.batches_done
+        counts = {"step": step, "row_steps": step - self._first}
+        row = {**counts, **(logs or {}), "seconds": round(seconds, 2)}
         # Keras 3.15 adds an empty val_ column for each key, unless `keys` is set.
         self.keys = self.keys or self._columns(list(row))
-        super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **row})
+        with writing(self.filename):
+            super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **row})
 
     def _columns(self, new):
         """The columns of the file without `epoch`; the file is rewritten if `new` has more."""
@@ -105,7 +114,7 @@ def draw_curve(log: str | Path, picture: str | Path) -> None:
     """Draw a `Log`: a panel for each quantity over the step."""
     rows = read_log(log)
     names = [name for name in ("loss", *reversed(WATCHED[:-1])) if name in rows[0]]
-    others = set(rows[0]) - {"epoch", "step", "seconds", *names}
+    others = set(rows[0]) - {"epoch", "step", "row_steps", "seconds", *names}
     lines = {name: [row[name] for row in rows] for name in [*names, *sorted(others)]}
     steps = np.array([row["step"] for row in rows])
     write_atomically(picture, curves(steps, lines).save)
