@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_meanflow.codecs.normalisation import SD_SCALE, Normalisation
 from keras_meanflow.data.moments import MomentSource
-from keras_meanflow.files.readers import read_torch
+from keras_meanflow.files.torch_files import read_torch
 
 READ_ERRORS = (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile)
 

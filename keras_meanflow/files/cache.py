@@ -23,6 +23,6 @@ def check_sha256(path: str | os.PathLike, expected: str | None) -> str:
     if expected is not None and found != expected:
         raise ValueError(
             f"The weights must be the published file. {path} has SHA-256 {found}, not {expected}. "
-            "Fetch it again, or pass the checksum of the file you trust."
+            "Delete it and fetch it again, or pass the checksum of the file you trust."
         )
     return found

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_meanflow.files.readers import read_metadata, read_weights
+from keras_meanflow.files.readers import read_weights
+from keras_meanflow.files.safetensors import read_metadata
 from keras_meanflow.files.writers import write_weights
 from keras_meanflow.formats.dit import DIT_FORMATS
 from keras_meanflow.formats.dit_dh import RAE_FORMATS
