@@ -11,6 +11,7 @@ from keras_meanflow.cli.backend import (
     verbose_option,
 )
 from keras_meanflow.cli.options import labels_of
+from keras_meanflow.cli.recipes import recipe_option
 
 SAMPLERS = ("jump", "restart", "euler", "heun", "ab2", "fastflow")
 _HELP = (
@@ -49,6 +50,7 @@ _HELP = (
 @click.option("--columns", type=click.IntRange(1), help="Columns of the picture.")
 @click.option("--out", type=click.Path(), help="Picture to write; default RUN/generated.png.")
 @click.option("--npz", is_flag=True, help="Also write the samples, as .npz next to the picture.")
+@recipe_option
 @backend_option
 @verbose_option
 def sample(
@@ -65,6 +67,7 @@ def sample(
     columns,
     out,
     npz,
+    recipes,
     backend,
     verbose,
 ):
@@ -73,7 +76,7 @@ def sample(
     RUN is the directory of a run, a preset folder, the name of a known checkpoint, or hf://...
     """
     with one_line_errors():
-        opened = open_named(run_dir, backend)
+        opened = open_named(run_dir, backend, recipes)
         flow_map, codec = opened.flow_map, opened.codec
         if not average:
             flow_map.average = None
@@ -166,14 +169,15 @@ def _write(samples, labels, out, columns, npz):
 @click.argument("out", type=click.Path())
 @click.option("--steps", type=int, default=1, show_default=True, help="Number of jumps.")
 @click.option("--format", help="tf_saved_model, torch, onnx, ...; see keras.Model.export.")
+@recipe_option
 @backend_option
 @verbose_option
-def export(run_dir, out, steps, format, backend, verbose):
+def export(run_dir, out, steps, format, recipes, backend, verbose):
     """Export the model of a RUN to OUT, for use without this package.
 
     The exported function maps noise, and a label, to a sample.
     """
     with one_line_errors():
-        flow_map = open_named(run_dir, backend).flow_map
+        flow_map = open_named(run_dir, backend, recipes).flow_map
         flow_map.export(out, steps=steps, format=format, verbose=verbose)
         click.echo(f"The sampler is in {out}.")

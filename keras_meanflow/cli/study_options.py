@@ -7,6 +7,7 @@ import click
 
 from keras_meanflow.cli.backend import backend_option, verbose_option
 from keras_meanflow.cli.plans import OPTIONS as PLAN
+from keras_meanflow.cli.recipes import recipe_option
 
 TRAINING = (
     *PLAN,
@@ -41,6 +42,7 @@ RUN = (
                  help="Size of the fixed random subset of the data."),
     click.option("--data", help="Data of the run, if it was moved."),
     click.option("--average/--raw", default=True, help="Use the averaged or the raw weights."),
+    recipe_option,
     backend_option,
 )  # fmt: skip
 

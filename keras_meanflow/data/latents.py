@@ -3,13 +3,13 @@
 from functools import cached_property
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.data.moments import MomentSource
 from keras_meanflow.data.shards import LABELS, Shards, read_index
+from keras_meanflow.files.saved import load_saved
 
 INDEX, PLAN = "store.json", "encoding.json"
 FORMAT = "keras_meanflow latents 1"
@@ -80,7 +80,7 @@ class LatentStore(MomentSource):
         recorded = self.index["codec"]
         if recorded is None:
             return None
-        codec = keras.saving.load_model(self.path / CODEC, compile=False)
+        codec = load_saved(self.path / CODEC)
         codec.normalisation = self.normalisation
         self.check_codec(codec)
         return codec

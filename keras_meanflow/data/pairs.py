@@ -3,7 +3,6 @@
 from functools import cached_property
 from pathlib import Path
 
-import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -12,6 +11,7 @@ from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.data.moments import widen
 from keras_meanflow.data.shards import LABELS, Shards, read_index
 from keras_meanflow.files.atomic import sha256_of
+from keras_meanflow.files.saved import load_saved
 
 INDEX, PLAN, DISTANCES = "pairs.json", "reflow.json", "distances.npy"
 FORMAT = "keras_meanflow pairs 1"
@@ -73,7 +73,7 @@ class PairStore:
     def codec(self) -> Codec | None:
         """The codec that decodes the samples to pixels; None if the samples are pixels."""
         path = self.path / CODEC
-        return keras.saving.load_model(path, compile=False) if path.is_file() else None
+        return load_saved(path) if path.is_file() else None
 
     def take(self, indices: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         """Returns `{"x", "e"}`, float32, of the kept pairs at `indices`, and their labels or None.

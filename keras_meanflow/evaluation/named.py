@@ -7,13 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from keras_meanflow.evaluation.protocols import Protocol
 from keras_meanflow.features.extractor import PUBLISHED_CHECKSUM, FeatureExtractor
 from keras_meanflow.features.published import PUBLISHED, fetch_weights
 from keras_meanflow.features.resize import resize_of
 from keras_meanflow.files.cache import check_sha256
+from keras_meanflow.files.saved import load_saved
 
 # Name of the features in protocols -> name of the published weights, function for the network.
 NETWORKS = {
@@ -143,7 +142,7 @@ def _keras_features(name, resize, weights, checksum):
         raise ValueError(f"There is no file {weights}.")
     found = check_sha256(weights, None if checksum == PUBLISHED_CHECKSUM else checksum)
     layer = resize_of(resize or "none")
-    network = keras.saving.load_model(weights, compile=False)
+    network = load_saved(weights)
     return FeatureExtractor(name, network, [layer] if layer else [], checksum=found)
 
 

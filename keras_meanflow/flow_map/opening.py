@@ -7,10 +7,9 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from keras_meanflow.codecs import Codec
 from keras_meanflow.files.atomic import latest_checkpoint
+from keras_meanflow.files.saved import load_saved
 from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.flow_map.places import Place, place_of
 from keras_meanflow.flow_map.presets import codec_of, load_codec
@@ -76,7 +75,7 @@ def open_model(name: str | Path, **settings: Any) -> Opened:
             f"{name} is a {place.kind} model, which has all its settings. Received: {settings}."
         )
     file = _newest(place) if place.kind == "run" else place.name
-    return Opened(keras.saving.load_model(file, compile=False), place)
+    return Opened(load_saved(file), place)
 
 
 def _newest(place):

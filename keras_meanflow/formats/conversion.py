@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_meanflow.files.readers import read_weights
+from keras_meanflow.files.reading import reading
 from keras_meanflow.files.safetensors import read_metadata
 from keras_meanflow.files.writers import write_weights
 from keras_meanflow.formats.dit import DIT_FORMATS
@@ -65,7 +66,7 @@ def load_network(
     """
     config = read_metadata(path).get(NATIVE)
     if config is not None:
-        return _native_network(path, json.loads(config), format, settings)
+        return _native_network(path, config, format, settings)
     state = one_of(flat(weights_of(read_weights(path), averaged=averaged)), averaged=averaged)
     try:
         found = _format(format, state)
@@ -140,13 +141,13 @@ def _config(network):
 def _native_network(path, config, format, settings):
     if format not in (None, NATIVE):
         raise ValueError(f"{path} is in the format {NATIVE}. Received: format={format!r}.")
-    config["config"] |= settings
-    network = keras.saving.deserialize_keras_object(config)
-    try:
-        assign_native(network, read_weights(path))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be loaded. {error}") from error
-    return network
+    state = read_weights(path)
+    with reading(path):
+        config = json.loads(config)
+        config["config"] |= settings
+        network = keras.saving.deserialize_keras_object(config)
+        assign_native(network, state)
+        return network
 
 
 def weights_of(tree: Any, *, averaged: bool = True) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from keras_meanflow.codecs.base import CODEC
 from keras_meanflow.evaluation.callback import Evaluate
 from keras_meanflow.files.atomic import latest_checkpoint, write_atomically, write_text
 from keras_meanflow.files.provenance import provenance
+from keras_meanflow.files.reading import check_fields, read_json
 from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.flow_map.places import SETTINGS
 from keras_meanflow.flow_map.presets import load_codec
@@ -46,11 +47,13 @@ def read_settings(run_dir: str | Path) -> dict[str, Any] | None:
     """The settings of a run; None if the directory does not exist or is empty.
 
     Raises:
-        ValueError: for a directory with other files and no settings.
+        ValueError: for a directory with other files and no settings, or damaged settings.
     """
     run_dir = Path(run_dir)
     if (run_dir / SETTINGS).is_file():
-        return json.loads((run_dir / SETTINGS).read_text(encoding="utf-8"))
+        settings = read_json(run_dir / SETTINGS)
+        check_fields(run_dir / SETTINGS, settings, {"knobs": dict, "backend": str})
+        return settings
     if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir())):
         raise ValueError(f"{run_dir} is no run: it has no {SETTINGS}. Name another with --run DIR.")
     return None
