@@ -83,7 +83,7 @@ def test_a_file_that_changed_in_the_cache_is_refused(odd):
     path = fetch("hf://a/b/hub")
     assert path.read_bytes() == BODY and fetch("hf://a/b/hub") == path
     path.write_bytes(BODY[:-1])
-    with refused("hub must be .* has SHA-256"):
+    with refused("hub has SHA-256"):
         fetch("hf://a/b/hub")
 
 
