@@ -8,12 +8,17 @@ import numpy as np
 from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.data.moments import MomentSource
-from keras_meanflow.data.shards import LABELS, Shards, read_index
+from keras_meanflow.data.shards import LABELS, Shards, read_array, read_index
 from keras_meanflow.files.saved import load_saved
 
 INDEX, PLAN = "store.json", "encoding.json"
 FORMAT = "keras_meanflow latents 1"
 DTYPE = "float16"
+_FIELDS = {
+    **dict.fromkeys(("count", "moments", "copies"), int),
+    **dict.fromkeys(("shape", "class_names"), list),
+    "normalisation": dict,
+}
 _AGAIN = f"Delete {INDEX} and encode again: only damaged files are made again."
 
 
@@ -53,14 +58,15 @@ class LatentStore(MomentSource):
     ):
         self.path = Path(path)
         make = f"Encode it: keras-meanflow encode SOURCE {path} ..."
-        self.index = read_index(self.path, INDEX, PLAN, FORMAT, holds="latents", make=make)
+        names = {"fields": _FIELDS, "holds": "latents", "make": make}
+        self.index = read_index(self.path, INDEX, PLAN, FORMAT, **names)
         super().__init__(normalisation or Normalisation(**self.index["normalisation"]), threads)
         self.count, self.shape = self.index["count"], tuple(self.index["shape"])
         self.moments, self.copies = self.index["moments"], self.index["copies"]
         self.class_names = tuple(self.index["class_names"])
         self.labels = None
-        if self.index["labels_sha256"]:
-            self.labels = np.load(self.path / LABELS, allow_pickle=False)
+        if self.index.get("labels_sha256"):
+            self.labels = read_array(self.path, LABELS, self.count)
         self._shards = Shards(self.path, self.index["shards"], _AGAIN)
 
     @property
@@ -77,7 +83,7 @@ class LatentStore(MomentSource):
         Raises:
             ValueError: if `codec.keras` is not the codec that `store.json` describes.
         """
-        recorded = self.index["codec"]
+        recorded = self.index.get("codec")
         if recorded is None:
             return None
         codec = load_saved(self.path / CODEC)
@@ -88,7 +94,7 @@ class LatentStore(MomentSource):
     def check_codec(self, codec: Codec) -> None:
         """Raises a ValueError if the latents are of another codec or another normalisation."""
         super().check_codec(codec)
-        expected = self.index["codec"] or {}
+        expected = self.index.get("codec") or {}
         found = codec.describe()
         for name, value in expected.items():
             if found[name] != value:

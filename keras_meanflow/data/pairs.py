@@ -9,12 +9,13 @@ from numpy.typing import ArrayLike
 from keras_meanflow.backend.random import philox_noise
 from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.data.moments import widen
-from keras_meanflow.data.shards import LABELS, Shards, read_index
+from keras_meanflow.data.shards import LABELS, Shards, read_array, read_index
 from keras_meanflow.files.atomic import sha256_of
 from keras_meanflow.files.saved import load_saved
 
 INDEX, PLAN, DISTANCES = "pairs.json", "reflow.json", "distances.npy"
 FORMAT = "keras_meanflow pairs 1"
+_FIELDS = {"count": int, "seed": int, "shape": list}
 _AGAIN = f"Delete {INDEX} and reflow again: only damaged files are made again."
 
 
@@ -52,13 +53,14 @@ class PairStore:
             raise ValueError(f"percentile must be in (0, 100]. Received: {percentile}.")
         self.path = Path(path)
         make = f"Make it: keras-meanflow reflow RUN {path}"
-        self.index = read_index(self.path, INDEX, PLAN, FORMAT, holds="pairs", make=make)
+        names = {"fields": _FIELDS, "holds": "pairs", "make": make}
+        self.index = read_index(self.path, INDEX, PLAN, FORMAT, **names)
         self.seed, self.shape = self.index["seed"], tuple(self.index["shape"])
         self._shards = Shards(self.path, self.index["shards"], _AGAIN)
         self.labels = None
-        if self.index["labels_sha256"]:
-            self.labels = np.load(self.path / LABELS, allow_pickle=False)
-        self.distances = np.load(self.path / DISTANCES, allow_pickle=False)
+        if self.index.get("labels_sha256"):
+            self.labels = read_array(self.path, LABELS, self.index["count"])
+        self.distances = read_array(self.path, DISTANCES, self.index["count"])
         self.kept = kept_by_distance(self.distances, percentile)
 
     def __len__(self) -> int:
@@ -67,7 +69,7 @@ class PairStore:
     @property
     def num_classes(self) -> int | None:
         """The number of classes of the teacher; None without labels."""
-        return self.index["num_classes"]
+        return self.index.get("num_classes")
 
     @cached_property
     def codec(self) -> Codec | None:
@@ -91,7 +93,7 @@ class PairStore:
         Raises:
             ValueError: naming the first file that has changed.
         """
-        others = {name: self.index[key] for name, key in _FILES if self.index[key]}
+        others = {name: self.index[key] for name, key in _FILES if self.index.get(key)}
         self._shards.verify(others)
 
 

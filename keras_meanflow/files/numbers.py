@@ -27,6 +27,16 @@ def decode(data: bytes, code: str, order: str) -> np.ndarray:
     return np.frombuffer(data, np.dtype(code).newbyteorder(mark)).astype(code, copy=False)
 
 
+def check_finite(state: dict[str, np.ndarray]) -> None:
+    """Raise a ValueError that names the first tensor with NaN or infinity."""
+    wrong = [n for n, array in state.items() if not np.isfinite(np.asarray(array)).all()]
+    if wrong:
+        raise ValueError(
+            f"Weights must be finite. {len(wrong)} tensors hold NaN or infinity, the first is "
+            f"{wrong[0]}."
+        )
+
+
 def truncated(path: str | os.PathLike, why: object) -> ValueError:
     """The error for a file that ends early."""
     return ValueError(f"{path} is truncated or damaged: {why}. Fetch it again.")
