@@ -9,6 +9,7 @@ from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.data.moments import MomentSource
 from keras_meanflow.data.shards import LABELS, Shards, read_array, read_index
+from keras_meanflow.files.reading import reading
 from keras_meanflow.files.saved import load_saved
 
 INDEX, PLAN = "store.json", "encoding.json"
@@ -60,7 +61,9 @@ class LatentStore(MomentSource):
         make = f"Encode it: keras-meanflow encode SOURCE {path} ..."
         names = {"fields": _FIELDS, "holds": "latents", "make": make}
         self.index = read_index(self.path, INDEX, PLAN, FORMAT, **names)
-        super().__init__(normalisation or Normalisation(**self.index["normalisation"]), threads)
+        with reading(self.path / INDEX):
+            recorded = Normalisation(**self.index["normalisation"])
+        super().__init__(normalisation or recorded, threads)
         self.count, self.shape = self.index["count"], tuple(self.index["shape"])
         self.moments, self.copies = self.index["moments"], self.index["copies"]
         self.class_names = tuple(self.index["class_names"])

@@ -193,14 +193,17 @@ class Shards:
     def _array(self, shard):
         if self._open[shard] is None:
             with self._lock:
-                self._open[shard] = np.asarray(_mapped(self.files[shard]))
+                self._open[shard] = _mapped(self.files[shard], self.records[shard]["count"])
         return self._open[shard]
 
 
-def _mapped(file):
-    """The array of a shard, which stays on disk."""
+def _mapped(file, count):
+    """The array of a shard, of `count` items, which stays on disk."""
     with reading(file):
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        array = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        if array.shape[:1] != (count,):
+            raise ValueError(f"It must hold {count} items. Received an array {array.shape}.")
+        return array
 
 
 def read_array(folder: Path, name: str, count: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from keras_meanflow.features.extractor import PUBLISHED_CHECKSUM, FeatureExtract
 from keras_meanflow.features.published import PUBLISHED, fetch_weights
 from keras_meanflow.features.resize import resize_of
 from keras_meanflow.files.cache import check_sha256
+from keras_meanflow.files.reading import read_json
 from keras_meanflow.files.saved import load_saved
 
 # Name of the features in protocols -> name of the published weights, function for the network.
@@ -87,7 +87,7 @@ def find_protocol(name: str | Path) -> Protocol:
     if not path.is_file():
         raise ValueError(f"There is no protocol file {path}.")
     try:
-        return Protocol.from_dict({"name": path.stem, **json.loads(path.read_text("utf-8"))})
+        return Protocol.from_dict({"name": path.stem, **read_json(path)})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} must hold a protocol. {error}") from error
 

@@ -93,10 +93,9 @@ def check_fields(path: str | os.PathLike, content: dict, fields: dict[str, type]
 @contextlib.contextmanager
 def open_npz(path: str | os.PathLike) -> Iterator[np.lib.npyio.NpzFile]:
     """An `.npz` file to read arrays from; errors as in `reading`. A pickle in it is refused."""
-    with reading(path):
-        check_expansion(path)
-        with np.load(path, allow_pickle=False) as stored:
-            yield stored
+    check_zip(path)
+    with reading(path), np.load(path, allow_pickle=False) as stored:
+        yield stored
 
 
 def largest(path: str | os.PathLike) -> int:
@@ -120,6 +119,20 @@ def check_zip(path: str | os.PathLike) -> None:
     with reading(path):
         check_expansion(path)
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            damaged, found = archive.testzip(), len(archive.infolist())
         if damaged is not None:
             raise ValueError(f"{path} is damaged at {damaged}.")
+        if found != (_announced(path) or found):
+            raise ValueError(
+                f"{path} is damaged: {found} of its {_announced(path)} parts are left."
+            )
+
+
+def _announced(path):
+    """The number of files that the end of a zip announces; Python's reader does not look at it."""
+    with open(path, "rb") as file:
+        file.seek(max(os.path.getsize(path) - 2**16, 0))
+        end = file.read()
+    at = end.rfind(b"PK\5\6") + 10
+    count = int.from_bytes(end[at : at + 2], "little")
+    return None if count == 0xFFFF else count  # more are counted elsewhere
