@@ -122,7 +122,7 @@ def check_zip(path: str | os.PathLike) -> None:
             damaged, found = archive.testzip(), len(archive.infolist())
         if damaged is not None:
             raise ValueError(f"{path} is damaged at {damaged}.")
-        if found != (_announced(path) or found):
+        if _announced(path) not in (None, found):
             raise ValueError(
                 f"{path} is damaged: {found} of its {_announced(path)} parts are left."
             )
