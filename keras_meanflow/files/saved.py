@@ -6,11 +6,11 @@ import os
 
 import keras
 
-from keras_meanflow.files.reading import check_zip, reading
+from keras_meanflow.files.reading import check_expansion, reading
 
 
 def load_saved(path: str | os.PathLike) -> keras.Model:
-    """The model in a `.keras` file, not compiled. Its checksums are compared; it runs no code.
+    """The model in a `.keras` file, not compiled. Keras compares its checksums; it runs no code.
 
     Raises:
         ValueError: for a file that is damaged, holds Python code (a Lambda layer), or needs a class
@@ -19,6 +19,6 @@ def load_saved(path: str | os.PathLike) -> keras.Model:
     Example:
         >>> codec = load_saved("store/codec.keras")
     """
-    check_zip(path)
     with reading(path):
+        check_expansion(path)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
