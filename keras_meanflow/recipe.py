@@ -102,7 +102,19 @@ class Found:
 
     def load(self) -> Callable:
         """The function. This imports its file, and Keras."""
-        return getattr(_module(self.file, self.file.stat().st_mtime_ns), self.name)
+        return getattr(import_file(self.file), self.name)
+
+
+def import_file(file: str | Path) -> types.ModuleType:
+    """The module of a file of Python code, which this runs, once.
+
+    Raises:
+        ValueError: for a file that does not exist, or is no `.py` file.
+    """
+    path = Path(file).resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"There is no .py file {file}.")
+    return _module(path, path.stat().st_mtime_ns)
 
 
 @functools.cache

@@ -24,6 +24,7 @@ if os.environ["KERAS_BACKEND"] == "jax":
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
+from commands import own  # noqa: E402, F401
 from hub import hub  # noqa: E402, F401
 
 

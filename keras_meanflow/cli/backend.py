@@ -7,13 +7,14 @@ import importlib.util
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_meanflow.recipe import find
-from keras_meanflow.training.settings import settings_in
+from keras_meanflow.cli.recipes import import_recipes
+from keras_meanflow.training.settings import SETTINGS, settings_in
 
 if TYPE_CHECKING:
     from keras_meanflow.flow_map import Opened
@@ -129,27 +130,36 @@ def _withheld_stderr():
 
 
 def recorded_backend(run_dir: str | Path) -> str | None:
-    """The backend in a run's settings, read without Keras; None if there is no run."""
+    """The backend in a run's settings, read without Keras; None if there is no run.
+
+    Raises:
+        ValueError: for damaged settings, or another name than that of a backend.
+    """
     settings = settings_in(run_dir)
-    return settings and settings["backend"]
+    if settings is None:
+        return None
+    if settings["backend"] not in BACKENDS:
+        raise ValueError(
+            f"{Path(run_dir) / SETTINGS} must name a backend, one of {', '.join(BACKENDS)}. "
+            f"Received: {settings['backend']!r}."
+        )
+    return settings["backend"]
 
 
-def open_named(name: str, backend: str | None, **settings: Any) -> Opened:
-    """`open_model` of a name, on the backend of its run if this is installed, or on another one."""
+def open_named(
+    name: str, backend: str | None, recipes: Sequence[str] = (), **settings: Any
+) -> Opened:
+    """`open_model` of a name, on the backend of its run if this is installed, or on another one.
+
+    Args:
+        name: of the model. Nothing that it refers to is imported.
+        backend: the option `--backend`.
+        recipes: the user's files to import, of the option `--recipe`.
+        **settings: of `open_model`.
+    """
     recorded = recorded_backend(name)
     start(choose_backend(backend, recorded if recorded and is_installed(recorded) else None))
     from keras_meanflow.flow_map import open_model
-    from keras_meanflow.training import run
 
-    if recorded is not None:
-        _import_own_files(run.read_settings(name))
+    import_recipes(recipes)
     return open_model(name, **settings)
-
-
-def _import_own_files(settings):
-    """Import the user's files of a task or method: they may define classes that the model needs."""
-    for kind in ("task", "method", "recipe"):
-        address = settings.get(kind) or ""
-        path = Path(address.partition(".py:")[0] + ".py")
-        if ".py:" in address and path.is_file():
-            find(address, "task" if kind == "recipe" else kind).load()

@@ -14,6 +14,7 @@ from keras_meanflow.cli.backend import (
 )
 from keras_meanflow.cli.errors import one_line_errors, traceback_option
 from keras_meanflow.cli.options import OUT
+from keras_meanflow.cli.recipes import import_recipes, recipe_option
 
 
 @click.command()
@@ -37,6 +38,7 @@ from keras_meanflow.cli.options import OUT
 @click.option(
     "--codec", "codec_name", help="Codec of a preset's latents: sd-vae-ft-ema, ... or FILE.keras."
 )
+@recipe_option
 @backend_option
 @traceback_option
 def convert(
@@ -49,6 +51,7 @@ def convert(
     interval,
     decouple,
     codec_name,
+    recipes,
     backend,
 ):
     """Convert weights from SOURCE to TARGET, in another format.
@@ -61,7 +64,7 @@ def convert(
     keras_meanflow.
     """
     with one_line_errors():
-        found = _source(source, source_format, average, _settings(settings), backend)
+        found = _source(source, source_format, average, _settings(settings), backend, recipes)
         network, objective, codec = found
         from keras_meanflow.formats import fine_tuning
         from keras_meanflow.objectives import MeanFlow
@@ -78,7 +81,7 @@ def convert(
         click.echo(f"{type(network).__name__} of {network.count_params():,} parameters: {target}")
 
 
-def _source(source, source_format, average, settings, backend):
+def _source(source, source_format, average, settings, backend, recipes):
     """The network of a source, its objective and its codec.
 
     The last two are None for a file of weights, which does not contain them.
@@ -88,9 +91,10 @@ def _source(source, source_format, average, settings, backend):
             raise ValueError(
                 f"{source} is a run, whose network is known: leave out --from and --set."
             )
-        opened = open_named(source, backend)
+        opened = open_named(source, backend, recipes)
         return opened.network(averaged=average), opened.flow_map.objective, opened.published_codec
     start(choose_backend(backend))
+    import_recipes(recipes)
     from keras_meanflow.flow_map import open_model, place_of
     from keras_meanflow.formats.conversion import load_network
 
@@ -104,8 +108,8 @@ def _source(source, source_format, average, settings, backend):
 
 def _named_codec(name):
     """The codec with this name or in this file."""
-    import keras
 
+    from keras_meanflow.files.saved import load_saved
     from keras_meanflow.formats.autoencoders import AUTOENCODERS
 
     if name in AUTOENCODERS:
@@ -115,7 +119,7 @@ def _named_codec(name):
             f"--codec is one of {', '.join(AUTOENCODERS)}, or the codec.keras of a store or run. "
             f"Received: {name!r}."
         )
-    return keras.saving.load_model(name, compile=False)
+    return load_saved(name)
 
 
 def _settings(texts):

@@ -108,9 +108,9 @@ def _open(source, image_size, on_error):
 
 
 def _codec(name, weights):
-    import keras
 
     from keras_meanflow import codecs
+    from keras_meanflow.files.saved import load_saved
 
     if name is None:
         return None
@@ -125,7 +125,7 @@ def _codec(name, weights):
         if kind is codecs.RAE:
             raise ValueError(f"--codec rae needs the .keras file of a RAE. Received: {weights}.")
         return kind.load(weights)
-    codec = keras.saving.load_model(weights, compile=False)
+    codec = load_saved(weights)
     if not isinstance(codec, kind):
         raise ValueError(f"{weights} must hold {kind.__name__}. Found: {type(codec).__name__}.")
     return codec

@@ -17,6 +17,7 @@ from keras_meanflow.cli.backend import (
 )
 from keras_meanflow.cli.errors import one_line_errors
 from keras_meanflow.cli.options import Number
+from keras_meanflow.cli.recipes import recipe_option
 
 if TYPE_CHECKING:
     from keras_meanflow.flow_map import FlowMap
@@ -61,9 +62,10 @@ if TYPE_CHECKING:
     help="Reduce the noise by at most this much; 20 often sounds better than no limit.",
 )
 @click.option("--average/--raw", default=True, help="Use the averaged or the raw weights.")
+@recipe_option
 @backend_option
 @verbose_option
-def enhance(run_dir, source, target, average, backend, verbose, **settings):
+def enhance(run_dir, source, target, average, recipes, backend, verbose, **settings):
     """Enhance noisy speech: IN, with the model of a RUN, to OUT.
 
     IN is a .wav or .flac file with one channel, or a folder of such files and its sub-folders. OUT
@@ -71,7 +73,7 @@ def enhance(run_dir, source, target, average, backend, verbose, **settings):
     used are reported and left out. The recordings are never written over.
     """
     with one_line_errors():
-        flow_map, codec = _load(run_dir, backend, average)
+        flow_map, codec = _load(run_dir, backend, average, recipes)
         from keras_meanflow.speech.enhancer import Enhancer, enhance_file, enhance_folder
 
         enhancer = Enhancer(flow_map, codec, **settings)
@@ -86,9 +88,9 @@ def enhance(run_dir, source, target, average, backend, verbose, **settings):
             _report(target, *enhance_file(enhancer, source, target, progress))
 
 
-def _load(run_dir, backend, average):
+def _load(run_dir, backend, average, recipes):
     """The model and the codec of a run on speech."""
-    opened = open_named(run_dir, backend)
+    opened = open_named(run_dir, backend, recipes)
     flow_map = opened.flow_map
     flow_map.average = flow_map.average if average else None
     codec = opened.codec

@@ -18,6 +18,7 @@ from keras_meanflow.cli.enhance import evaluate_speech, is_speech
 from keras_meanflow.cli.errors import one_line_errors
 from keras_meanflow.cli.measuring import measuring
 from keras_meanflow.cli.options import OUT_FILE, Number
+from keras_meanflow.cli.recipes import import_recipes, recipe_option
 
 LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")
 
@@ -61,6 +62,7 @@ LABELS, ROUNDINGS = ("balanced", "random", "none"), ("nearest", "down")
     help="Samples per batch.",
 )
 @click.option("--out", type=OUT_FILE, help="JSON file; default RUN/evaluation-PROTOCOL.json.")
+@recipe_option
 @backend_option
 @verbose_option
 def evaluate(
@@ -80,6 +82,7 @@ def evaluate(
     attenuation_limit,
     batch_size,
     out,
+    recipes,
     backend,
     verbose,
 ):
@@ -98,7 +101,7 @@ def evaluate(
     with one_line_errors():
         _check_subject(run_dir, images, self_check, reference)
         steps = _steps(steps)
-        opened = open_named(run_dir, backend) if run_dir else start(choose_backend(backend))
+        opened = _opened(run_dir, backend, recipes)
         flow_map, codec = (opened.flow_map, opened.codec) if opened else (None, None)
         if flow_map is not None:
             flow_map.average = flow_map.average if average else None
@@ -130,6 +133,15 @@ def evaluate(
         if out is None and run_dir and Path(run_dir).is_dir():
             out = Path(run_dir) / f"evaluation-{bench.protocol.name}.json"
         _show(reports, out and Path(out))
+
+
+def _opened(run_dir, backend, recipes):
+    """The model of a run, if there is one to evaluate."""
+    if run_dir:
+        return open_named(run_dir, backend, recipes)
+    start(choose_backend(backend))
+    import_recipes(recipes)
+    return None
 
 
 def _check_subject(run_dir, images, self_check, reference):

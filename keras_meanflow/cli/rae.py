@@ -110,12 +110,12 @@ def rae(
 
 def _encoder(path, images, patch_size, width, fitting):
     """The encoder in a file, or a small one trained to classify the images."""
-    import keras
 
     from keras_meanflow.codecs.rae_training import fit_encoder, small_vit
+    from keras_meanflow.files.saved import load_saved
 
     if path is not None:
-        return keras.saving.load_model(path, compile=False)
+        return load_saved(path)
     side, _, channels = images.shape
     size = {"image_size": side, "channels": channels, "patch_size": patch_size}
     encoder = small_vit(**size, width=width, depth=2, heads=2)

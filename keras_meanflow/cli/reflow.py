@@ -9,6 +9,7 @@ from keras_meanflow.cli.backend import (
 )
 from keras_meanflow.cli.errors import one_line_errors
 from keras_meanflow.cli.options import OUT_FOLDER, Number, labels_of, worker_of
+from keras_meanflow.cli.recipes import recipe_option
 
 SOLVERS = ("heun", "euler", "ab2")
 
@@ -38,6 +39,7 @@ SOLVERS = ("heun", "euler", "ab2")
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Pairs per batch."
 )
 @click.option("--worker", default="0/1", help="K/N: make every N-th shard, from shard K on.")
+@recipe_option
 @backend_option
 @verbose_option
 def reflow(
@@ -53,6 +55,7 @@ def reflow(
     shard_size,
     batch_size,
     worker,
+    recipes,
     backend,
     verbose,
 ):
@@ -64,7 +67,7 @@ def reflow(
     """
     with one_line_errors():
         worker = worker_of(worker)
-        opened = open_named(run_dir, backend)
+        opened = open_named(run_dir, backend, recipes)
         flow_map = opened.flow_map
         if not average:
             flow_map.average = None

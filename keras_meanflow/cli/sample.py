@@ -11,6 +11,7 @@ from keras_meanflow.cli.backend import (
 )
 from keras_meanflow.cli.errors import one_line_errors, traceback_option
 from keras_meanflow.cli.options import OUT, OUT_FILE, Number, labels_of
+from keras_meanflow.cli.recipes import recipe_option
 
 SAMPLERS = ("jump", "restart", "euler", "heun", "ab2", "fastflow")
 _HELP = (
@@ -53,6 +54,7 @@ _HELP = (
 @click.option("--columns", type=click.IntRange(1), help="Columns of the picture.")
 @click.option("--out", type=OUT_FILE, help="Picture to write; default RUN/generated.png.")
 @click.option("--npz", is_flag=True, help="Also write the samples, as .npz next to the picture.")
+@recipe_option
 @backend_option
 @verbose_option
 def sample(
@@ -69,6 +71,7 @@ def sample(
     columns,
     out,
     npz,
+    recipes,
     backend,
     verbose,
 ):
@@ -78,7 +81,7 @@ def sample(
     """
     with one_line_errors():
         picture = _picture(out, run_dir)
-        opened = open_named(run_dir, backend)
+        opened = open_named(run_dir, backend, recipes)
         flow_map, codec = opened.flow_map, opened.codec
         if not average:
             flow_map.average = None
@@ -178,14 +181,15 @@ def _write(samples, labels, out, columns, npz):
     "--steps", type=click.IntRange(1), default=1, show_default=True, help="Number of jumps."
 )
 @click.option("--format", help="tf_saved_model, torch, onnx, ...; see keras.Model.export.")
+@recipe_option
 @backend_option
 @traceback_option
-def export(run_dir, out, steps, format, backend):
+def export(run_dir, out, steps, format, recipes, backend):
     """Export the model of a RUN to OUT, for use without this package.
 
     The exported function maps noise, and a label, to a sample.
     """
     with one_line_errors():
-        flow_map = open_named(run_dir, backend).flow_map
+        flow_map = open_named(run_dir, backend, recipes).flow_map
         flow_map.export(out, steps=steps, format=format)
         click.echo(f"The sampler is in {out}.")

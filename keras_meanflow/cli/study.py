@@ -14,6 +14,7 @@ from keras_meanflow.cli.backend import (
 from keras_meanflow.cli.errors import one_line_errors
 from keras_meanflow.cli.options import OUT_FOLDER, Number
 from keras_meanflow.cli.plans import open_plan
+from keras_meanflow.cli.recipes import with_named_files
 from keras_meanflow.cli.study_options import QUALITY, RUN, TRAINING, TRUTH, with_options
 
 LARGEST = 2.0**32
@@ -86,7 +87,9 @@ def one_gap(bins, starts, **options):
               help="Draws of noise and times for each item.")  # fmt: skip
 @click.option("--out", type=OUT_FOLDER, help="Folder to write to; default the first RUN.")
 @with_options(RUN)
-def affinity(run_dirs, untrained, bins, batch_size, draws, out, count, data, average, backend):
+def affinity(
+    run_dirs, untrained, bins, batch_size, draws, out, count, data, average, recipes, backend
+):
     """Compare the gradients of the v-loss and of the u-loss.
 
     The result is their cosine, for each bin of gaps of the u-loss.
@@ -94,7 +97,7 @@ def affinity(run_dirs, untrained, bins, batch_size, draws, out, count, data, ave
     with one_line_errors():
         rows, settings = [], {"bins": pairs(bins), "batch_size": batch_size, "draws": draws}
         for run_dir in run_dirs:
-            flow_map, points = _load(run_dir, backend, data, count, average)
+            flow_map, points = _load(run_dir, backend, recipes, data, count, average)
             from keras_meanflow.studies.affinity import draw_affinities, task_affinities
 
             models = {Path(run_dir).name: flow_map}
@@ -111,7 +114,7 @@ def affinity(run_dirs, untrained, bins, batch_size, draws, out, count, data, ave
 @click.option("--out", type=OUT_FOLDER, help="Folder to write to; default the first RUN.")
 @with_options(TRUTH)
 @with_options(RUN)
-def u_error(run_dirs, out, gaps, truth, ode_steps, count, data, average, backend):
+def u_error(run_dirs, out, gaps, truth, ode_steps, count, data, average, recipes, backend):
     """Measure the error of u by gap.
 
     The error is the difference to the average of v from a fine ODE solve.
@@ -119,7 +122,7 @@ def u_error(run_dirs, out, gaps, truth, ode_steps, count, data, average, backend
     with one_line_errors():
         gaps, rows = numbers(gaps, "--gaps"), []
         for run_dir in run_dirs:
-            flow_map, points = _load(run_dir, backend, data, count, average)
+            flow_map, points = _load(run_dir, backend, recipes, data, count, average)
             from keras_meanflow.studies.fields import LearnedField
             from keras_meanflow.studies.u_error import draw_u_errors_of_runs, u_errors
 
@@ -155,10 +158,10 @@ def u_error_training(gaps, truth, count, ode_steps, **options):
               help="Cells of the grid, in r and in t.")  # fmt: skip
 @click.option("--out", type=OUT_FOLDER, help="Folder to write to; default RUN.")
 @with_options(RUN)
-def du_dt(run_dir, cells, out, count, data, average, backend):
+def du_dt(run_dir, cells, out, count, data, average, recipes, backend):
     """Measure the norm of du/dt over (r, t); draw a heat map."""
     with one_line_errors():
-        flow_map, points = _load(run_dir, backend, data, count, average)
+        flow_map, points = _load(run_dir, backend, recipes, data, count, average)
         from keras_meanflow.studies.du_dt import draw_du_dt_norms, du_dt_norms
         from keras_meanflow.studies.fields import LearnedField
 
@@ -174,13 +177,13 @@ def du_dt(run_dir, cells, out, count, data, average, backend):
               help="Runge-Kutta steps from t to r.")  # fmt: skip
 @click.option("--out", type=OUT_FOLDER, help="Folder to write to; default RUN.")
 @with_options(RUN)
-def curvature(run_dir, cells, ode_steps, out, count, data, average, backend):
+def curvature(run_dir, cells, ode_steps, out, count, data, average, recipes, backend):
     """Measure how curved the trajectories are; draw a heat map.
 
     The measure is the angle between v and its average from r to t.
     """
     with one_line_errors():
-        flow_map, points = _load(run_dir, backend, data, count, average)
+        flow_map, points = _load(run_dir, backend, recipes, data, count, average)
         from keras_meanflow.studies.curvature import curvatures, draw_curvatures
         from keras_meanflow.studies.fields import LearnedField
 
@@ -289,14 +292,14 @@ def _evaluation(protocol, weights, reference, samples):
     return dataclasses.replace(evaluation, protocol=smaller)
 
 
-def _load(run_dir, backend, data, count, average):
+def _load(run_dir, backend, recipes, data, count, average):
     """The model of a run, and a subset of its task's data."""
-    flow_map = open_named(run_dir, backend).flow_map
+    flow_map = open_named(run_dir, backend, recipes).flow_map
     flow_map.average = flow_map.average if average else None
     from keras_meanflow.studies.points import Points
     from keras_meanflow.training import run as runs
 
-    found = runs.plan_of(runs.read_settings(run_dir))
+    found = runs.plan_of(with_named_files(runs.read_settings(run_dir), recipes))
     if found is None:
         raise ValueError(f"{run_dir} has no task, whose data is needed.")
     plan, knobs = found

@@ -9,6 +9,7 @@ from keras_meanflow.cli.backend import backend_option, verbose_option
 from keras_meanflow.cli.errors import traceback_option
 from keras_meanflow.cli.options import OUT_FOLDER
 from keras_meanflow.cli.plans import OPTIONS as PLAN
+from keras_meanflow.cli.recipes import recipe_option
 
 TRAINING = (
     *PLAN,
@@ -43,6 +44,7 @@ RUN = (
                  help="Size of the fixed random subset of the data."),
     click.option("--data", help="Data of the run, if it was moved."),
     click.option("--average/--raw", default=True, help="Use the averaged or the raw weights."),
+    recipe_option,
     backend_option,
     traceback_option,
 )  # fmt: skip

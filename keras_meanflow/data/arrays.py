@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_meanflow.files.reading import check_expansion
+
 NPZ_ERRORS = (AttributeError, EOFError, OSError, TypeError, ValueError)
 NPZ_ERRORS += (zipfile.BadZipFile, zlib.error)
 PIXEL_RANGE = 100  # floats from 0 to above this value are unscaled pixels
@@ -184,6 +186,7 @@ def _read_npz(path, split):
         raise ValueError(f"data must be an existing .npz file or folder. There is none at {path}.")
     _check_is_npz(path)
     try:
+        check_expansion(path)
         with np.load(path, allow_pickle=False) as stored:
             suffix = "" if split == "train" and "x_train" not in stored else f"_{split}"
             names = sorted(stored.files)

@@ -3,17 +3,23 @@
 from functools import cached_property
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.codecs.normalisation import Normalisation
 from keras_meanflow.data.moments import MomentSource
 from keras_meanflow.data.shards import LABELS, Shards, read_index
+from keras_meanflow.files.reading import reading
+from keras_meanflow.files.saved import load_saved
 
 INDEX, PLAN = "store.json", "encoding.json"
 FORMAT = "keras_meanflow latents 1"
 DTYPE = "float16"
+_FIELDS = {
+    **dict.fromkeys(("count", "moments", "copies"), int),
+    **dict.fromkeys(("shape", "class_names"), list),
+    "normalisation": dict,
+}
 _AGAIN = f"Delete {INDEX} and encode again: only damaged files are made again."
 
 
@@ -53,13 +59,16 @@ class LatentStore(MomentSource):
     ):
         self.path = Path(path)
         make = f"Encode it: keras-meanflow encode SOURCE {path} ..."
-        self.index = read_index(self.path, INDEX, PLAN, FORMAT, holds="latents", make=make)
-        super().__init__(normalisation or Normalisation(**self.index["normalisation"]), threads)
+        names = {"fields": _FIELDS, "holds": "latents", "make": make}
+        self.index = read_index(self.path, INDEX, PLAN, FORMAT, **names)
+        with reading(self.path / INDEX):
+            recorded = Normalisation(**self.index["normalisation"])
+        super().__init__(normalisation or recorded, threads)
         self.count, self.shape = self.index["count"], tuple(self.index["shape"])
         self.moments, self.copies = self.index["moments"], self.index["copies"]
         self.class_names = tuple(self.index["class_names"])
         self._shards = Shards(self.path, self.index["shards"], _AGAIN)
-        self.labels = self._shards.array(LABELS, self.index["labels_sha256"])
+        self.labels = self._shards.array(LABELS, self.index.get("labels_sha256"), self.count)
 
     @property
     def num_classes(self) -> int | None:
@@ -75,10 +84,10 @@ class LatentStore(MomentSource):
         Raises:
             ValueError: if `codec.keras` is not the codec that `store.json` describes.
         """
-        recorded = self.index["codec"]
+        recorded = self.index.get("codec")
         if recorded is None:
             return None
-        codec = keras.saving.load_model(self.path / CODEC, compile=False)
+        codec = load_saved(self.path / CODEC)
         codec.normalisation = self.normalisation
         self.check_codec(codec)
         return codec
@@ -86,7 +95,7 @@ class LatentStore(MomentSource):
     def check_codec(self, codec: Codec) -> None:
         """Raises a ValueError if the latents are of another codec or another normalisation."""
         super().check_codec(codec)
-        expected = self.index["codec"] or {}
+        expected = self.index.get("codec") or {}
         found = codec.describe()
         for name, value in expected.items():
             if found[name] != value:

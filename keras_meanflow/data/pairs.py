@@ -3,7 +3,6 @@
 from functools import cached_property
 from pathlib import Path
 
-import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -12,9 +11,11 @@ from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.data.moments import widen
 from keras_meanflow.data.shards import LABELS, Shards, read_index
 from keras_meanflow.files.atomic import sha256_of
+from keras_meanflow.files.saved import load_saved
 
 INDEX, PLAN, DISTANCES = "pairs.json", "reflow.json", "distances.npy"
 FORMAT = "keras_meanflow pairs 1"
+_FIELDS = {"count": int, "seed": int, "shape": list}
 _AGAIN = f"Delete {INDEX} and reflow again: only damaged files are made again."
 
 
@@ -52,11 +53,13 @@ class PairStore:
             raise ValueError(f"percentile must be in (0, 100]. Received: {percentile}.")
         self.path = Path(path)
         make = f"Make it: keras-meanflow reflow RUN {path}"
-        self.index = read_index(self.path, INDEX, PLAN, FORMAT, holds="pairs", make=make)
+        names = {"fields": _FIELDS, "holds": "pairs", "make": make}
+        self.index = read_index(self.path, INDEX, PLAN, FORMAT, **names)
         self.seed, self.shape = self.index["seed"], tuple(self.index["shape"])
         self._shards = Shards(self.path, self.index["shards"], _AGAIN)
-        self.labels = self._shards.array(LABELS, self.index["labels_sha256"])
-        self.distances = self._shards.array(DISTANCES, self.index["distances_sha256"])
+        count = self.index["count"]
+        self.labels = self._shards.array(LABELS, self.index.get("labels_sha256"), count)
+        self.distances = self._shards.array(DISTANCES, self.index["distances_sha256"], count)
         self.kept = kept_by_distance(self.distances, percentile)
 
     def __len__(self) -> int:
@@ -65,13 +68,13 @@ class PairStore:
     @property
     def num_classes(self) -> int | None:
         """The number of classes of the teacher; None without labels."""
-        return self.index["num_classes"]
+        return self.index.get("num_classes")
 
     @cached_property
     def codec(self) -> Codec | None:
         """The codec that decodes the samples to pixels; None if the samples are pixels."""
         path = self.path / CODEC
-        return keras.saving.load_model(path, compile=False) if path.is_file() else None
+        return load_saved(path) if path.is_file() else None
 
     def take(self, indices: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         """Returns `{"x", "e"}`, float32, of the kept pairs at `indices`, and their labels or None.
@@ -89,7 +92,7 @@ class PairStore:
         Raises:
             ValueError: naming the first file that has changed.
         """
-        others = {name: self.index[key] for name, key in _FILES if self.index[key]}
+        others = {name: self.index[key] for name, key in _FILES if self.index.get(key)}
         self._shards.verify(others)
 
 

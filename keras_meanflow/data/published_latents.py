@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_meanflow.codecs.normalisation import SD_SCALE, Normalisation
 from keras_meanflow.data.moments import MomentSource
-from keras_meanflow.files.readers import read_torch
+from keras_meanflow.files.reading import check_expansion, reading
+from keras_meanflow.files.torch_files import read_torch
 
 READ_ERRORS = (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile)
 
@@ -90,6 +91,7 @@ class ZipLatents(PublishedMoments):
 
     def _open(self):
         try:
+            check_expansion(self.path)
             self._zip = zipfile.ZipFile(self.path)
         except READ_ERRORS as error:
             raise ValueError(f"{self.path} must be a zip of .npy files. {error}") from error
@@ -120,17 +122,19 @@ class ZipLatents(PublishedMoments):
     def _read_labels(self, names):
         if "dataset.json" not in names:
             return None
-        pairs = json.loads(self._zip.read("dataset.json")).get("labels")
+        with reading(self.path):
+            pairs = json.loads(self._zip.read("dataset.json")).get("labels")
+            labels = dict(pairs or ())
         if pairs is None:
             return None
-        labels = dict(pairs)
         missing = [name for name in self.names if name not in labels]
         if missing:
             raise ValueError(
                 f"dataset.json of {self.path} must give every file a label. {len(missing)} have "
                 f"none, the first {missing[0]}."
             )
-        return np.array([labels[name] for name in self.names], "int32")
+        with reading(self.path):
+            return np.array([labels[name] for name in self.names], "int32")
 
 
 def _channels_last(latents, name, shape):

@@ -12,8 +12,10 @@ import numpy as np
 
 from keras_meanflow.codecs.base import CODEC, Codec
 from keras_meanflow.files.atomic import TEMPORARY, sha256_of, write_atomically, write_text
+from keras_meanflow.files.inside import inside
+from keras_meanflow.files.reading import check_fields, read_json, reading
 
-LABELS = "labels.npy"
+LABELS, CHECKSUM = "labels.npy", "sha256"  # of the labels; of the entries of an index
 SHARD_SIZE, MOST_SHARDS = 4096, 512  # every shard in use is an open file
 
 
@@ -68,7 +70,7 @@ class ShardedFolder:
 
     def _changes(self):
         """How the plan differs from the one in the folder; entries that are new there are not."""
-        old, plan = json.loads((self.path / self.plan_file).read_text("utf-8")), self.plan
+        old, plan = read_json(self.path / self.plan_file), self.plan
         names = [n for n in {**old, **plan} if old.get(n, plan.get(n)) != plan.get(n)]
         return ", ".join(f"{n} was {old.get(n)!r}, now {plan.get(n)!r}" for n in names)
 
@@ -125,12 +127,13 @@ class ShardedFolder:
         paths = [self._record(i) for i in range(self._shards)]
         if not all(path.exists() for path in paths):
             return None
-        return [json.loads(path.read_text("utf-8")) for path in paths]
+        return [read_json(path) for path in paths]
 
     def finish(self, records: list[dict[str, Any]], **index: Any) -> None:
         """Write the index, with the shards and `index`: this makes the folder a finished store."""
         shards = [{n: r[n] for n in ("file", "count", "bytes", "sha256")} for r in records]
-        write_json(self.path / self.index_file, {**index, "shards": shards})
+        index = {**index, "shards": shards}
+        write_json(self.path / self.index_file, {**index, CHECKSUM: _checksum(index)})
 
     def _record(self, shard):
         return self.path / f"shard-{shard:05d}.json"
@@ -140,8 +143,9 @@ class ShardedFolder:
         record = self._record(shard)
         if not record.is_file():
             return False
-        known = json.loads(record.read_text("utf-8"))
-        path = self.path / known["file"]
+        known = read_json(record)
+        check_fields(record, known, {"file": str, "sha256": str})
+        path = inside(self.path, known["file"])
         return path.is_file() and sha256_of(path) == known["sha256"]
 
 
@@ -161,11 +165,12 @@ class Shards:
 
     def __init__(self, path: Path, records: list[dict], again: str):
         self.path, self.records, self.again = path, records, again
+        self.files = [inside(path, record["file"]) for record in records]
         self._rows = records[0]["count"]  # in every shard but the last
         self._open = [None] * len(records)
         self._locks = [threading.Lock() for _ in records]
-        for record in records:
-            file, expected = path / record["file"], record["bytes"]
+        for file, record in zip(self.files, records, strict=True):
+            expected = record["bytes"]
             found = file.stat().st_size if file.is_file() else 0
             if found != expected:
                 raise ValueError(
@@ -190,49 +195,110 @@ class Shards:
 
     def check(self, name: str, expected: str) -> Path:
         """The path of a file of the folder, whose SHA-256 must be the expected one."""
-        found = sha256_of(self.path / name)
+        path = inside(self.path, name)
+        found = sha256_of(path)
         if found != expected:
             raise ValueError(
-                f"{self.path / name} is damaged: its SHA-256 should be {expected}. Received "
-                f"{found}. {self.again}"
+                f"{path} is damaged: its SHA-256 should be {expected}. Received {found}. "
+                f"{self.again}"
             )
-        return self.path / name
+        return path
 
-    def array(self, name: str, expected: str | None) -> np.ndarray | None:
+    def array(self, name: str, expected: str | None, count: int) -> np.ndarray | None:
         """The array in a small file of the folder, compared with its checksum; None without one."""
-        return expected and np.load(self.check(name, expected), allow_pickle=False)
+        return expected and read_array(self.check(name, expected), count)
 
     def _array(self, shard):
         with self._locks[shard]:
             if self._open[shard] is None:
                 record = self.records[shard]
                 path = self.check(record["file"], record["sha256"])
-                self._open[shard] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+                self._open[shard] = _mapped(path, record["count"])
         return self._open[shard]
 
 
+def _mapped(file, count):
+    """The array of a shard, of `count` items, which stays on disk."""
+    with reading(file):
+        array = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        if array.shape[:1] != (count,):
+            raise ValueError(f"It must hold {count} items. Received an array {array.shape}.")
+        return array
+
+
+def read_array(path: Path, count: int) -> np.ndarray:
+    """The small array in a store's file, with one number for each of `count` items.
+
+    Raises:
+        ValueError: for a damaged file, or another number of items.
+    """
+    with reading(path):
+        array = np.load(path, allow_pickle=False)
+        if array.shape != (count,) or array.dtype.kind not in "if":
+            raise ValueError(f"It must hold {count} numbers. Received {array.dtype} {array.shape}.")
+        return array
+
+
 def read_index(
-    path: Path, index_file: str, plan_file: str, format: str, *, holds: str, make: str
+    path: Path,
+    index_file: str,
+    plan_file: str,
+    format: str,
+    *,
+    fields: dict[str, type],
+    holds: str,
+    make: str,
 ) -> dict[str, Any]:
     """The index of a folder.
 
+    Args:
+        path: the folder.
+        index_file, plan_file: file names of the index and of the plan.
+        format: the format's name.
+        fields: the entries of an index of this format, beside its shards, and their types.
+        holds, make: what the folder holds, and how to make it, for error messages.
+
     Raises:
-        ValueError: for a folder that is not a finished store, or has another format.
+        ValueError: for a folder that is not a finished store, has another format, or whose index is
+            damaged: it carries a checksum of its entries.
     """
     if not (path / index_file).is_file():
         reason = f"holds no {holds}"
         if (path / plan_file).is_file():
-            plan = json.loads((path / plan_file).read_text("utf-8"))
+            plan = read_json(path / plan_file)
+            check_fields(path / plan_file, plan, {"count": int, "shard_size": int})
             done, total = len(list(path.glob("shard-*.json"))), planned_shards(plan)
             reason = f"is not finished ({done} of {total} shards)"
         raise ValueError(f"{path} {reason}. {make}")
-    index = json.loads((path / index_file).read_text("utf-8"))
+    index = read_json(path / index_file)
     if index.get("format") != format:
         raise ValueError(
             f"{path / index_file} must be of the format {format!r}. "
             f"Received {index.get('format')!r}."
         )
+    _check_index(path / index_file, index, fields)
     return index
+
+
+def _check_index(path, index, fields):
+    """Raise a ValueError for a damaged index; one without a checksum is of version 0.1.0."""
+    recorded = index.pop(CHECKSUM, None)
+    if recorded not in (None, _checksum(index)):
+        raise ValueError(
+            f"{path} is damaged: the checksum of its entries is another one. If you changed it on "
+            f"purpose, delete its entry {CHECKSUM!r}."
+        )
+    check_fields(path, index, {**fields, "shards": list})
+    for shard in index["shards"] or [None]:
+        known = shard if isinstance(shard, dict) else {}
+        check_fields(path, known, {"file": str, "count": int, "bytes": int, "sha256": str})
+    counts = [shard["count"] for shard in index["shards"]]
+    if sum(counts) != index["count"] or min(counts) < 1 or len(set(counts[:-1])) > 1:
+        raise ValueError(f"{path} is damaged: its shards do not hold {index['count']} items.")
+
+
+def _checksum(index):
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def planned_shards(plan: dict[str, Any]) -> int:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
-
-import keras
 
 from keras_meanflow.evaluation.protocols import Protocol
 from keras_meanflow.features.extractor import PUBLISHED_CHECKSUM, FeatureExtractor
 from keras_meanflow.features.published import PUBLISHED, fetch_weights
 from keras_meanflow.features.resize import resize_of
 from keras_meanflow.files.cache import check_sha256
+from keras_meanflow.files.reading import read_json
+from keras_meanflow.files.saved import load_saved
 
 # Name of the features in protocols -> name of the published weights, function for the network.
 NETWORKS = {
@@ -88,7 +87,7 @@ def find_protocol(name: str | Path) -> Protocol:
     if not path.is_file():
         raise ValueError(f"There is no protocol file {path}.")
     try:
-        return Protocol.from_dict({"name": path.stem, **json.loads(path.read_text("utf-8"))})
+        return Protocol.from_dict({"name": path.stem, **read_json(path)})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} must hold a protocol. {error}") from error
 
@@ -143,7 +142,7 @@ def _keras_features(name, resize, weights, checksum):
         raise ValueError(f"There is no file {weights}.")
     found = check_sha256(weights, None if checksum == PUBLISHED_CHECKSUM else checksum)
     layer = resize_of(resize or "none")
-    network = keras.saving.load_model(weights, compile=False)
+    network = load_saved(weights)
     return FeatureExtractor(name, network, [layer] if layer else [], checksum=found)
 
 

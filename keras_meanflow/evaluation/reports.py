@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from keras_meanflow.files.atomic import write_text
+from keras_meanflow.files.reading import check_fields, read_json, reading
 from keras_meanflow.pictures.charts import curves
 
 PAIRS = ("precision", "recall", "density", "coverage")
@@ -16,9 +17,22 @@ HEAD = ("", "FID", "95 % interval", "infinity", "KID", "95 % interval", *PAIRS, 
 
 
 def read_reports(path: str | Path) -> list[dict]:
-    """The reports in a file of `write_reports`; an empty list if there is no such file."""
+    """The reports in a file of `write_reports`; an empty list if there is no such file.
+
+    Raises:
+        ValueError: for a damaged file, or one of something else.
+    """
     path = Path(path)
-    return json.loads(path.read_text("utf-8"))["reports"] if path.is_file() else []
+    if not path.is_file():
+        return []
+    content = read_json(path)
+    check_fields(path, content, {"reports": list})
+    with reading(path):  # what the table and the picture show must be there
+        reports = content["reports"]
+        if reports:
+            table(reports)
+        _ = [(r["subject"], r["nfe"]) for r in reports if r["subject"] == "samples"]
+        return reports
 
 
 def write_reports(path: str | Path, reports: Sequence[dict]) -> None:

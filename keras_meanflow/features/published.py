@@ -6,13 +6,11 @@ Only `fetch_weights` downloads files.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
 from keras_meanflow.files.cache import cache_folder, check_sha256
+from keras_meanflow.files.fetching import download
 
 
 class Published(NamedTuple):
@@ -62,13 +60,7 @@ def fetch_weights(name: str) -> Path:
         raise ValueError(f"There is no known address of {name!r}. Pass the path of its file.")
     path = cached_path(name)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            partial = Path(folder) / path.name
-            with urllib.request.urlopen(published.url) as source, open(partial, "wb") as target:
-                shutil.copyfileobj(source, target)
-            check_sha256(partial, published.sha256)
-            partial.replace(path)
+        download(published.url, path, published.sha256)
     check_sha256(path, published.sha256)
     return path
 

@@ -22,7 +22,7 @@ def check_sha256(path: str | os.PathLike, expected: str | None) -> str:
     found = sha256_of(path)
     if expected is not None and found != expected:
         raise ValueError(
-            f"The weights must be the published file. {path} has SHA-256 {found}, not {expected}. "
-            "Fetch it again, or pass the checksum of the file you trust."
+            f"{path} has SHA-256 {found}, not {expected}: it is not the file that was published. "
+            "Delete it and fetch it again, or pass the checksum of the file you trust."
         )
     return found

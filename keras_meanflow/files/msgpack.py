@@ -49,7 +49,7 @@ def unpack(data: bytes) -> object:
     reader = _Reader(data)
     try:
         value = reader.value()
-    except (struct.error, TypeError) as error:
+    except (struct.error, TypeError, RecursionError) as error:
         raise ValueError(f"it ends early or is no msgpack: {error}") from error
     if reader.at != len(data):
         raise ValueError(f"it goes on for {len(data) - reader.at} bytes after its end")
@@ -111,8 +111,15 @@ class _Reader:
         if dtype == "bfloat16":  # the upper half of a float32
             array = (np.frombuffer(numbers, "<u2").astype(np.uint32) << 16).view(np.float32)
         else:
-            array = np.frombuffer(numbers, np.dtype(dtype))
+            array = np.frombuffer(numbers, _dtype(dtype))
         return array.reshape(shape).copy()
+
+
+def _dtype(name):
+    dtype = np.dtype(name)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"arrays of {name!r} are no numbers")
+    return dtype
 
 
 def pack(value: object) -> bytes:

@@ -7,6 +7,8 @@ import os
 import keras
 import numpy as np
 
+from keras_meanflow.files.numbers import check_finite
+
 MANY = 5  # names that an error lists
 
 
@@ -34,7 +36,7 @@ def load_torch(model: keras.Model, state: dict[str, np.ndarray], source: str | o
         source: where the state is from, for error messages.
 
     Raises:
-        ValueError: for missing or unknown names, or arrays of another shape.
+        ValueError: for missing or unknown names, arrays of another shape, or NaN.
     """
     wanted = dict(_slots(model))
     missing, unknown = wanted.keys() - state.keys(), state.keys() - wanted.keys()
@@ -43,6 +45,7 @@ def load_torch(model: keras.Model, state: dict[str, np.ndarray], source: str | o
             f"{source} must hold the weights of this codec. Missing: {_listed(missing)}. "
             f"Unknown: {_listed(unknown)}."
         )
+    check_finite({name: state[name] for name in wanted})
     arrays = {name: _in_layout(variable, state[name]) for name, variable in wanted.items()}
     wrong = [n for n, variable in wanted.items() if arrays[n].shape != tuple(variable.shape)]
     if wrong:

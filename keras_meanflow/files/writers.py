@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_meanflow.files.atomic import write_atomically
 from keras_meanflow.files.msgpack import pack
+from keras_meanflow.files.safetensors import CHECKSUM, METADATA, NO_CHECKSUM, digest_of
 
 _STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "float64": "DoubleStorage"}
 _SAFETENSORS = {"float32": "F32", "float16": "F16", "float64": "F64"}
@@ -31,7 +32,7 @@ def write_weights(
         state: float arrays by name.
         wrapping: for `.msgpack`, the names of the dicts around the tree, outermost first. There
             "/" in a tensor's name separates nested dicts.
-        metadata: text for the header of a `.safetensors` file.
+        metadata: text for the header of a `.safetensors` file, beside its checksum.
 
     Raises:
         ValueError: For another ending.
@@ -53,16 +54,22 @@ def write_weights(
 
 
 def _safetensors(file, state, _wrapping, metadata):
-    header, offset = {"__metadata__": metadata} if metadata else {}, 0
+    header, offset = {METADATA: {CHECKSUM: NO_CHECKSUM, **metadata}}, 0
     for name, array in state.items():
         entry = {"dtype": _SAFETENSORS[array.dtype.name], "shape": list(array.shape)}
         header[name] = {**entry, "data_offsets": [offset, offset + array.nbytes]}
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
+    start = struct.pack("<Q", len(text))
+    checksum = digest_of(start, text, map(_little_endian, state.values()))
+    file.write(start + text.replace(NO_CHECKSUM.encode(), checksum.encode(), 1))
     for array in state.values():
-        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        file.write(_little_endian(array))
+
+
+def _little_endian(array):
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _npz(file, state, _wrapping, _metadata):
@@ -93,8 +100,7 @@ def _torch(file, state, _wrapping, _metadata):
         add("archive/data.pkl", _torch_pickle(state))
         add("archive/byteorder", "little")
         for i, array in enumerate(state.values()):
-            data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-            add(f"archive/data/{i}", data)
+            add(f"archive/data/{i}", _little_endian(array))
         add("archive/version", "3\n")
 
 

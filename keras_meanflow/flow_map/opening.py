@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import keras
 
 from keras_meanflow.codecs import Codec
 from keras_meanflow.files.checkpoints import whole_checkpoint
+from keras_meanflow.files.reading import reading
+from keras_meanflow.files.saved import load_saved
 from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.flow_map.places import Place, place_of
 from keras_meanflow.flow_map.presets import codec_of, load_codec
@@ -76,7 +80,42 @@ def open_model(name: str | Path, **settings: Any) -> Opened:
             f"{name} is a {place.kind} model, which has all its settings. Received: {settings}."
         )
     file = _newest(place) if place.kind == "run" else place.name
-    return Opened(keras.saving.load_model(file, compile=False), place)
+    return Opened(load_saved(file), place)
+
+
+def check_same_model(flow_map: FlowMap, path: str | Path) -> None:
+    """Raise a ValueError for a checkpoint of another model, whose weights may have the same shapes.
+
+    What both configurations say must be equal.
+
+    Args:
+        flow_map: the model that training goes on with.
+        path: the checkpoint, a `.keras` file.
+    """
+    with reading(path), zipfile.ZipFile(path) as archive:
+        saved = json.loads(archive.read("config.json"))
+    ours = json.loads(json.dumps(keras.saving.serialize_keras_object(flow_map)))
+    changes = list(_changes(saved, ours, ""))
+    if changes:
+        name, old, new = changes[0]
+        raise ValueError(
+            f"{path} is a checkpoint of another model: {name} was {old!r:.80}, now {new!r:.80}. "
+            "Name another directory with --run DIR."
+        )
+
+
+_NOT_COMPARED = ("module", "registered_name", "name", "build_config", "compile_config")
+
+
+def _changes(old, new, name):
+    """Yields (name, old, new) of the entries in both configurations that differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old:
+            if key in new and key not in _NOT_COMPARED:
+                inner = name if key in ("config", "class_name") else f"{name}.{key}".lstrip(".")
+                yield from _changes(old[key], new[key], inner)
+    elif old != new:
+        yield name, old, new
 
 
 def _newest(place):

@@ -1,6 +1,7 @@
 """FlowMaps from names, folders and addresses: `from_preset`, `save_to_preset`, `model_card`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,9 +9,12 @@ import keras
 
 from keras_meanflow import __version__
 from keras_meanflow.codecs.base import CODEC, Codec
-from keras_meanflow.files.atomic import write_atomically, write_text
+from keras_meanflow.files.atomic import sha256_of, write_atomically, write_text
+from keras_meanflow.files.cache import check_sha256
 from keras_meanflow.files.fetching import fetch
 from keras_meanflow.files.readers import read_weights
+from keras_meanflow.files.reading import read_json, reading
+from keras_meanflow.files.saved import load_saved
 from keras_meanflow.flow_map.places import CARD, CONFIG, WEIGHTS, Place, place_of
 from keras_meanflow.formats.autoencoders import AUTOENCODERS, PublishedCodec
 from keras_meanflow.formats.conversion import assign_native, load_network, save_network
@@ -68,19 +72,21 @@ class Presets:
     @classmethod
     def _from_folder(cls, folder, objective):
         config = _config_in(folder)["flow_map"]
-        if objective is not None:
-            config["objective"] = keras.saving.serialize_keras_object(objective)
-        flow_map = cls.from_config(config)
+        with reading(folder / CONFIG):
+            if objective is not None:
+                config["objective"] = keras.saving.serialize_keras_object(objective)
+            flow_map = cls.from_config(config)
         if objective is None and (flow_map.teachers or flow_map.companion):
             raise ValueError(
                 f"{type(flow_map.objective).__name__} has networks of its own, which a preset does "
                 "not hold. Give an objective, MeanFlow() if it is for sampling only: "
                 "from_preset(..., objective=MeanFlow())."
             )
+        weights = _unchanged(folder, WEIGHTS)
         try:
-            assign_native(flow_map.network, read_weights(folder / WEIGHTS))
+            assign_native(flow_map.network, read_weights(weights))
         except ValueError as error:
-            raise ValueError(f"{folder / WEIGHTS} cannot be loaded. {error}") from error
+            raise ValueError(f"{weights} cannot be loaded. {error}") from error
         for decay in flow_map.averages:
             pairs = zip(
                 flow_map.weights_of(decay), flow_map.network.trainable_variables, strict=True
@@ -128,11 +134,8 @@ class Presets:
         config = {"keras_meanflow": __version__, "flow_map": self.get_config()}
         if codec is not None:
             config["codec"] = _keep_codec(codec, folder)
-        for name, content in (
-            (CONFIG, json.dumps(config, indent=2) + "\n"),
-            (CARD, self._card(title, licence, text)),
-        ):
-            write_text(folder / name, content)
+        write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+        write_text(folder / CARD, self._card(title, licence, text) + _checksums(folder))
 
     def network_with(self, average: float | None) -> Network:
         """The network itself for None, or a copy of it with the average of this decay."""
@@ -187,13 +190,24 @@ def codec_of(place: Place | str | Path) -> Codec | PublishedCodec | None:
     if place.kind == "run":
         return _codec_in(folder)
     kept = _config_in(folder).get("codec")
-    if isinstance(kept, dict):
-        return keras.saving.deserialize_keras_object(kept)
-    if kept is not None and place.remote:
-        fetch(f"{place.name}/{kept}")
-    if kept is not None and not (folder / kept).is_file():
-        raise ValueError(f"{folder} must hold {kept}, the codec of its latents. It is missing.")
-    return kept and _codec_in(folder)
+    if kept is None:
+        return None
+    if kept != CODEC:
+        return _published_codec(kept, folder / CONFIG)
+    if place.remote:
+        fetch(f"{place.name}/{CODEC}")
+    if not (folder / CODEC).is_file():
+        raise ValueError(f"{folder} must hold {CODEC}, the codec of its latents. It is missing.")
+    return load_saved(_unchanged(folder, CODEC))
+
+
+def _published_codec(kept, path):
+    """The codec that a preset's config names by its address."""
+    with reading(path):
+        codec = keras.saving.deserialize_keras_object(kept)
+        if not isinstance(codec, PublishedCodec):
+            raise ValueError(f"The codec is {CODEC} or a PublishedCodec. Received: {kept!r:.80}.")
+        return codec
 
 
 def load_codec(place: Place | str | Path) -> Codec | None:
@@ -213,11 +227,8 @@ def _config_in(folder):
     Raises:
         ValueError: for another file of this name.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / CONFIG} is not JSON, or truncated: {error}.") from error
-    if not isinstance(config, dict) or "flow_map" not in config:
+    config = read_json(_unchanged(folder, CONFIG))
+    if not isinstance(config.get("flow_map"), dict):
         raise ValueError(
             f"{folder / CONFIG} must be what save_to_preset writes, with the arguments of a "
             f"flow_map. Received: {sorted(config)[:5]}."
@@ -239,7 +250,24 @@ def _check_replaceable(folder):
 
 def _codec_in(folder):
     path = folder / CODEC
-    return keras.saving.load_model(path, compile=False) if path.is_file() else None
+    return load_saved(path) if path.is_file() else None
+
+
+def _checksums(folder):
+    """The end of a card: the checksums of the files in a preset's folder."""
+    names = [name for name in (CONFIG, WEIGHTS, CODEC) if (folder / name).is_file()]
+    lines = [f"    {name} {sha256_of(folder / name)}" for name in names]
+    about = "SHA-256, compared on loading. If you change a file, delete its line:"
+    return "\n".join(["", about, "", *lines, ""])
+
+
+def _unchanged(folder, name):
+    """The path of a preset's file, whose checksum is compared with that in the card, if any."""
+    card = folder / CARD
+    text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
+    recorded = dict(re.findall(r"^    (\S+) ([0-9a-f]{64})$", text, re.MULTILINE))
+    check_sha256(folder / name, recorded.get(name))
+    return folder / name
 
 
 def _keep_codec(codec, folder):

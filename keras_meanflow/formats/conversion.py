@@ -10,8 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_meanflow.files.readers import read_metadata, read_weights
+from keras_meanflow.files.numbers import check_finite
+from keras_meanflow.files.readers import read_weights
+from keras_meanflow.files.reading import reading
+from keras_meanflow.files.safetensors import read_metadata
 from keras_meanflow.files.writers import write_weights
+from keras_meanflow.formats.choosing import chosen_state
 from keras_meanflow.formats.dit import DIT_FORMATS
 from keras_meanflow.formats.dit_dh import RAE_FORMATS
 from keras_meanflow.formats.format import Format
@@ -24,9 +28,6 @@ NATIVE = "keras_meanflow"
 FORMATS: dict[str, Format] = {
     f.name: f for f in (*DIT_FORMATS, *IMF_FORMATS, *RAE_FORMATS, *UNET_FORMATS)
 }
-# Prefixes of one network in a file: py-meanflow's averages, its raw weights, MeanFlowSE's network.
-NETWORKS = ("net_ema.", "net.", "dnn.")
-AVERAGED, RAW = ("ema", "ema_params", "params_ema"), ("model", "params", "state_dict")
 
 
 def load_network(
@@ -56,7 +57,8 @@ def load_network(
 
     Raises:
         ValueError: for missing or unmatched tensors (all are named), or another size; for a file
-            that cannot be recognised or read, or whose pickle asks for more than tensors.
+            that cannot be recognised or read, that holds NaN or two sets of the same tensors, or
+            whose pickle asks for more than tensors.
 
     Example:
         >>> network = load_network("SiT-XL-2-256.pt", "sit")
@@ -64,9 +66,11 @@ def load_network(
     """
     config = read_metadata(path).get(NATIVE)
     if config is not None:
-        return _native_network(path, json.loads(config), format, settings)
-    state = one_of(flat(weights_of(read_weights(path), averaged=averaged)), averaged=averaged)
+        return _native_network(path, config, format, settings)
+    tree = read_weights(path)
     try:
+        state = chosen_state(tree, averaged=averaged)
+        check_finite(state)
         found = _format(format, state)
         network = found.network(state, **settings)
         found.check(network)
@@ -113,8 +117,9 @@ def assign_native(network: keras.Layer, state: dict[str, np.ndarray]) -> None:
     """Assign the arrays of `native_state` to a network.
 
     Raises:
-        ValueError: for missing or unmatched names (all are listed), or another shape.
+        ValueError: for missing or unmatched names (all are listed), another shape, or NaN.
     """
+    check_finite(state)
     weights = named_weights(network)
     missing, unmatched = sorted(set(weights) - set(state)), sorted(set(state) - set(weights))
     if missing or unmatched:
@@ -139,60 +144,13 @@ def _config(network):
 def _native_network(path, config, format, settings):
     if format not in (None, NATIVE):
         raise ValueError(f"{path} is in the format {NATIVE}. Received: format={format!r}.")
-    config["config"] |= settings
-    network = keras.saving.deserialize_keras_object(config)
-    try:
-        assign_native(network, read_weights(path))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be loaded. {error}") from error
-    return network
-
-
-def weights_of(tree: Any, *, averaged: bool = True) -> dict[str, Any]:
-    """The dict of tensors in a training checkpoint, which may hold raw and averaged weights.
-
-    Raises:
-        ValueError: if there is no dict, or only averaged weights where raw ones are asked for.
-    """
-    if not isinstance(tree, dict):
-        raise ValueError(f"Weights are a dict of tensors. Received: {type(tree).__name__}.")
-    names = [n for n in (*AVERAGED, *RAW) if isinstance(tree.get(n), dict)]
-    if not averaged and names and not set(names) & set(RAW):
-        raise ValueError(f"The file has averaged weights only, {names}. Load these: averaged=True.")
-    if averaged and "shadow_params" in tree.get("ema", {}):
-        return _with_shadows(tree["state_dict"], tree["ema"]["shadow_params"])
-    names = [n for n in names if "shadow_params" not in tree[n]]
-    chosen = [n for n in names if averaged or n in RAW]
-    if chosen:
-        return weights_of(tree[chosen[0]], averaged=averaged)
-    return tree["net"] if isinstance(tree.get("net"), dict) else tree
-
-
-def _with_shadows(state, averages):
-    """The tensors, replaced by torch-ema's averages: a list in the same order, without names."""
-    learned = [name for name in state if not name.endswith(("all_modules.0.W", "delta_gfproj.W"))]
-    names = list(state) if len(averages) == len(state) else learned
-    return {**state, **dict(zip(names, averages, strict=True))}
-
-
-def one_of(state: dict[str, np.ndarray], *, averaged: bool = True) -> dict[str, np.ndarray]:
-    """The tensors of one network, by the prefix of its names, if the state holds several."""
-    for prefix in NETWORKS[0 if averaged else 1 :]:
-        inner = {n.removeprefix(prefix): a for n, a in state.items() if n.startswith(prefix)}
-        if inner:
-            return inner
-    return state
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dicts as one, keys joined by "/"; without the prefix of DistributedDataParallel."""
-    state = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            state |= flat(value, f"{prefix}{name}/")
-        else:
-            state[prefix + name.removeprefix("module.")] = np.asarray(value)
-    return state
+    state = read_weights(path)
+    with reading(path):
+        config = json.loads(config)
+        config["config"] |= settings
+        network = keras.saving.deserialize_keras_object(config)
+        assign_native(network, state)
+        return network
 
 
 def _named(name):

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_meanflow.files.atomic import sha256_of, write_atomically
+from keras_meanflow.files.cache import check_sha256
+from keras_meanflow.files.reading import open_npz, reading
 from keras_meanflow.metrics.statistics import Statistics
 
 KEYS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
@@ -66,9 +68,10 @@ class Reference:
         Features next to the file, in `.features.f32`, stay on disk.
 
         Raises:
-            ValueError: When the file holds neither pair of keys.
+            ValueError: When the file holds neither pair of keys or is damaged, or when the features
+                are not those that were written with it.
         """
-        with np.load(path, allow_pickle=False) as file:
+        with open_npz(path) as file:
             names = next((pair for pair in KEYS if set(pair) <= set(file.files)), None)
             if names is None:
                 raise ValueError(
@@ -77,17 +80,21 @@ class Reference:
                 )
             count = int(file["count"]) if "count" in file else None
             protocol = json.loads(str(file["protocol"])) if "protocol" in file else None
-            mean, covariance = (file[name] for name in names)
-        features = features_path(path)
-        rows = read_features(features, mean.size) if features.is_file() else None
+            mean, covariance = check_moments(*(file[name] for name in names))
+            checksum = str(file["features_sha256"]) if "features_sha256" in file else None
+        features, rows = features_path(path), None
+        if features.is_file():
+            check_sha256(features, checksum)
+            with reading(features):
+                rows = read_features(features, mean.size)
         origin = {"file": str(path), "sha256": sha256_of(path)}
         return cls(mean, covariance, count, protocol, rows, origin)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write `mu` and `sigma`, and `count` and `protocol` (JSON) where known, to an `.npz`.
 
-        Features go into a file `.features.f32` next to it. An older file of that name is deleted.
-        Both files are complete or not there at all.
+        Features go into a file `.features.f32` next to it, and their checksum into the `.npz`. An
+        older file of that name is deleted. Both files are complete or not there at all.
         """
         if Path(path).suffix != ".npz":
             raise ValueError(f"Reference statistics are an .npz file. Received {path}.")
@@ -108,6 +115,7 @@ class Reference:
 
         def write_both(temporary):
             np.asarray(self.features, "<f4").tofile(temporary)
+            arrays["features_sha256"] = sha256_of(temporary)
             write()  # both are on the disk before either takes its place
 
         write_atomically(features_path(path), write_both)
@@ -129,7 +137,7 @@ def npz_names(path: str | os.PathLike) -> set[str]:
     """The names of the arrays in an `.npz` file; empty for any other file."""
     if Path(path).suffix != ".npz" or not zipfile.is_zipfile(path):
         return set()
-    with zipfile.ZipFile(path) as archive:
+    with reading(path), zipfile.ZipFile(path) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
@@ -218,7 +226,7 @@ def npz_shape(path: str | os.PathLike, *, name: str = "arr_0") -> tuple[int, int
 @contextlib.contextmanager
 def _open_npy(path, name):
     """A stream at the first pixel of an array of images in an `.npz`, and the array's shape."""
-    with zipfile.ZipFile(path) as archive:
+    with reading(path), zipfile.ZipFile(path) as archive:
         if f"{name}.npy" not in archive.namelist():
             raise ValueError(f"{path} has no array {name!r}. It holds {archive.namelist()}.")
         with archive.open(f"{name}.npy") as stream:

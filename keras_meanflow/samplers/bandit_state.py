@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from keras_meanflow.files.reading import read_json
 from keras_meanflow.parts.part import register
 
 
@@ -109,6 +110,6 @@ class BanditState:
             ValueError: for a file that holds no such state.
         """
         try:
-            return cls.from_config(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_config(read_json(path))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} must hold a saved BanditState. Received: {error}") from error

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_meanflow.files.reading import open_npz
+
 CLIP = "audio int16 (samples,), offsets (n + 1,), speaker (n,)"
 
 
@@ -34,7 +36,7 @@ def load_utterances(
     Example:
         >>> train = load_utterances("spoken_digits_8k.npz", (0, 1, 2), count=300)
     """
-    with np.load(path, allow_pickle=False) as stored:
+    with open_npz(path) as stored:
         missing = {"audio", "offsets", "speaker"} - set(stored.files)
         if missing:
             raise ValueError(f"{path} must hold {CLIP}. It lacks {', '.join(sorted(missing))}.")

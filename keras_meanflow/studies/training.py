@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_meanflow.files.atomic import write_text
+from keras_meanflow.files.reading import read_json
 from keras_meanflow.studies.tables import write_table
 from keras_meanflow.training import run as runs
 from keras_meanflow.training.plan import Plan
@@ -113,7 +114,7 @@ def train_cases(
 def _train_case(case, run_dir, measure, at, verbose):
     runs.check_same(run_dir, case.settings)
     path = run_dir / f"{measure.name}.json"
-    known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    known = read_json(path) if path.is_file() else {}
     if all(f"{share:g}" in known for share in at):
         return [known[f"{share:g}"] for share in sorted(at)]
     training = case.training()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from keras_meanflow import __version__
 from keras_meanflow.backend import process_index, wait_for_processes
 from keras_meanflow.codecs.base import CODEC
 from keras_meanflow.data.fingerprints import fingerprint
@@ -16,6 +17,7 @@ from keras_meanflow.files.atomic import latest_checkpoint, write_atomically, wri
 from keras_meanflow.files.checkpoints import whole_checkpoint
 from keras_meanflow.files.provenance import provenance
 from keras_meanflow.flow_map.model import FlowMap
+from keras_meanflow.flow_map.opening import check_same_model
 from keras_meanflow.flow_map.presets import load_codec
 from keras_meanflow.training.callbacks.checkpoint import Checkpoint
 from keras_meanflow.training.callbacks.log import Curve, Log
@@ -214,13 +216,21 @@ def restore(flow_map: FlowMap, run_dir: str | Path) -> int:
         The step.
 
     Raises:
-        ValueError: if there are checkpoints, and all are damaged.
+        ValueError: for checkpoints that are all damaged, or one of another model.
     """
     newest = whole_checkpoint(Path(run_dir) / "checkpoints")
     if newest is not None:
+        if _is_of_this_version(run_dir):
+            check_same_model(flow_map, newest)
         flow_map.optimizer.build(flow_map.trainable_variables)
         flow_map.load_weights(newest)
     return flow_map.batches_done
+
+
+def _is_of_this_version(run_dir):
+    """Whether this version began a run: another one may write the same model differently."""
+    settings = read_settings(run_dir) or describe()
+    return settings.get("versions", {}).get("keras_meanflow") == __version__
 
 
 def _fits(step, steps, log_every):

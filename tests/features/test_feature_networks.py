@@ -1,6 +1,7 @@
 """Feature networks against the originals they re-implement, on the same weights and images."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import keras
@@ -186,16 +187,15 @@ def test_any_keras_model_gives_features():
 
 def test_weights_are_never_fetched_unasked(tmp_path, monkeypatch):
     monkeypatch.setenv("KMF_CACHE", str(tmp_path))
-    monkeypatch.setattr(published.urllib.request, "urlopen", lambda _: pytest.fail("fetched"))
+    monkeypatch.setattr(published, "download", lambda *_: pytest.fail("fetched"))
     with pytest.raises(ValueError, match="with `fetch_weights..inception"):
         FeatureExtractor.inception()
 
 
-def test_fetched_weights_are_checked_and_cached(tmp_path, monkeypatch):
-    source = tmp_path / "weights.pth"
+def test_fetched_weights_are_checked_and_cached(hub, monkeypatch):
+    source, url = hub / "weights.pth", f"{os.environ['HF_ENDPOINT']}/weights.pth"
     source.write_bytes(b"weights")
-    good = published.Published(source.as_uri(), hashlib.sha256(b"weights").hexdigest())
-    monkeypatch.setenv("KMF_CACHE", str(tmp_path / "cache"))
+    good = published.Published(url, hashlib.sha256(b"weights").hexdigest())
     monkeypatch.setitem(published.PUBLISHED, "good", good)
     monkeypatch.setitem(published.PUBLISHED, "bad", good._replace(sha256="0" * 64))
     path = published.fetch_weights("good")

@@ -17,7 +17,10 @@ import pytest
 from golden import metrics_weights
 
 from keras_meanflow.files.pickles import interpret
-from keras_meanflow.files.readers import read_safetensors, read_torch, read_weights
+from keras_meanflow.files.readers import read_weights
+from keras_meanflow.files.safetensors import CHECKSUM, read_metadata, read_safetensors
+from keras_meanflow.files.torch_files import read_torch
+from keras_meanflow.files.writers import write_weights
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +248,129 @@ def test_reading_imports_no_torch():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.startswith("False"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": None},
+        {"a": {"dtype": "F32"}},
+        {"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}},
+        {"__metadata__": [1]},
+        {"__metadata__": {"keras_meanflow": {}}},
+        {"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}},  # 4 bytes are left
+    ],
+)
+def test_a_safetensors_header_of_wrong_structure_is_refused_in_one_line(tmp_path, entries):
+    path = safetensors_file(tmp_path / "bad.safetensors", entries, b"\0" * 4)
+    with refused("bad.safetensors.*") as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b'{"a": ', b"{" * 9, b'{"a":' + b"[" * 10**5])
+def test_a_safetensors_header_that_is_no_json_is_refused(tmp_path, text):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    for read in (read_weights, read_metadata):
+        with refused("bad.safetensors cannot be read"):
+            read(path)
+
+
+def test_our_safetensors_carry_a_checksum_of_every_byte(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_weights(path, {"a": np.arange(3, dtype="float32")}, metadata={"keras_meanflow": "{}"})
+    data = path.read_bytes()
+    np.testing.assert_array_equal(read_weights(path)["a"], [0, 1, 2])
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        if read_metadata_or_none(path) is not None:
+            with refused("a.safetensors"):
+                read_weights(path)
+    path.write_bytes(data + b"\0")
+    with refused("a.safetensors is damaged"):
+        read_weights(path)
+
+
+def read_metadata_or_none(path):
+    """The checksum in a file's metadata, unless the change hit its name or the header itself."""
+    try:
+        return read_metadata(path).get(CHECKSUM)
+    except ValueError:
+        return None
+
+
+BILLION = b"]q\x00K\x01a" + b"".join(
+    bytes([*b"]q", n, *(b"h%ca" % (n - 1) * 10)]) for n in range(1, 20)
+)  # each list holds the one before ten times
+
+
+@pytest.mark.parametrize(
+    "pickled, message",
+    [
+        (b"\x80\x02" + BILLION + b".", "holds more than 1,000,000 values"),
+        (b"\x80\x02]q\x00h\x00a.", "cannot be read"),  # a list in itself
+        (b"\x80\x02" + b"\x85" * 10, "cannot be read"),
+        (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", "cannot be read"),
+        (b"\x80\x02" + b"N0" * 2**24 + b"N.", "its pickle is longer than the file"),
+    ],
+)
+def test_a_pickle_that_expands_is_refused_soon(tmp_path, pickled, message):
+    with zipfile.ZipFile(tmp_path / "bad.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    with refused(f"bad.pt.*{message}"):
+        read_weights(tmp_path / "bad.pt")
+
+
+def test_a_tensor_that_repeats_one_number_is_limited_by_the_files_size(torch, tmp_path):
+    torch.save({"a": torch.ones(1).expand(2**30)}, tmp_path / "bad.pt")
+    with refused("bad.pt cannot be read. Its tensors would take 4,294,967,296 bytes"):
+        read_weights(tmp_path / "bad.pt")
+
+
+def test_an_npz_that_expands_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("a.npy", "w") as member:
+            for _ in range(300):
+                member.write(b"\0" * 2**20)
+    with refused("bad.npz of .* bytes would become 314,572,800"):
+        read_weights(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x81\xa1a" + b"\x91" * 10**5,
+        b"\x81\xa1a\xdd\xff\xff\xff\xff",
+        b"\x81\x90\x01",
+        b"\x81\xa1\xff",
+    ],
+)
+def test_a_msgpack_of_wrong_structure_is_refused(tmp_path, data):
+    (tmp_path / "bad.msgpack").write_bytes(data)
+    with refused("bad.msgpack"):
+        read_weights(tmp_path / "bad.msgpack")
+
+
+@pytest.mark.parametrize(
+    "text, kind",
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "pointer of Git LFS",
+        ),
+        ("\n<!DOCTYPE html><html><head><title>Sign in</title>", "an HTML page"),
+        ("<HTML>\n", "an HTML page"),
+        ('{"metadata": {}, "weight_map": {"a": "model-00001.safetensors"}}', "in several files"),
+    ],
+)
+def test_what_one_meets_in_the_place_of_weights_is_named(tmp_path, text, kind):
+    for name in ("a.pt", "a.safetensors"):
+        (tmp_path / name).write_text(text)
+        with refused(f"{name} cannot be read. .*{kind}"):
+            read_weights(tmp_path / name)

@@ -185,9 +185,12 @@ def test_a_preset_with_another_networks_weights_is_refused(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config["flow_map"]["network"]["config"]["num_classes"] = 4
     (tmp_path / "config.json").write_text(json.dumps(config))
+    with refused("config.json has SHA-256"):
+        FlowMap.from_preset(tmp_path)
+    (tmp_path / "README.md").unlink()
     with refused(r"model.safetensors cannot be loaded.*labels.embeddings is \(4, 8\).*is \(5, 8\)"):
         FlowMap.from_preset(tmp_path)
-    for text, message in (("{", "is not JSON, or truncated"), ('{"a": 1}', r"Received: \['a'\]")):
+    for text, message in (("{", "cannot be read. Expecting"), ('{"a": 1}', r"Received: \['a'\]")):
         (tmp_path / "config.json").write_text(text)
         with refused(f"config.json.*{message}"):
             FlowMap.from_preset(tmp_path)

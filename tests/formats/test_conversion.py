@@ -11,14 +11,8 @@ from keras import ops
 from keras_meanflow.backend import BACKEND, compiled, jvp
 from keras_meanflow.files.readers import read_weights
 from keras_meanflow.files.writers import write_weights
-from keras_meanflow.formats.conversion import (
-    FORMATS,
-    flat,
-    load_network,
-    one_of,
-    save_network,
-    weights_of,
-)
+from keras_meanflow.formats.choosing import flat, one_of, weights_of
+from keras_meanflow.formats.conversion import FORMATS, load_network, save_network
 from keras_meanflow.formats.names import named_weights
 from keras_meanflow.networks import MLP, DiT, InContextDiT, NoisePrediction, UNet
 

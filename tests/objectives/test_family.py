@@ -14,7 +14,8 @@ from keras_meanflow import FlowMap, Guidance, LogitNormal
 from keras_meanflow.backend import BACKEND
 from keras_meanflow.files.readers import read_weights
 from keras_meanflow.files.writers import write_weights
-from keras_meanflow.formats.conversion import flat, load_network, save_network, weights_of
+from keras_meanflow.formats.choosing import flat, weights_of
+from keras_meanflow.formats.conversion import load_network, save_network
 from keras_meanflow.networks import MLP
 from keras_meanflow.objectives import (
     AlphaFlow,
