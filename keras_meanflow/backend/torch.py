@@ -32,7 +32,7 @@ from keras_meanflow.backend.torch_processes import (
 
 __all__ = [
     "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
-    "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
+    "dense", "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
     "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
     "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
     "step_operations", "uncompiled", "untraced", "wait_for_processes",
@@ -227,6 +227,11 @@ def gradient(fn: Callable, variables: Sequence[keras.Variable]) -> Callable:
         return torch.autograd.grad(out, values, allow_unused=True, materialize_grads=True)
 
     return call
+
+
+def dense(gradients: Iterable[Any]) -> list[torch.Tensor | None]:
+    """The gradients as whole tensors, which they are here."""
+    return list(gradients)
 
 
 def device_count() -> int:
