@@ -53,6 +53,7 @@ _BILINEAR = {
     F.conv_transpose2d,
     F.conv_transpose3d,
 }
+_FACTORS = ("input", "self"), ("weight", "other", "mat2")  # their names in _BILINEAR
 
 
 class _SkipZeroTangents(TorchFunctionMode):
@@ -64,6 +65,9 @@ class _SkipZeroTangents(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func not in _BILINEAR:
+            return func(*args, **kwargs)
+        args, kwargs = _positional(args, kwargs)
+        if len(args) < 2:
             return func(*args, **kwargs)
         left, tangent = forward_ad.unpack_dual(args[0])
         right = args[1]
@@ -77,6 +81,16 @@ class _SkipZeroTangents(TorchFunctionMode):
         with torch.no_grad():
             tangent = func(tangent, right, *rest, **without_bias)
         return forward_ad.make_dual(func(left, right, *args[2:], **kwargs), tangent)
+
+
+def _positional(args, kwargs):
+    """The arguments of a product with both factors by position, if their names are known."""
+    args, kwargs = list(args), dict(kwargs)
+    for place, names in enumerate(_FACTORS):
+        given = [name for name in names if name in kwargs]
+        if len(args) == place and given:
+            args.append(kwargs.pop(given[0]))
+    return tuple(args), kwargs
 
 
 class _NoGradientOfTangents(_SkipZeroTangents):
