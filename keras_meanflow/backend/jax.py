@@ -14,8 +14,8 @@ from keras_meanflow.backend.recording import recorded_gradients
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 
 __all__ = [
-    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
-    "dense", "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant", "dense",
+    "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
     "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
     "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
     "step_operations", "uncompiled", "untraced", "wait_for_processes",
@@ -301,14 +301,17 @@ class Trainer:
     def _test_step(self, state, data):
         """One evaluation step, with the chosen average in the place of the weights."""
         trainable, other, metrics = state
-        scope = self._mapping(trainable, other)
-        weights = dict((id(variable), value) for variable, value in scope)
-        pairs = zip(self.network.trainable_variables, self.chosen_weights, strict=True)
-        chosen = {id(raw): weights[id(used)] for raw, used in pairs}
-        evaluated = [chosen.get(id(v), weights[id(v)]) for v in self.trainable_variables]
-        with keras.StatelessScope(self._mapping(evaluated, other)):
+        given = {id(variable): value for variable, value in self._mapping(trainable, other)}
+        chosen = {id(raw): given[id(used)] for raw, used in self.chosen_pairs()}
+        used = [
+            [chosen.get(id(v), given[id(v)]) for v in variables]
+            for variables in (self.trainable_variables, self.non_trainable_variables)
+        ]
+        with keras.StatelessScope(self._mapping(*used)):
             problem = self.build_problem(data, training=False)
-        _, (_, other, metrics) = super().test_step((evaluated, other, metrics), problem.as_data())
+        _, (_, after, metrics) = super().test_step((*used, metrics), problem.as_data())
+        pairs = zip(self.non_trainable_variables, after, strict=True)
+        other = [given[id(v)] if id(v) in chosen else value for v, value in pairs]  # frozen ones
 
         def finish():
             self.finish_test_step(problem)

@@ -14,8 +14,8 @@ from keras_meanflow.backend.recording import recorded_gradients
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 
 __all__ = [
-    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
-    "dense", "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant", "dense",
+    "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
     "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
     "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
     "step_operations", "uncompiled", "untraced", "wait_for_processes",
@@ -86,7 +86,8 @@ def lerp(
 ) -> None:
     """Move each target variable to its source, by the share `amount` of the difference."""
     for target, source in zip(targets, sources, strict=True):
-        target.assign(target.value + amount * (source.value - target.value))
+        source = tf.cast(source.value, target.dtype)
+        target.assign(target.value + amount * (source - target.value))
 
 
 def global_norm(arrays: Iterable[tf.Tensor | None]) -> tf.Tensor:

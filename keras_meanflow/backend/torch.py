@@ -31,8 +31,8 @@ from keras_meanflow.backend.torch_processes import (
 )
 
 __all__ = [
-    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
-    "dense", "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant", "dense",
+    "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
     "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
     "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
     "step_operations", "uncompiled", "untraced", "wait_for_processes",
@@ -176,7 +176,8 @@ def lerp(
 ) -> None:
     """Move each target variable to its source, by the share `amount` of the difference."""
     targets = [target.value.data for target in targets]
-    moves = torch._foreach_sub([source.value.data for source in sources], targets)
+    sources = [s.value.data.to(target.dtype) for s, target in zip(sources, targets, strict=True)]
+    moves = torch._foreach_sub(sources, targets)
     torch._foreach_mul_(moves, amount)
     torch._foreach_add_(targets, moves)
 

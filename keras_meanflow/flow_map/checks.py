@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_meanflow.backend import Tensor
 from keras_meanflow.networks.base import Network
@@ -14,6 +15,8 @@ def check_arrays(network: Network, x: np.ndarray | dict, y: Any = None) -> None:
     """Raise a ValueError if NumPy arrays, or a dict of them, cannot be trained on."""
     for name, array in named(x).items():
         check_batch(network, name, array)
+        if not len(array):
+            raise ValueError(f"No samples. Received: {name} of shape {array.shape}.")
         bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         if bad.any():
             raise ValueError(
@@ -34,6 +37,38 @@ def check_batch(network: Network, name: str, array: Tensor) -> None:
             f"Data must have the network's shape (batch, *{network.data_shape}). "
             f"Received: {name} of shape {tuple(array.shape)}."
         )
+
+
+def check_network(network: Any) -> None:
+    """Raise a ValueError if a FlowMap is given something else than a `Network`."""
+    if not isinstance(network, Network):
+        raise ValueError(
+            "FlowMap trains a Network u(z, r, t, condition): use DiT, UNet or MLP, or write a "
+            f"subclass of keras_meanflow.networks.Network. Received: {type(network).__name__}."
+        )
+
+
+def check_finite_weights(weights: Any) -> None:
+    """Raise a ValueError if an array of sample weights, or None, holds NaN or infinity."""
+    wrong = 0 if weights is None else np.sum(~np.isfinite(np.asarray(weights)))
+    if wrong:
+        raise ValueError(f"sample_weight must be finite. Received: {wrong} values not finite.")
+
+
+def row_weights(weights: Tensor, rows: int | Tensor) -> Tensor:
+    """The user's weights (n,) or (n, 1) as float32 (n,), for a batch of `rows`.
+
+    Raises:
+        ValueError: for another shape or another number of rows.
+    """
+    shape = tuple(weights.shape)
+    known = isinstance(rows, int) and isinstance(shape[0] if shape else None, int)
+    if shape[1:] not in ((), (1,)) or not shape or (known and shape[0] != rows):
+        raise ValueError(
+            "sample_weight has one number for each sample, shape (n,). "
+            f"Received: shape {shape} for {rows} samples."
+        )
+    return ops.reshape(ops.cast(weights, "float32"), (-1,))
 
 
 def check_objective(network: Network, objective: Objective) -> None:

@@ -14,10 +14,10 @@ from keras_meanflow.backend import (
     compiled,
     device_count,
     export_arguments,
-    local,
     spread,
 )
 from keras_meanflow.backend.random import philox_noise
+from keras_meanflow.flow_map.weights import without_lora
 from keras_meanflow.networks.base import Network
 from keras_meanflow.samplers import Jump
 from keras_meanflow.samplers.base import Sampler
@@ -112,13 +112,13 @@ class Generation:
             self.objective.start(ops.convert_to_tensor(noise), *(condition or (None,)))
             for noise in noises
         ]
-        weights = [*self.chosen_weights, *self.network.non_trainable_variables]
-        values = [local(weight.value) for weight in weights]
+        values = self.chosen_values()[1]
         walked = sampler.walk(lambda *arguments: step(values, arguments, condition), *noises)
         return ops.convert_to_numpy(walked)
 
     def _compiled_step(self, sampler, guidance_scale):
-        key = (sampler, guidance_scale, self.jit_compile)
+        variables = self.network.variables
+        key = (sampler, guidance_scale, self.jit_compile, *map(id, variables))
         if key not in self._untracked.steps:
 
             def step(arguments, condition):
@@ -127,7 +127,6 @@ class Generation:
 
                 return sampler.step(u, *arguments)
 
-            variables = self.network.trainable_variables + self.network.non_trainable_variables
             jit = BACKEND != "torch" or self.jit_compile is True
             self._untracked.steps[key] = compiled(step, variables, jit)
         return self._untracked.steps[key]
@@ -152,13 +151,16 @@ class Generation:
                 f"generate(np.repeat(np.arange(10), 8)). Received the number {labels}."
             )
         condition = as_condition(labels)
+        n = len(next(iter(keras.tree.flatten(condition)), ()))
+        if n == 0:
+            raise ValueError("generate makes at least 1 sample. Received: no labels.")
         self.network.check_condition(condition)
-        return len(next(iter(keras.tree.flatten(condition)))), (condition,)
+        return n, (condition,)
 
     def _check_guidance_scale(self, scale):
         if scale is None:
             return
-        if self.objective.guidance is not None:
+        if self.objective.guidance is not None and self.objective.guidance.guides:
             raise ValueError(
                 "This model has guidance baked into its training target "
                 f"({self.objective.guidance}): one call already gives the guided velocity. Leave "
@@ -214,12 +216,17 @@ class Generation:
         return keras.Model([*noises, *given], samples)
 
     def copied_network(self, average: float | None) -> Network:
-        """A copy of the network with the average of this decay, or the raw weights for None."""
+        """A copy of the network with the average of this decay, or the raw weights for None.
+
+        LoRA is merged into the weights of the copy.
+        """
         network = type(self.network).from_config(self.network.get_config())
-        sources = [*self.weights_of(average), *self.network.non_trainable_variables]
-        targets = [*network.trainable_variables, *network.non_trainable_variables]
-        for target, source in zip(targets, sources, strict=True):
-            target.assign(ops.copy(source.value))  # JAX donates buffers: never share one
+        network.ensure_built()
+        pairs = zip(self.weights_of(None), self.weights_of(average), strict=True)
+        with keras.StatelessScope(list(pairs)):
+            values = [ops.copy(value) for _, value in without_lora(self.network)]
+        for target, value in zip(network.variables, values, strict=True):
+            target.assign(value)  # a copy: JAX donates buffers
         return network
 
 
