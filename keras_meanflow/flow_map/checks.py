@@ -48,27 +48,48 @@ def check_network(network: Any) -> None:
         )
 
 
-def check_finite_weights(weights: Any) -> None:
-    """Raise a ValueError if an array of sample weights, or None, holds NaN or infinity."""
-    wrong = 0 if weights is None else np.sum(~np.isfinite(np.asarray(weights)))
-    if wrong:
-        raise ValueError(f"sample_weight must be finite. Received: {wrong} values not finite.")
+def placeholder(rows: int) -> np.ndarray:
+    """A y that says nothing: Keras drops the sample weights of data without y."""
+    return np.zeros((rows, 0), "float32")
 
 
-def row_weights(weights: Tensor, rows: int | Tensor) -> Tensor:
-    """The user's weights (n,) or (n, 1) as float32 (n,), for a batch of `rows`.
+def is_placeholder(y: Any) -> bool:
+    """Whether y is a `placeholder`."""
+    return tuple(getattr(y, "shape", ()))[1:] == (0,)
+
+
+def array_of_weights(weights: Any, rows: int) -> np.ndarray:
+    """The sample weights of `rows` samples as float32 (n,), from an array (n,) or (n, 1).
 
     Raises:
-        ValueError: for another shape or another number of rows.
+        ValueError: for another shape, NaN or infinity.
     """
-    shape = tuple(weights.shape)
+    weights = np.asarray(weights)
+    check_shape_of_weights(weights.shape, rows)
+    wrong = np.sum(~np.isfinite(weights))
+    if wrong:
+        raise ValueError(f"sample_weight must be finite. Received: {wrong} values not finite.")
+    return weights.reshape(-1).astype("float32")
+
+
+def row_weights(weights: Any, rows: int | Tensor) -> Tensor:
+    """The user's weights (n,) or (n, 1) as float32 (n,), for a batch of `rows`.
+
+    For a y with several arrays Keras gives a structure of the same weights.
+    """
+    weights = keras.tree.flatten(weights)[0]
+    check_shape_of_weights(tuple(weights.shape), rows)
+    return ops.reshape(ops.cast(weights, "float32"), (-1,))
+
+
+def check_shape_of_weights(shape: tuple, rows: int | Tensor) -> None:
+    """Raise a ValueError if sample weights are not one number for each of `rows`."""
     known = isinstance(rows, int) and isinstance(shape[0] if shape else None, int)
     if shape[1:] not in ((), (1,)) or not shape or (known and shape[0] != rows):
         raise ValueError(
             "sample_weight has one number for each sample, shape (n,). "
             f"Received: shape {shape} for {rows} samples."
         )
-    return ops.reshape(ops.cast(weights, "float32"), (-1,))
 
 
 def check_objective(network: Network, objective: Objective) -> None:

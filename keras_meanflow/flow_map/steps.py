@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_meanflow.backend import Tensor, first_row, global_norm, local, replica_sum
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.flow_map.checks import check_batch, named, row_weights
+from keras_meanflow.flow_map.checks import check_batch, is_placeholder, named, row_weights
 from keras_meanflow.objectives import Problem
 
 _EVALUATION_SEED = 0x5EED
@@ -48,7 +48,7 @@ class Steps:
         x = keras.tree.map_structure(lambda a: ops.cast(a, "float32"), x)
         rows = ops.shape(next(iter(keras.tree.flatten(x))))[0]
         keys = self.keys(rows, training=training)
-        y = None if isinstance(y, dict) and not y else y
+        y = None if is_placeholder(y) else y
         y = self.network.training_condition(y, keys, rows) if training else y
         if sample_weight is not None:
             sample_weight = row_weights(sample_weight, rows)

@@ -7,7 +7,13 @@ import keras
 import numpy as np
 
 from keras_meanflow.backend import alone, may_compile
-from keras_meanflow.flow_map.checks import check_arrays, check_finite_weights, rows_of
+from keras_meanflow.flow_map.checks import (
+    array_of_weights,
+    check_arrays,
+    is_placeholder,
+    placeholder,
+    rows_of,
+)
 from keras_meanflow.flow_map.curriculum import Curriculum
 
 
@@ -87,6 +93,7 @@ class Verbs:
                 values without a known length of training or a `horizon`.
         """
         y, kwargs = self._checked(x, y, kwargs)
+        kwargs = self._with_checked_validation(kwargs)
         if not self.trainable_variables:
             raise ValueError("All weights are frozen: no layer of the network is trainable.")
         rows = rows_of(x, batch_size)
@@ -132,17 +139,25 @@ class Verbs:
 
     def _checked(self, x, y, kwargs):
         """y and the arguments of `fit` and `evaluate`, checked as far as they are NumPy arrays."""
-        weights, held_out = kwargs.get("sample_weight"), kwargs.get("validation_data")
-        if isinstance(x, np.ndarray | dict):
+        weights = kwargs.get("sample_weight")
+        if not isinstance(x, np.ndarray | dict):
+            return y, kwargs
+        if not is_placeholder(y):
             self.check_data(x, y)
-            check_finite_weights(weights)
-            # Keras drops the weights of data without y.
-            y = {} if y is None and weights is not None else y
-        if isinstance(held_out, tuple | list) and isinstance(held_out[0], np.ndarray | dict):
-            x, y_held_out, weights = (*held_out, None, None)[:3]
-            y_held_out, _ = self._checked(x, y_held_out, {"sample_weight": weights})
-            kwargs = {**kwargs, "validation_data": (x, y_held_out, weights)}
-        return y, kwargs
+        if weights is None:
+            return y, kwargs
+        rows = len(next(iter(keras.tree.flatten(x))))
+        y = placeholder(rows) if y is None else y
+        return y, {**kwargs, "sample_weight": array_of_weights(weights, rows)}
+
+    def _with_checked_validation(self, kwargs):
+        """The arguments of `fit`, with arrays in `validation_data` checked as in `evaluate`."""
+        held_out = kwargs.get("validation_data")
+        if not isinstance(held_out, tuple | list):
+            return kwargs
+        x, y, weights = (*held_out, None, None)[:3]
+        y, checked = self._checked(x, y, {"sample_weight": weights})
+        return {**kwargs, "validation_data": (x, y, checked["sample_weight"])}
 
     def check_data(self, x: np.ndarray | dict, y: Any = None) -> None:
         """Raise a ValueError if NumPy arrays cannot be trained on."""

@@ -60,8 +60,37 @@ def test_sample_weights_count_without_labels_too_and_as_a_column(way, y):
 def test_sample_weights_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"shape \(n,\). Received: shape \(16, 3\)"):
         _model().fit(X, sample_weight=np.ones((16, 3), "float32"), batch_size=16, verbose=0)
+    for weights in (W[:8], W.reshape(4, 4), np.ones(())):
+        with pytest.raises(ValueError, match="sample_weight has one number for each sample"):
+            _model().evaluate(X, sample_weight=weights, verbose=0)
     with pytest.raises(ValueError, match="1 values not finite"):
-        _model().fit(X, sample_weight=np.where(W == W.max(), W, W)[:16] / [0.0, *[1.0] * 15])
+        _model().fit(X, sample_weight=np.where(np.arange(16) == 3, np.nan, W), verbose=0)
+    with pytest.raises(ValueError, match=r"Received: shape \(16, 3\)"):
+        _model().train_on_batch(X, sample_weight=np.ones((16, 3), "float32"))
+
+
+def test_sample_weights_count_beside_a_condition_of_several_arrays():
+    """Keras gives each array of y the same weights."""
+    flow_map = FlowMap(Paired(), FlowMatching(label_dropout=0.0), averages=())
+    flow_map.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    y, keys = {"a": X, "b": X}, dict(verbose=0, batch_size=16, return_dict=True)
+    one = flow_map.evaluate(X, y, **keys)["loss"]
+    doubled = flow_map.evaluate(X, y, sample_weight=2.0 * np.ones((16, 1), "float32"), **keys)
+    assert doubled["loss"] == pytest.approx(2.0 * one, rel=1e-5)
+
+
+@register
+class Paired(Network):
+    """A network that sees two arrays by name."""
+
+    def __init__(self, **kwargs):
+        shapes = {"a": (3,), "b": (3,)}
+        super().__init__(data_shape=(3,), condition_shape=shapes, **kwargs)
+        self.out = layers.Dense(3)
+
+    def call(self, z, r, t, condition=None):
+        """See `Network.call`."""
+        return self.out(ops.concatenate([z, condition["a"], condition["b"]], axis=1))
 
 
 # Schedules over several calls of fit
