@@ -92,7 +92,7 @@ def lerp(
 
 def global_norm(arrays: Iterable[tf.Tensor | None]) -> tf.Tensor:
     """Euclidean norm of all arrays together; None counts as zero."""
-    return tf.linalg.global_norm([a for a in arrays if a is not None])
+    return tf.linalg.global_norm([tf.cast(a, "float32") for a in arrays if a is not None])
 
 
 def cond(condition: bool | tf.Tensor, true_fn: Callable, false_fn: Callable) -> Any:

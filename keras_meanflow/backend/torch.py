@@ -184,7 +184,7 @@ def lerp(
 
 def global_norm(arrays: Iterable[torch.Tensor | None]) -> torch.Tensor:
     """Euclidean norm of all arrays together; None counts as zero."""
-    return torch.nn.utils.get_total_norm([a for a in arrays if a is not None])
+    return torch.nn.utils.get_total_norm([a.float() for a in arrays if a is not None])
 
 
 def cond(condition: bool | torch.Tensor, true_fn: Callable, false_fn: Callable) -> Any:

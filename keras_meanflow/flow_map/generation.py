@@ -151,11 +151,10 @@ class Generation:
                 f"generate(np.repeat(np.arange(10), 8)). Received the number {labels}."
             )
         condition = as_condition(labels)
-        n = len(next(iter(keras.tree.flatten(condition)), ()))
-        if n == 0:
+        if condition is not None and not any(map(len, keras.tree.flatten(condition))):
             raise ValueError("generate makes at least 1 sample. Received: no labels.")
         self.network.check_condition(condition)
-        return n, (condition,)
+        return len(next(iter(keras.tree.flatten(condition)))), (condition,)
 
     def _check_guidance_scale(self, scale):
         if scale is None:

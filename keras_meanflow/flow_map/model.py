@@ -13,7 +13,7 @@ from keras_meanflow import networks, objectives, optimizers, parts  # noqa: F401
 from keras_meanflow.backend import Tensor, Trainer, local
 from keras_meanflow.flow_map.averages import Averages
 from keras_meanflow.flow_map.checks import check_network, check_objective
-from keras_meanflow.flow_map.field import Field
+from keras_meanflow.flow_map.field import Field, Prediction
 from keras_meanflow.flow_map.generation import Generation
 from keras_meanflow.flow_map.presets import Presets
 from keras_meanflow.flow_map.steps import Steps
@@ -95,6 +95,9 @@ class FlowMap(Trainer, Steps, Verbs, Generation, Presets, keras.Model):
         self.horizon.assign(horizon or 0)
         # Hidden from Keras' tracking, which has the variables already.
         self._untracked = types.SimpleNamespace(state={}, errors={}, steps={})
+        self._untracked.prediction = Prediction(
+            lambda inputs: Problem.of_data(inputs).predict(self.field, self.objective.predict_both)
+        )
         self._averages = Averages(averages, self._copy)
         self._averages.follow(learnable(network), copy=True)
         self._average = next(iter(self.averages), None)
@@ -149,11 +152,10 @@ class FlowMap(Trainer, Steps, Verbs, Generation, Presets, keras.Model):
     def call(self, inputs: dict, training: bool | None = None) -> Any:
         """The network's prediction for a dict of `z`, `r`, `t` and, if any, `condition`.
 
-        For the inputs of a `Problem` from `as_data`, what its `predict` gives. Keras hands
-        `training` to all layers below.
+        For the inputs of a `Problem` from `as_data`, what its `predict` gives. With `training`,
+        layers such as Dropout act as in training.
         """
-        del training
-        return Problem.of_data(inputs).predict(self.field, self.objective.predict_both)
+        return self._untracked.prediction(inputs, training=bool(training))
 
     def set_objective(self, objective: Objective) -> None:
         """Continue with another objective of the same kind; another kind needs a new FlowMap.

@@ -27,6 +27,16 @@ class Network(keras.Model, abc.ABC):
     `layers.attend`. With bfloat16 on a GPU, Keras' attention layers use a fused kernel, which on
     JAX has no forward mode. Build them after `keras.config.disable_flash_attention()`.
 
+    Layers that act differently in training, such as Dropout and BatchNormalization, do so in the
+    pass whose gradient is taken. In targets, so in the velocity and in du/dt, they act as in
+    sampling: du/dt is that of the network without dropout, and no mask is shared between u and
+    du/dt. Only the prediction as its own target (`Problem.self_share`) has the mask of that pass.
+    Such a network is always trained in two passes. Moving averages are updated once a step, and
+    every average of the weights shares them. Keras' Dropout draws from its own seed generator.
+
+    Layers may wait for their first call: `FlowMap` builds them by a symbolic call. The condition
+    of this call is what `condition_inputs` gives.
+
     The condition is labels or an array, or a dict of them by name. It is always a dict where the
     shapes have names. A subclass whose `call` reads it through `by_name` sets `reads_by_name`:
     then a single required part may also come alone, without its name.
