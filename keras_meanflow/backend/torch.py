@@ -1,4 +1,4 @@
-"""PyTorch: forward-mode derivatives for two forward passes, the train and test steps."""
+"""PyTorch: the train and test steps, compiled calls, and what else differs between backends."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
