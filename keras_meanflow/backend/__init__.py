@@ -30,9 +30,9 @@ else:
 
 __all__ = [
     "BACKEND", "Tensor", "Trainer", "alone", "attention", "compiled", "compiled_network", "cond",
-    "constant", "device_count", "device_name", "distributed", "eigenvectors", "export_arguments",
-    "first_row", "global_norm", "gradient", "inside_jvp", "join_processes", "jvp",
-    "jvp_with_gradient", "lerp", "local", "may_compile", "process_count", "process_index",
+    "constant", "dense", "device_count", "device_name", "distributed", "eigenvectors",
+    "export_arguments", "first_row", "global_norm", "gradient", "inside_jvp", "join_processes",
+    "jvp", "jvp_with_gradient", "lerp", "local", "may_compile", "process_count", "process_index",
     "rematerialised", "replica_sum", "spread", "step_operations", "uncompiled", "untraced",
     "wait_for_processes",
 ]  # fmt: skip

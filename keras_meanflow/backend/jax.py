@@ -14,7 +14,7 @@ from keras_meanflow.backend.jax_trainer import Trainer
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 
 __all__ = [
-    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant", "dense",
     "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
     "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
     "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
@@ -129,6 +129,11 @@ def compiled_network(network: keras.Model) -> Callable:
 def gradient(fn: Callable, variables: Sequence[keras.Variable]) -> Callable:
     """`call(values, *args)`: the gradient of the scalar `fn(*args)` in `variables` at `values`."""
     return jax.jit(jax.grad(compiled(fn, variables, jit=False)))
+
+
+def dense(gradients: Iterable[Any]) -> list[jax.Array | None]:
+    """The gradients as whole tensors, which they are here."""
+    return list(gradients)
 
 
 def device_count() -> int:

@@ -42,14 +42,16 @@ class Trainer:
 
     def make_train_function(self, force: bool = False) -> None:
         """As in Keras; each batch is checked before its step, which is compiled."""
-        if force or self.train_function is None:
-            super().make_train_function(force)
+        before = self.train_function
+        super().make_train_function(force)
+        if self.train_function is not before:
             self.train_function = self._checked(self.train_function)
 
     def make_test_function(self, force: bool = False) -> None:
         """As in Keras; each batch is checked before its step, which is compiled."""
-        if force or self.test_function is None:
-            super().make_test_function(force)
+        before = self.test_function
+        super().make_test_function(force)
+        if self.test_function is not before:
             self.test_function = self._checked(self.test_function)
 
     def _checked(self, function):
@@ -77,14 +79,17 @@ class Trainer:
     def _test_step(self, state, data):
         """One evaluation step, with the chosen average in the place of the weights."""
         trainable, other, metrics = state
-        scope = self._mapping(trainable, other)
-        weights = dict((id(variable), value) for variable, value in scope)
-        pairs = zip(self.network.trainable_variables, self.chosen_weights, strict=True)
-        chosen = {id(raw): weights[id(used)] for raw, used in pairs}
-        evaluated = [chosen.get(id(v), weights[id(v)]) for v in self.trainable_variables]
-        with keras.StatelessScope(self._mapping(evaluated, other)):
+        given = {id(variable): value for variable, value in self._mapping(trainable, other)}
+        chosen = {id(raw): given[id(used)] for raw, used in self.chosen_pairs()}
+        used = [
+            [chosen.get(id(v), given[id(v)]) for v in variables]
+            for variables in (self.trainable_variables, self.non_trainable_variables)
+        ]
+        with keras.StatelessScope(self._mapping(*used)):
             problem = self.build_problem(data, training=False)
-        _, (_, other, metrics) = super().test_step((evaluated, other, metrics), problem.as_data())
+        _, (_, after, metrics) = super().test_step((*used, metrics), problem.as_data())
+        pairs = zip(self.non_trainable_variables, after, strict=True)
+        other = [given[id(v)] if id(v) in chosen else value for v, value in pairs]  # frozen ones
 
         def finish():
             self.finish_test_step(problem)

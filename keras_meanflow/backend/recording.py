@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 
@@ -11,11 +11,17 @@ _SEEN = threading.local()  # each replica of a model steps in a separate thread
 
 @contextlib.contextmanager
 def recorded_gradients(
-    optimizer: keras.optimizers.Optimizer, method: str, position: int
+    optimizer: keras.optimizers.Optimizer,
+    method: str,
+    position: int,
+    change: Callable[[list], list] = list,
 ) -> Iterator[list]:
-    """The list that `optimizer.method` receives at `position`, filled when it is called."""
+    """The list that `optimizer.method` receives at `position`, filled when it is called.
+
+    `change` makes this list from the one that Keras gives.
+    """
     if method not in vars(optimizer):
-        _listen(optimizer, method, position)
+        _listen(optimizer, method, position, change)
     _SEEN.gradients = []
     try:
         yield _SEEN.gradients
@@ -23,11 +29,11 @@ def recorded_gradients(
         del _SEEN.gradients
 
 
-def _listen(optimizer, method, position):
+def _listen(optimizer, method, position, change):
     original = getattr(optimizer, method)
 
     def record(*args):
-        args = [list(arg) if i == position else arg for i, arg in enumerate(args)]
+        args = [change(arg) if i == position else arg for i, arg in enumerate(args)]
         if hasattr(_SEEN, "gradients"):
             _SEEN.gradients.extend(args[position])
         return original(*args)

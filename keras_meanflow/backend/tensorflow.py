@@ -14,7 +14,7 @@ from keras_meanflow.backend.recording import recorded_gradients
 from keras_meanflow.backend.scopes import differentiating, inside_jvp
 
 __all__ = [
-    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant", "dense",
     "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
     "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
     "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
@@ -86,12 +86,13 @@ def lerp(
 ) -> None:
     """Move each target variable to its source, by the share `amount` of the difference."""
     for target, source in zip(targets, sources, strict=True):
-        target.assign(target.value + amount * (source.value - target.value))
+        source = tf.cast(source.value, target.dtype)
+        target.assign(target.value + amount * (source - target.value))
 
 
 def global_norm(arrays: Iterable[tf.Tensor | None]) -> tf.Tensor:
     """Euclidean norm of all arrays together; None counts as zero."""
-    return tf.linalg.global_norm([tf.convert_to_tensor(a) for a in arrays if a is not None])
+    return tf.linalg.global_norm([tf.cast(a, "float32") for a in arrays if a is not None])
 
 
 def cond(condition: bool | tf.Tensor, true_fn: Callable, false_fn: Callable) -> Any:
@@ -148,9 +149,25 @@ def gradient(fn: Callable, variables: Sequence[keras.Variable]) -> Callable:
             tape.watch(values)
             with keras.StatelessScope(list(zip(variables, values, strict=True))):
                 out = fn(*args)
-        return tape.gradient(out, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        zero = tf.UnconnectedGradients.ZERO
+        return dense(tape.gradient(out, values, unconnected_gradients=zero))
 
     return tf.function(call, jit_compile=True, reduce_retracing=True)
+
+
+def dense(gradients: Iterable[Any]) -> list[tf.Tensor | None]:
+    """The gradients as whole tensors; None stays None.
+
+    The gradient of an embedding has a slice for each row of the batch. Keras' optimizers square
+    and clip each slice apart, as if no label came twice.
+    """
+    return [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+
+
+def _dense_pairs(pairs):
+    """Pairs of a gradient and its variable, with dense gradients."""
+    gradients, variables = zip(*pairs, strict=True)
+    return list(zip(dense(gradients), variables, strict=True))
 
 
 def device_count() -> int:
@@ -258,7 +275,7 @@ class Trainer:
     def train_step(self, data: Any) -> dict:
         """One optimizer step."""
         problem = self.build_problem(data, training=True)
-        with recorded_gradients(self.optimizer, "apply_gradients", position=0) as pairs:
+        with recorded_gradients(self.optimizer, "apply_gradients", 0, _dense_pairs) as pairs:
             super().train_step(problem.as_data())
         self.finish_train_step(problem, [gradient for gradient, _ in pairs])
         return self.get_metrics_result()

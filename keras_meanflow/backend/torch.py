@@ -1,4 +1,4 @@
-"""PyTorch: forward-mode derivatives for two forward passes, the train and test steps."""
+"""PyTorch: the train and test steps, compiled calls, and what else differs between backends."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
@@ -8,15 +8,13 @@ import keras
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from keras_meanflow.backend.scopes import differentiating, inside_jvp
+from keras_meanflow.backend.scopes import inside_jvp
 from keras_meanflow.backend.torch_compiled import CompiledNetwork
+from keras_meanflow.backend.torch_forward import jvp, jvp_with_gradient
 from keras_meanflow.backend.torch_processes import (
     alone,
     distributed,
@@ -31,100 +29,12 @@ from keras_meanflow.backend.torch_processes import (
 )
 
 __all__ = [
-    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant",
+    "Trainer", "alone", "attention", "compiled", "compiled_network", "cond", "constant", "dense",
     "device_count", "device_name", "distributed", "eigenvectors", "export_arguments", "first_row",
     "global_norm", "gradient", "join_processes", "jvp", "jvp_with_gradient", "lerp", "local",
     "may_compile", "process_count", "process_index", "rematerialised", "replica_sum", "spread",
     "step_operations", "uncompiled", "untraced", "wait_for_processes",
 ]  # fmt: skip
-
-_BILINEAR = {
-    torch.matmul,
-    torch.Tensor.matmul,
-    torch.Tensor.__matmul__,
-    torch.Tensor.__rmatmul__,
-    torch.bmm,
-    torch.mm,
-    F.linear,
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-}
-
-
-class _SkipZeroTangents(TorchFunctionMode):
-    """Products of a dual tensor and a plain weight: two products, not three.
-
-    PyTorch's rule also multiplies by the weight's tangent, which is a matrix of zeros.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func not in _BILINEAR:
-            return func(*args, **kwargs)
-        left, tangent = forward_ad.unpack_dual(args[0])
-        right = args[1]
-        if tangent is None or forward_ad.unpack_dual(right).tangent is not None:
-            return func(*args, **kwargs)
-        bias = args[2] if len(args) > 2 else kwargs.get("bias")
-        if bias is not None and forward_ad.unpack_dual(bias).tangent is not None:
-            return func(*args, **kwargs)
-        without_bias = {k: v for k, v in kwargs.items() if k != "bias"}
-        rest = (None, *args[3:]) if len(args) > 2 else ()
-        with torch.no_grad():
-            tangent = func(tangent, right, *rest, **without_bias)
-        return forward_ad.make_dual(func(left, right, *args[2:], **kwargs), tangent)
-
-
-class _NoGradientOfTangents(_SkipZeroTangents):
-    """Also cuts the graph of each function's tangent, so that its memory is freed."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        out = super().__torch_function__(func, types, args, kwargs)
-        return tree_map(_without_gradient_of_tangent, out)
-
-
-def _without_gradient_of_tangent(value):
-    if not isinstance(value, torch.Tensor) or not value.requires_grad:
-        return value
-    primal, tangent = forward_ad.unpack_dual(value)
-    if tangent is None or not tangent.requires_grad:
-        return value
-    return forward_ad.make_dual(primal, tangent.detach())
-
-
-def jvp(
-    fn: Callable, primals: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`fn(*primals)` and its directional derivative along `tangents`, without gradient.
-
-    Fused attention has no forward-mode rule (pytorch/pytorch#128971): the math kernel runs here.
-    """
-    with torch.no_grad():
-        return _jvp(fn, primals, tangents, _SkipZeroTangents())
-
-
-def jvp_with_gradient(
-    fn: Callable, primals: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `jvp`; gradients flow through `fn(*primals)`, but not through the derivative."""
-    out, tangent = _jvp(fn, primals, tangents, _NoGradientOfTangents())
-    return out, tangent.detach()
-
-
-def _jvp(fn, primals, tangents, mode):
-    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
-        duals = [
-            forward_ad.make_dual(primal, tangent.to(primal.dtype))
-            for primal, tangent in zip(primals, tangents, strict=True)
-        ]
-        with mode, differentiating():
-            out = fn(*duals)
-        primal, tangent = forward_ad.unpack_dual(out)
-        return primal.clone(), torch.zeros_like(primal) if tangent is None else tangent.clone()
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -162,14 +72,15 @@ def lerp(
 ) -> None:
     """Move each target variable to its source, by the share `amount` of the difference."""
     targets = [target.value.data for target in targets]
-    moves = torch._foreach_sub([source.value.data for source in sources], targets)
+    sources = [s.value.data.to(target.dtype) for s, target in zip(sources, targets, strict=True)]
+    moves = torch._foreach_sub(sources, targets)
     torch._foreach_mul_(moves, amount)
     torch._foreach_add_(targets, moves)
 
 
 def global_norm(arrays: Iterable[torch.Tensor | None]) -> torch.Tensor:
     """Euclidean norm of all arrays together; None counts as zero."""
-    return torch.nn.utils.get_total_norm([a for a in arrays if a is not None])
+    return torch.nn.utils.get_total_norm([a.float() for a in arrays if a is not None])
 
 
 def cond(condition: bool | torch.Tensor, true_fn: Callable, false_fn: Callable) -> Any:
@@ -227,6 +138,11 @@ def gradient(fn: Callable, variables: Sequence[keras.Variable]) -> Callable:
         return torch.autograd.grad(out, values, allow_unused=True, materialize_grads=True)
 
     return call
+
+
+def dense(gradients: Iterable[Any]) -> list[torch.Tensor | None]:
+    """The gradients as whole tensors, which they are here."""
+    return list(gradients)
 
 
 def device_count() -> int:

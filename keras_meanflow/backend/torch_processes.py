@@ -102,8 +102,8 @@ class _Synchronised(torch.nn.Module):
         for i, variable in enumerate(model.trainable_variables):
             self.register_parameter(str(i), variable.value)
 
-    def forward(self, inputs: Any) -> Any:
-        return self.call_model(inputs)
+    def forward(self, inputs: Any, **kwargs: Any) -> Any:
+        return self.call_model(inputs, **kwargs)
 
 
 def synchronised(model: keras.Model) -> DistributedDataParallel:

@@ -18,6 +18,8 @@ def check_arrays(network: Network, x: Any, y: Any = None) -> None:
     for name, array in named(x).items():
         array = as_numpy(array)
         check_batch(network, name, array)
+        if not len(array):
+            raise ValueError(f"No samples. Received: {name} of shape {array.shape}.")
         bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         if bad.any():
             raise ValueError(
@@ -88,6 +90,59 @@ def check_batch(network: Network, name: str, array: Tensor) -> None:
         raise ValueError(
             f"Data must have the network's shape (batch, *{network.data_shape}). "
             f"Received: {name} of shape {tuple(array.shape)}."
+        )
+
+
+def check_network(network: Any) -> None:
+    """Raise a ValueError if a FlowMap is given something else than a `Network`."""
+    if not isinstance(network, Network):
+        raise ValueError(
+            "FlowMap trains a Network u(z, r, t, condition): use DiT, UNet or MLP, or write a "
+            f"subclass of keras_meanflow.networks.Network. Received: {type(network).__name__}."
+        )
+
+
+def placeholder(rows: int) -> np.ndarray:
+    """A y that says nothing: Keras drops the sample weights of data without y."""
+    return np.zeros((rows, 0), "float32")
+
+
+def is_placeholder(y: Any) -> bool:
+    """Whether y is a `placeholder`."""
+    return tuple(getattr(y, "shape", ()))[1:] == (0,)
+
+
+def array_of_weights(weights: Any, rows: int) -> np.ndarray:
+    """The sample weights of `rows` samples as float32 (n,), from an array (n,) or (n, 1).
+
+    Raises:
+        ValueError: for another shape, NaN or infinity.
+    """
+    weights = np.asarray(weights)
+    check_shape_of_weights(weights.shape, rows)
+    wrong = np.sum(~np.isfinite(weights))
+    if wrong:
+        raise ValueError(f"sample_weight must be finite. Received: {wrong} values not finite.")
+    return weights.reshape(-1).astype("float32")
+
+
+def row_weights(weights: Any, rows: int | Tensor) -> Tensor:
+    """The user's weights (n,) or (n, 1) as float32 (n,), for a batch of `rows`.
+
+    For a y with several arrays Keras gives a structure of the same weights.
+    """
+    weights = keras.tree.flatten(weights)[0]
+    check_shape_of_weights(tuple(weights.shape), rows)
+    return ops.reshape(ops.cast(weights, "float32"), (-1,))
+
+
+def check_shape_of_weights(shape: tuple, rows: int | Tensor) -> None:
+    """Raise a ValueError if sample weights are not one number for each of `rows`."""
+    known = isinstance(rows, int) and isinstance(shape[0] if shape else None, int)
+    if shape[1:] not in ((), (1,)) or not shape or (known and shape[0] != rows):
+        raise ValueError(
+            "sample_weight has one number for each sample, shape (n,). "
+            f"Received: shape {shape} for {rows} samples."
         )
 
 

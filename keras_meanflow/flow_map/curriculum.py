@@ -63,18 +63,22 @@ class Curriculum(keras.callbacks.Callback):
         flow_map.set_objective(self.changed(flow_map.objective))
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Set `start` and `horizon`."""
+        """Check that the length of training is known, if schedules need it."""
+        known = self.model.fixed_horizon is not None or self.params.get("steps") is not None
+        if not known and scheduled_values(self.model.objective):
+            raise ValueError(
+                "Scheduled values need the length of training. Received data of unknown "
+                "length: give fit(steps_per_epoch=...) or FlowMap(horizon=...)."
+            )
+        self._started = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Set `start` and `horizon` at the first epoch; earlier epochs of the same plan count."""
         model, steps = self.model, self.params.get("steps")
-        if model.fixed_horizon is not None:
+        if self._started or model.fixed_horizon is not None or steps is None:
             return
-        if steps is None:
-            if scheduled_values(model.objective):
-                raise ValueError(
-                    "Scheduled values need the length of training. Received data of unknown "
-                    "length: give fit(steps_per_epoch=...) or FlowMap(horizon=...)."
-                )
-            return
-        model.start.assign(model.batches_done // model.accumulation)
+        self._started = True
+        model.start.assign((model.batches_done - epoch * steps) // model.accumulation)
         model.horizon.assign(self.params["epochs"] * steps // model.accumulation)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

@@ -1,7 +1,7 @@
 """The network as objectives and the steps of training call it."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -72,3 +72,21 @@ class Field:
         if self._weights is None:
             return contextlib.nullcontext()
         return keras.StatelessScope(self._weights)
+
+
+class Prediction(keras.layers.Layer):
+    """A function of the inputs as a layer, so that the layers in it learn of `training`.
+
+    Keras hands `training` down from the call of a layer. On JAX its train step runs `Model.call`
+    itself, and no layer below would learn of it.
+    """
+
+    def __init__(self, predict: Callable):
+        super().__init__(autocast=False)
+        self._predict = predict
+        self.built = True
+
+    def call(self, inputs: dict, training: bool = False) -> Any:
+        """What the function gives."""
+        del training
+        return self._predict(inputs)

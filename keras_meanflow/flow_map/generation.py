@@ -14,11 +14,11 @@ from keras_meanflow.backend import (
     compiled,
     device_count,
     export_arguments,
-    local,
     spread,
 )
 from keras_meanflow.backend.random import philox_noise
 from keras_meanflow.files.atomic import replacing
+from keras_meanflow.flow_map.weights import without_lora
 from keras_meanflow.networks.base import Network
 from keras_meanflow.samplers import Jump
 from keras_meanflow.samplers.base import Sampler
@@ -113,13 +113,13 @@ class Generation:
             self.objective.start(ops.convert_to_tensor(noise), *(condition or (None,)))
             for noise in noises
         ]
-        weights = [*self.chosen_weights, *self.network.non_trainable_variables]
-        values = [local(weight.value) for weight in weights]
+        values = self.chosen_values()[1]
         walked = sampler.walk(lambda *arguments: step(values, arguments, condition), *noises)
         return ops.convert_to_numpy(walked)
 
     def _compiled_step(self, sampler, guidance_scale):
-        key = (sampler, guidance_scale, self.jit_compile)
+        variables = self.network.variables
+        key = (sampler, guidance_scale, self.jit_compile, *map(id, variables))
         if key not in self._untracked.steps:
 
             def step(arguments, condition):
@@ -128,7 +128,6 @@ class Generation:
 
                 return sampler.step(u, *arguments)
 
-            variables = self.network.trainable_variables + self.network.non_trainable_variables
             jit = BACKEND != "torch" or self.jit_compile is True
             self._untracked.steps[key] = compiled(step, variables, jit)
         return self._untracked.steps[key]
@@ -153,13 +152,15 @@ class Generation:
                 f"generate(np.repeat(np.arange(10), 8)). Received the number {labels}."
             )
         condition = as_condition(labels)
+        if condition is not None and not any(map(len, keras.tree.flatten(condition))):
+            raise ValueError("generate makes at least 1 sample. Received: no labels.")
         self.network.check_condition(condition)
         return len(next(iter(keras.tree.flatten(condition)))), (condition,)
 
     def _check_guidance_scale(self, scale):
         if scale is None:
             return
-        if self.objective.guidance is not None:
+        if self.objective.guidance is not None and self.objective.guidance.guides:
             raise ValueError(
                 "This model has guidance baked into its training target "
                 f"({self.objective.guidance}): one call already gives the guided velocity. Leave "
@@ -222,12 +223,17 @@ class Generation:
         return keras.Model([*noises, *given], samples)
 
     def copied_network(self, average: float | None) -> Network:
-        """A copy of the network with the average of this decay, or the raw weights for None."""
+        """A copy of the network with the average of this decay, or the raw weights for None.
+
+        LoRA is merged into the weights of the copy.
+        """
         network = type(self.network).from_config(self.network.get_config())
-        sources = [*self.weights_of(average), *self.network.non_trainable_variables]
-        targets = [*network.trainable_variables, *network.non_trainable_variables]
-        for target, source in zip(targets, sources, strict=True):
-            target.assign(ops.copy(source.value))  # JAX donates buffers: never share one
+        network.ensure_built()
+        pairs = zip(self.weights_of(None), self.weights_of(average), strict=True)
+        with keras.StatelessScope(list(pairs)):
+            values = [ops.copy(value) for _, value in without_lora(self.network)]
+        for target, value in zip(network.variables, values, strict=True):
+            target.assign(value)  # a copy: JAX donates buffers
         return network
 
 

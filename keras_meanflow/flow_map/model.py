@@ -1,7 +1,6 @@
 """FlowMap: a network, an objective and averages of the weights as a `keras.Model`."""
 
 import types
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -11,29 +10,23 @@ from keras import ops
 
 # Loading a saved model finds its parts among the classes that have been imported.
 from keras_meanflow import networks, objectives, optimizers, parts  # noqa: F401
-from keras_meanflow.backend import Trainer, alone, may_compile
+from keras_meanflow.backend import Tensor, Trainer, local
 from keras_meanflow.backend.random import check_seed
 from keras_meanflow.flow_map.averages import Averages
-from keras_meanflow.flow_map.checks import (
-    are_arrays,
-    check_arrays,
-    check_objective,
-    check_values,
-    rows_of,
-)
-from keras_meanflow.flow_map.curriculum import Curriculum
-from keras_meanflow.flow_map.field import Field
+from keras_meanflow.flow_map.checks import check_network, check_objective
+from keras_meanflow.flow_map.field import Field, Prediction
 from keras_meanflow.flow_map.generation import Generation
 from keras_meanflow.flow_map.presets import Presets
 from keras_meanflow.flow_map.steps import Steps
+from keras_meanflow.flow_map.verbs import Verbs
+from keras_meanflow.flow_map.weights import has_lora, is_lora, learnable, without_lora
 from keras_meanflow.networks.base import Network
 from keras_meanflow.objectives import MeanFlow, Objective, Problem
-from keras_meanflow.optimizers.choice import check_optimizer
 from keras_meanflow.parts.part import register
 
 
 @register
-class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
+class FlowMap(Trainer, Steps, Verbs, Generation, Presets, keras.Model):
     """A generative model `x = e - u(e, 0, 1)` that trains with `fit(x, y)`.
 
     The objective turns each batch into a regression problem without gradient; Keras' train
@@ -82,6 +75,8 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)
+        check_network(network)
+        network.ensure_built()
         if network.compute_dtype == "float16":
             raise ValueError(
                 "float16 ends at 65,504: du/dt, which grows with the time scale and the depth, and "
@@ -104,7 +99,11 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         self.horizon.assign(horizon or 0)
         # Hidden from Keras' tracking, which has the variables already.
         self._untracked = types.SimpleNamespace(state={}, errors={}, steps={}, looked=False)
-        self._averages = Averages(averages, network.trainable_variables, self._copy)
+        self._untracked.prediction = Prediction(
+            lambda inputs: Problem.of_data(inputs).predict(self.field, self.objective.predict_both)
+        )
+        self._averages = Averages(averages, self._copy)
+        self._averages.follow(learnable(network), copy=True)
         self._average = next(iter(self.averages), None)
         self._keep_state()
         names = ("gradient_norm", *self.objective.logs)
@@ -115,10 +114,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         """Set the objective, and track its networks as layers."""
         check_objective(self.network, objective)
         for teacher in objective.teachers:
-            # A teacher loaded as frozen has layers that are not, and on TensorFlow setting the same
-            # value again does nothing: so set both values.
-            teacher.trainable = True
-            teacher.trainable = False
+            _freeze(teacher)
         self.objective, self.teachers = objective, objective.teachers
         self.companion = objective.companion
 
@@ -138,7 +134,7 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         copy = self.add_weight(
             shape=weight.shape,
             initializer="zeros",
-            dtype=weight.dtype,
+            dtype="float32",
             trainable=False,
             name="average_" + weight.path.replace("/", "_"),
             aggregation="only_first_replica",
@@ -157,93 +153,13 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         """The scalars that the objective carries from step to step, name -> variable."""
         return {name: self._untracked.state[name] for name in self.objective.state}
 
-    def call(self, inputs: dict) -> Any:
+    def call(self, inputs: dict, training: bool | None = None) -> Any:
         """The network's prediction for a dict of `z`, `r`, `t` and, if any, `condition`.
 
-        For the inputs of a `Problem` from `as_data`, what its `predict` gives.
+        For the inputs of a `Problem` from `as_data`, what its `predict` gives. With `training`,
+        layers such as Dropout act as in training.
         """
-        return Problem.of_data(inputs).predict(self.field, self.objective.predict_both)
-
-    # Compiling and fitting
-
-    def compile(
-        self,
-        optimizer: str | keras.optimizers.Optimizer = "adam",
-        *,
-        loss: Any = None,
-        metrics: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        """Configure training; arguments as in `keras.Model.compile`, except loss and metrics.
-
-        Raises:
-            ValueError: if `loss` or `metrics` is given, if the optimizer keeps an average itself,
-                or for a learning rate that is negative or not finite.
-        """
-        for name, value in (("loss", loss), ("metrics", metrics)):
-            if value is not None:
-                raise ValueError(
-                    f"compile({name}=...) has no meaning for a FlowMap: the target is made inside "
-                    "the step. The loss belongs to the objective: MeanFlow(loss=...). "
-                    f"Received: {name}={value!r}."
-                )
-        if not may_compile() and kwargs.get("jit_compile", "auto") is not False:
-            warnings.warn(
-                "Over several TensorFlow replicas the step runs without XLA.", stacklevel=2
-            )
-            kwargs["jit_compile"] = False
-        super().compile(optimizer=optimizer, **kwargs)
-        check_optimizer(self.optimizer, kwargs.get("jit_compile", "auto"))
-        self.field.jit = self.jit_compile
-        if self.optimizer.use_ema:
-            raise ValueError(
-                "At the end of fit, an optimizer's average replaces the raw weights. Leave "
-                "it to FlowMap(averages=...): give the optimizer use_ema=False. "
-                f"Received: {type(self.optimizer).__name__}(use_ema=True)."
-            )
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile from a saved configuration, ready to load the optimizer's state."""
-        config = keras.saving.deserialize_keras_object(config)
-        self.compile(**{k: v for k, v in config.items() if k not in ("loss", "metrics")})
-        self.optimizer.build(self.trainable_variables)
-
-    def fit(
-        self, x: Any = None, y: Any = None, *args: Any, callbacks: Any = None, **kwargs: Any
-    ) -> keras.callbacks.History:
-        """Train as `keras.Model.fit` does; see its arguments.
-
-        Arrays, tensors and `validation_data` are checked as a whole, other data batch by batch.
-        Images outside [-1, 1] and labels that seem to count from 1 give a warning.
-
-        Raises:
-            ValueError: for integer data, data of another shape than the network's, NaN, labels that
-                are missing, unknown or no integers (n,), a batch too small for the share of rows
-                with r < t, or scheduled values without a known length of training or a `horizon`.
-        """
-        self._look_at(*_x_and_y(kwargs.get("validation_data")))
-        self._look_at(x, y)
-        rows = rows_of(x, args[0] if args else kwargs.get("batch_size"))
-        if rows is not None:
-            self.objective.check_batch(rows)
-        callbacks = list(keras.tree.flatten(callbacks)) if callbacks is not None else []
-        curricula = [callback for callback in callbacks if isinstance(callback, Curriculum)]
-        for curriculum in curricula:
-            curriculum.apply(self)
-        callbacks = callbacks if curricula else [Curriculum(), *callbacks]
-        return super().fit(x, y, *args, callbacks=callbacks, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate as `keras.Model.evaluate` does, with the same checks of data as `fit`."""
-        self._look_at(x, y)
-        return super().evaluate(x, y, *args, **kwargs)
-
-    def _look_at(self, x, y):
-        """Check arrays as a whole; other data are checked batch by batch."""
-        self._untracked.looked = are_arrays(x)
-        if are_arrays(x):
-            self.check_data(x, y)
-            check_values(self.network, x, y, pixels=True)
+        return self._untracked.prediction(inputs, training=bool(training))
 
     def set_objective(self, objective: Objective) -> None:
         """Continue with another objective of the same kind; another kind needs a new FlowMap.
@@ -262,10 +178,6 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
             self._take(objective)
             self._keep_state()
             self.train_function = self.test_function = None  # compiled for the old one
-
-    def check_data(self, x: Any, y: Any = None) -> None:
-        """Raise a ValueError if arrays, or a dict of them, cannot be trained on."""
-        check_arrays(self.network, x, y)
 
     # Averages
 
@@ -291,26 +203,85 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         return self.weights_of(self.average)
 
     def weights_of(self, average: float | None) -> list[keras.Variable]:
-        """The variables of an average by its decay, or the raw weights for None."""
-        return self.network.trainable_variables if average is None else self._averages.of(average)
+        """The variables of an average by its decay, or the raw weights for None.
+
+        Their order is that of `network.trainable_variables` while nothing is frozen; the weights of
+        frozen layers are among them.
+        """
+        weights = learnable(self.network)
+        if average is None:
+            return weights
+        self.follow_weights()
+        return self._averages.of(average, weights)
+
+    def follow_weights(self, *, replaced: bool = False) -> None:
+        """Bring the averages up to date with the weights of the network.
+
+        Training, evaluating and generating call it: a weight that was added since, as LoRA does,
+        gets an average, and until the first update every average becomes the raw weights. Once
+        trained, a model does not notice that its weights were replaced: call it then.
+
+        Args:
+            replaced: whether to set the averages of a trained model to its weights.
+
+        Example:
+            >>> flow_map.network.load_weights("other.weights.h5")
+            >>> flow_map.follow_weights(replaced=True)
+        """
+        untrained = self.batches_done < self.accumulation
+        self._averages.follow(learnable(self.network), copy=replaced or untrained)
+
+    def chosen_pairs(self) -> list[tuple[keras.Variable, keras.Variable]]:
+        """Each weight with the variable used in its place to generate and evaluate."""
+        return [] if self.average is None else self._averages.pairs(self.average)
+
+    def chosen_values(self) -> tuple[list[keras.Variable], list[Tensor]]:
+        """The variables of the network, and the values used to generate and evaluate."""
+        self.follow_weights()
+        chosen = {id(weight): average for weight, average in self.chosen_pairs()}
+        variables = self.network.variables
+        return variables, [local(chosen.get(id(v), v).value) for v in variables]
 
     def using_chosen_weights(self) -> AbstractContextManager[None]:
         """Context in which calls of the model use `chosen_weights`."""
-        return self.field.using(
-            zip(self.network.trainable_variables, self.chosen_weights, strict=True)
-        )
+        return self.field.using(self.chosen_pairs())
 
     # Saving
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.save`; of several processes a single one may call it."""
-        with alone():
-            super().save(*args, **kwargs)
+    def save_own_variables(self, store: dict) -> None:
+        """As in Keras; in the averages LoRA is merged into its weights, as Keras does in layers."""
+        own, values = self._saved_variables(), {}
+        for decay in self.averages if has_lora(self.network) else ():
+            pairs = self._averages.pairs(decay)
+            averages = {id(weight): average for weight, average in pairs}
+            with keras.StatelessScope(pairs):
+                merged = [(averages.get(id(v)), value) for v, value in without_lora(self.network)]
+            values |= {id(average): value for average, value in merged if average is not None}
+        for i, variable in enumerate(own):
+            store[str(i)] = values.get(id(variable), variable)
 
-    def save_weights(self, *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.save_weights`; of several processes a single one may call it."""
-        with alone():
-            super().save_weights(*args, **kwargs)
+    def load_own_variables(self, store: dict) -> None:
+        """As in Keras; the averages of LoRA's factors become 0, as Keras does in layers."""
+        own = self._saved_variables()
+        if len(store.keys()) != len(own):
+            raise ValueError(
+                f"The file is of another FlowMap: it has {len(store.keys())} numbers and averages "
+                f"of its own, this one {len(own)}. Give the same network, objective and averages."
+            )
+        for i, variable in enumerate(own):
+            variable.assign(store[str(i)])
+        for variable in self._lora_averages():
+            variable.assign(ops.zeros(variable.shape))
+
+    def _saved_variables(self):
+        """The scalars and averages that a file holds: those of a network without LoRA."""
+        left_out = {id(variable) for variable in self._lora_averages()}
+        own = self._trainable_variables + self._non_trainable_variables
+        return [variable for variable in own if id(variable) not in left_out]
+
+    def _lora_averages(self):
+        pairs = (pair for decay in self.averages for pair in self._averages.pairs(decay))
+        return [average for weight, average in pairs if is_lora(weight)]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -331,12 +302,17 @@ class FlowMap(Trainer, Steps, Generation, Presets, keras.Model):
         config = dict(config)
         for name in ("network", "objective"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
+        flow_map = cls(**config)
+        if not flow_map.network.trainable:
+            _freeze(flow_map.network)
+        return flow_map
 
 
-def _x_and_y(data):
-    """x and y of validation data: a tuple of arrays, or a data set."""
-    return keras.utils.unpack_x_y_sample_weight(data)[:2]
+def _freeze(network):
+    # A network loaded as frozen has layers that are not, and on TensorFlow setting the same value
+    # again does nothing: so set both values.
+    network.trainable = True
+    network.trainable = False
 
 
 def _kind(objective):

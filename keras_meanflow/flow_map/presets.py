@@ -16,6 +16,7 @@ from keras_meanflow.files.readers import read_weights
 from keras_meanflow.files.reading import read_json, reading
 from keras_meanflow.files.saved import load_saved
 from keras_meanflow.flow_map.places import CARD, CONFIG, WEIGHTS, Place, place_of
+from keras_meanflow.flow_map.weights import has_lora
 from keras_meanflow.formats.autoencoders import AUTOENCODERS, PublishedCodec
 from keras_meanflow.formats.conversion import assign_native, load_network, save_network
 from keras_meanflow.networks.base import Network
@@ -87,12 +88,7 @@ class Presets:
             assign_native(flow_map.network, read_weights(weights))
         except ValueError as error:
             raise ValueError(f"{weights} cannot be loaded. {error}") from error
-        for decay in flow_map.averages:
-            pairs = zip(
-                flow_map.weights_of(decay), flow_map.network.trainable_variables, strict=True
-            )
-            for average, weight in pairs:
-                average.assign(weight.value)
+        flow_map.follow_weights()
         return flow_map
 
     def save_to_preset(
@@ -138,8 +134,12 @@ class Presets:
         write_text(folder / CARD, self._card(title, licence, text) + _checksums(folder))
 
     def network_with(self, average: float | None) -> Network:
-        """The network itself for None, or a copy of it with the average of this decay."""
-        return self.network if average is None else self.copied_network(average)
+        """The network itself for None, or a copy of it with the average of this decay.
+
+        A network with LoRA is copied too: LoRA is merged into the weights of the copy.
+        """
+        itself = average is None and not has_lora(self.network)
+        return self.network if itself else self.copied_network(average)
 
     def _card(self, title, licence, text):
         network, objective = self.network, self.objective

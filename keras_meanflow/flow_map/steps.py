@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_meanflow.backend import Tensor, first_row, global_norm, local, replica_sum
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.flow_map.checks import check_types, check_values
+from keras_meanflow.flow_map.checks import check_types, check_values, is_placeholder, row_weights
 from keras_meanflow.objectives import Problem
 
 _EVALUATION_SEED = 0x5EED
@@ -47,9 +47,14 @@ class Steps:
         x = keras.tree.map_structure(lambda a: ops.cast(a, "float32"), x)
         rows = ops.shape(next(iter(keras.tree.flatten(x))))[0]
         keys = self.keys(rows, training=training)
+        y = None if is_placeholder(y) else y
         y = self.network.training_condition(y, keys, rows) if training else y
+        if sample_weight is not None:
+            sample_weight = row_weights(sample_weight, rows)
         draws = self.objective.draw(keys, x, y)
-        make = self.objective.training_problem if training else self.objective
+        # One pass for u and du/dt would also differentiate dropout and the statistics of batches.
+        one_pass = training and not self.network.differs_in_training
+        make = self.objective.training_problem if one_pass else self.objective
         return make(self.field, x, y, draws).weighted(sample_weight)
 
     def check_batch(self, data: Any) -> None:
@@ -58,6 +63,7 @@ class Steps:
         A backend's `Trainer` calls it before each step, where the values are at hand.
         """
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        y = None if is_placeholder(y) else y
         check_types(self.network, x, y)
         first, self._untracked.looked = not self._untracked.looked, True
         check_values(self.network, x, y, pixels=first)
@@ -102,7 +108,7 @@ class Steps:
         # Only the last batch of an accumulation moves the weights, and then the averages.
         updates = self.step.value // self.accumulation
         moved = ops.equal((self.step.value + 1) % self.accumulation, 0)
-        self._averages.update(self.network.trainable_variables, updates, moved)
+        self._averages.update(updates, moved)
         self._update_state(self._untracked.errors.pop(threading.get_ident()))
         self.step.assign(self.step.value + 1)
 

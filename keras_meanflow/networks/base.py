@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,16 @@ class Network(keras.Model, abc.ABC):
     Training takes forward-mode derivatives of the network, so attention must go through
     `layers.attend`. With bfloat16 on a GPU, Keras' attention layers use a fused kernel, which on
     JAX has no forward mode. Build them after `keras.config.disable_flash_attention()`.
+
+    Layers that act differently in training, such as Dropout and BatchNormalization, do so in the
+    pass whose gradient is taken. In targets, so in the velocity and in du/dt, they act as in
+    sampling: du/dt is that of the network without dropout, and no mask is shared between u and
+    du/dt. Only the prediction as its own target (`Problem.self_share`) has the mask of that pass.
+    Such a network is always trained in two passes. Moving averages are updated once a step, and
+    every average of the weights shares them. Keras' Dropout draws from its own seed generator.
+
+    Layers may wait for their first call: `FlowMap` builds them by a symbolic call. The condition
+    of this call is what `condition_inputs` gives.
 
     The condition is labels or an array, or a dict of them by name. It is always a dict where the
     shapes have names. A subclass whose `call` reads it through `by_name` sets `reads_by_name`:
@@ -70,8 +81,6 @@ class Network(keras.Model, abc.ABC):
         self._optional = {k: tuple(shape) for k, shape in (optional_shape or {}).items()}
         self._required = (*(() if num_classes is None else ("labels",)), *self._shapes)
         self._takes_dict = self._named or bool(self._optional)
-        one = len(self._required) == 1
-        self._takes_array = one and (self.reads_by_name or not self._takes_dict)
 
     @abc.abstractmethod
     def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
@@ -83,9 +92,41 @@ class Network(keras.Model, abc.ABC):
         return dict(self._shapes) if self._named else self._shapes.get("")
 
     @property
+    def optional_shape(self) -> dict[str, tuple[int, ...]]:
+        """See `Network`."""
+        return dict(self._optional)
+
+    @property
+    def _takes_array(self):
+        """Whether a condition may come alone, without its name."""
+        return len(self._required) == 1 and (self.reads_by_name or not self._takes_dict)
+
+    @property
     def conditional(self) -> bool:
         """Whether the network needs a condition."""
         return bool(self._required)
+
+    @property
+    def differs_in_training(self) -> bool:
+        """Whether a layer may act differently in training, as dropout does."""
+        return any(map(_differs_in_training, self._flatten_layers()))
+
+    def ensure_built(self) -> None:
+        """Build the layers that wait for their first call, by a call on symbolic inputs.
+
+        Raises:
+            ValueError: if layers are not built after it.
+        """
+        if all(layer.built for layer in self._flatten_layers()):
+            return
+        z, r, t = (keras.Input(shape) for shape in (self.data_shape, (), ()))
+        self(z, r, t, self.condition_inputs())
+        waiting = [layer.name for layer in self._flatten_layers() if not layer.built]
+        if waiting:
+            raise ValueError(
+                f"A network builds all its layers in its constructor or its first call. "
+                f"{type(self).__name__} leaves out: {', '.join(waiting)}."
+            )
 
     @contextlib.contextmanager
     def computing_in_float32(self) -> Iterator[None]:
@@ -187,6 +228,14 @@ class Network(keras.Model, abc.ABC):
 
     def build_from_config(self, config: dict) -> None:
         """Do nothing: the constructor has built the layers."""
+
+
+def _differs_in_training(layer):
+    """Whether `call` takes `training`; a layer of Keras needs it for seeds or moving averages."""
+    if "training" not in inspect.signature(layer.call).parameters:
+        return False
+    of_keras = type(layer).call.__module__.startswith("keras.")
+    return not of_keras or bool(layer._seed_generators or layer._non_trainable_variables)
 
 
 def check_label_values(labels: Tensor, num_classes: int) -> None:

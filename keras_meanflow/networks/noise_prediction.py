@@ -2,12 +2,11 @@
 
 from typing import Any, Self
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_meanflow.backend import Tensor
-from keras_meanflow.backend.random import Keys
+from keras_meanflow.networks.around import Around
 from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.parts.part import register
 from keras_meanflow.parts.rows import per_row
@@ -16,7 +15,7 @@ BETAS, STEPS = (1e-4, 0.02), 1000  # of DiT and of diffusers' DiT
 
 
 @register
-class NoisePrediction(Network):
+class NoisePrediction(Around):
     """The velocity of the linear path, from a network that predicts the noise of a DDPM.
 
     The DDPM has `x_s = a x + b e`, `a^2 = alphas_bar(s)`, `a^2 + b^2 = 1`. At the step s of equal
@@ -56,14 +55,12 @@ class NoisePrediction(Network):
         steps: int = STEPS,
         **kwargs: Any,
     ) -> None:
-        sizes = {"data_shape": network.data_shape, "num_classes": network.num_classes}
-        super().__init__(**sizes, **kwargs)
-        self.network, self.betas, self.steps = network, tuple(betas), steps
+        super().__init__(network, **kwargs)
+        self.betas, self.steps = tuple(betas), steps
         alphas_bar = np.cumprod(1.0 - np.linspace(*self.betas, steps, dtype="float64"))
         ratio = np.sqrt(alphas_bar / (1.0 - alphas_bar))  # a / b, falling
         self._log_ratios = np.log(ratio)
         self.first, self.last = float(1.0 / (1.0 + ratio[0])), float(1.0 / (1.0 + ratio[-1]))
-        self.built = True
 
     def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The velocity, float32 of the shape of `z`; with an interval, the average velocity."""
@@ -89,29 +86,9 @@ class NoisePrediction(Network):
         """The same conversion for another network."""
         return type(self)(network, betas=self.betas, steps=self.steps)
 
-    def training_condition(self, condition: Condition, keys: Keys, rows: Tensor) -> Condition:
-        """See `Network.training_condition`."""
-        return self.network.training_condition(condition, keys, rows)
-
-    def drop_condition(self, condition: Condition, drop: Tensor) -> Condition:
-        """See `Network.drop_condition`."""
-        return self.network.drop_condition(condition, drop)
-
-    def check_condition(self, condition: Condition, *, values: bool = True) -> None:
-        """See `Network.check_condition`."""
-        self.network.check_condition(condition, values=values)
-
     def get_config(self) -> dict:
         """The arguments."""
-        network = keras.saving.serialize_keras_object(self.network)
-        arguments = {"network": network, "betas": list(self.betas), "steps": self.steps}
-        return {**super().get_config(), **arguments}
-
-    @classmethod
-    def from_config(cls, config: dict) -> Self:
-        """The network of these arguments."""
-        network = keras.saving.deserialize_keras_object(config["network"])
-        return cls(**{**config, "network": network})
+        return {**super().get_config(), "betas": list(self.betas), "steps": self.steps}
 
 
 def _norm(t):

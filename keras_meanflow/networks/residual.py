@@ -1,40 +1,36 @@
 """Networks that learn the difference between the data and its noisy condition."""
 
 import abc
-from typing import Any, Self
+from typing import Any
 
-import keras
 from keras import ops
 
 from keras_meanflow.backend import Tensor
-from keras_meanflow.backend.random import Keys
+from keras_meanflow.networks.around import Around
 from keras_meanflow.networks.base import Condition, Network
 from keras_meanflow.parts.part import register
 from keras_meanflow.parts.rows import per_row
 
 
-class AroundCondition(Network, abc.ABC):
+class AroundCondition(Around, abc.ABC):
     """u from a network f and the condition y itself; a subclass writes `combine`.
 
     Args:
-        network: f, whose condition is an array of the data's shape. In training its condition may
-            become a dict with more in it, as for a `UNet`; the array is then named `context`.
+        network: f, whose condition is one array of the data's shape, alone or by a name. In
+            training its condition may become a dict with more in it, as for a `UNet`.
 
     Raises:
-        ValueError: for a network that takes labels.
+        ValueError: for a network with another condition.
     """
 
     def __init__(self, network: Network, **kwargs: Any) -> None:
-        if network.num_classes is not None:
+        super().__init__(network, **kwargs)
+        if network.num_classes is not None or [*self._shapes.values()] != [self.data_shape]:
             raise ValueError(
-                f"{type(self).__name__} needs a network whose condition is an array alone, without "
-                f"labels. Received: num_classes={network.num_classes}."
+                f"{type(self).__name__} needs a network whose condition is one array of the data's "
+                f"shape, {self.data_shape}, without labels. Received: num_classes="
+                f"{network.num_classes}, condition_shape={network.condition_shape}."
             )
-        super().__init__(
-            data_shape=network.data_shape, condition_shape=network.data_shape, **kwargs
-        )
-        self.network = network
-        self.built = True
 
     @abc.abstractmethod
     def combine(self, f: Tensor, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -42,27 +38,8 @@ class AroundCondition(Network, abc.ABC):
 
     def call(self, z: Tensor, r: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The average velocity, float32 of the shape of `z`."""
-        y = condition["context"] if isinstance(condition, dict) else condition
+        y = self.by_name(condition)[self._required[0]]
         return self.combine(self.network(z, r, t, condition), z, t, y)
-
-    def training_condition(self, condition: Condition, keys: Keys, rows: Tensor) -> Condition:
-        """See `Network.training_condition`."""
-        return self.network.training_condition(condition, keys, rows)
-
-    def drop_condition(self, condition: Condition, drop: Tensor) -> Condition:
-        """See `Network.drop_condition`."""
-        return self.network.drop_condition(condition, drop)
-
-    def get_config(self) -> dict:
-        """The network."""
-        network = keras.saving.serialize_keras_object(self.network)
-        return {**super().get_config(), "network": network}
-
-    @classmethod
-    def from_config(cls, config: dict) -> Self:
-        """The network around the one of this configuration."""
-        network = keras.saving.deserialize_keras_object(config["network"])
-        return cls(**{**config, "network": network})
 
 
 @register

@@ -95,11 +95,13 @@ class AverageVelocity(Objective):
             logged = set(self.logs) - {"v_error", "u_error", "second_error"}
             return dataclasses.replace(problem, logs={name: none for name in sorted(logged)})
         target, logs = self.average(u, self.rows_below(rows, problem, velocity, draws))
-        counted = ops.cast(ops.logical_and(rows.mask, draws.r < draws.t), "float32")
-        zeros = ops.zeros_like(draws.t)
+        # Some rows that may have r < t have r = t: by a scheduled share, or by a tie of two draws.
+        below = draws.r < draws.t
+        counted, zeros = ops.cast(below, "float32"), ops.zeros_like(draws.t)
+        replaced = rows.replace(problem.target, target)
         return dataclasses.replace(
-            without_share(problem, rows),
-            target=rows.replace(problem.target, target),
+            without_share(problem, below),
+            target=ops.where(per_row(below, replaced), replaced, problem.target),
             logs={name: (rows.replace(zeros, value), counted) for name, value in logs.items()},
         )
 
@@ -122,10 +124,10 @@ class AverageVelocity(Objective):
         """(B,) weights of the rows' losses, or None."""
 
 
-def without_share(problem: Problem, rows: Rows) -> Problem:
-    """The problem without a share of the prediction in the targets of rows with r < t."""
+def without_share(problem: Problem, below: Tensor) -> Problem:
+    """The problem without a share of the prediction in the targets of the rows `below` (B,)."""
     share = problem.self_share
-    share = None if share is None else ops.where(rows.mask, 0.0, share)
+    share = None if share is None else ops.where(below, 0.0, share)
     return dataclasses.replace(problem, self_share=share)
 
 

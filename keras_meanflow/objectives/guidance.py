@@ -18,6 +18,11 @@ from keras_meanflow.parts.schedules import Schedule, bounds_of, value_at
 class TrainingGuidance(Configurable, abc.ABC):
     """Base of all kinds of guidance in training."""
 
+    @property
+    def guides(self) -> bool:
+        """Whether the model that is trained is guided; if not, sampling may guide it."""
+        return True
+
     def draw(self, keys: Keys, r: Tensor, t: Tensor) -> Any:
         """The random numbers of a step's guidance, arrays (B,); none by default."""
         del keys, r, t
@@ -100,6 +105,11 @@ class Guidance(Interval, OwnGuidance):
         super().__post_init__()
 
     @property
+    def guides(self) -> bool:
+        """See `TrainingGuidance.guides`: not at the effective scale 1."""
+        return self.needs_null
+
+    @property
     def needs_null(self) -> bool:
         """Whether the network's own unconditional velocity has any weight."""
         return self.omega + self.kappa != 1.0
@@ -142,6 +152,11 @@ class RandomGuidance(OwnGuidance):
     def __post_init__(self):
         if not bounds_of(self.largest)[0] >= 1.0:
             raise ValueError(f"largest must be at least 1. Received: {self.largest}.")
+
+    @property
+    def guides(self) -> bool:
+        """See `TrainingGuidance.guides`."""
+        return bounds_of(self.largest)[1] > 1.0
 
     def draw(self, keys: Keys, r: Tensor, t: Tensor) -> Any:
         """The scale of a step, (B,): the same number for all rows on all devices."""
@@ -198,6 +213,11 @@ class TeacherGuidance(Interval):
         if self.scale != 1.0 and not self.teacher.conditional:
             raise ValueError(f"An unconditional teacher needs scale=1. Received: {self.scale}.")
         super().__post_init__()
+
+    @property
+    def guides(self) -> bool:
+        """See `TrainingGuidance.guides`."""
+        return self.share > 0.0 and self.scale != 1.0
 
     def velocity(
         self, u: Callable, z: Tensor, v: Tensor, condition: Any, draws: Draws

@@ -90,7 +90,7 @@ class MeanFlow(Guided):
         rows = draws.rows or self.times.rows(ops.shape(problem.target)[0])
         v = self.rows_below(rows, problem, velocity, draws).v(u)
         return dataclasses.replace(
-            without_share(problem, rows), target=rows.replace(problem.target, v), tangent=v
+            without_share(problem, rows.mask), target=rows.replace(problem.target, v), tangent=v
         )
 
     def average(self, u: Callable, below: Below) -> tuple[Tensor, dict[str, Tensor]]:

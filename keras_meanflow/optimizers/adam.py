@@ -6,13 +6,14 @@ import keras
 from keras import ops
 
 from keras_meanflow.backend import Tensor
+from keras_meanflow.optimizers.dense import DenseGradients
 from keras_meanflow.parts.part import register
 
 _LARGEST_DECAY = 0.99  # 1 - beta_1 is then five times bfloat16's half unit
 
 
 @register
-class Adam(keras.optimizers.Adam):
+class Adam(DenseGradients, keras.optimizers.Adam):
     """Keras' Adam with the momentum in bfloat16: 6 bytes of state per weight instead of 8.
 
     The step is computed in float32, and the momentum is rounded once, when it is stored. The second

@@ -8,11 +8,12 @@ import keras
 from keras import ops
 
 from keras_meanflow.backend import Tensor, cond, eigenvectors, uncompiled
+from keras_meanflow.optimizers.dense import DenseGradients
 from keras_meanflow.parts.part import register
 
 
 @register
-class SPlus(keras.optimizers.Optimizer):
+class SPlus(DenseGradients, keras.optimizers.Optimizer):
     """A stable whitening optimizer: `theta <- theta - lr 2/(m+n) Q_L sign(Q_L^T M Q_R) Q_R^T`.
 
     For each matrix (m, n) with gradient G it keeps `M <- b1 M + (1-b1) G`,
@@ -187,7 +188,7 @@ class SPlus(keras.optimizers.Optimizer):
         """Step one variable: algorithm 2, lines 4 to 10."""
         i = self._get_variable_index(variable)
         rule, sides, momentum = self._rules[i], self._sides[i], self._momentums[i]
-        G = ops.reshape(ops.cast(ops.convert_to_tensor(gradient), rule.dtype), rule.shape)
+        G = ops.reshape(ops.cast(gradient, rule.dtype), rule.shape)
         finite = ops.isfinite(ops.sum(ops.square(G)))
         G, go = ops.where(finite, G, 0.0), ops.cast(finite, rule.dtype)
 

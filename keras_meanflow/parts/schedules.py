@@ -147,7 +147,7 @@ class Steps(Schedule):
 
     Args:
         values: n + 1 numbers.
-        at: n rising numbers in (0, 1).
+        at: n rising numbers in [0, 1]; from 0 on the first value is never used.
 
     Example:
         >>> Steps(values=(1.0, 0.75), at=(0.3,))  # all rows r = t for the first 30 %

@@ -140,7 +140,7 @@ class _Gradients:
         unweighted = {name: None for name in ("alpha", "beta") if hasattr(objective, name)}
         self.objective = dataclasses.replace(objective, **unweighted)
         self.values = [weight.value for weight in flow_map.chosen_weights]
-        self.weights, self.u = flow_map.network.trainable_variables, _U(flow_map.network)
+        self.weights, self.u = flow_map.weights_of(None), _U(flow_map.network)
         self._problems = {}  # compiled, one for each share of rows with r = t; draws are arguments
 
         def loss(inputs, target, weight):

@@ -27,8 +27,7 @@ class LearnedField:
     def __init__(self, flow_map: FlowMap, *, batch_size: int = 256):
         self.flow_map, self.batch_size = flow_map, batch_size
         network, jit = flow_map.network, BACKEND != "torch"
-        self._others = network.non_trainable_variables
-        variables = [*network.trainable_variables, *self._others]
+        variables = flow_map.chosen_values()[0]
 
         def derivative(z, r, t, v, *condition):
             tangents = (v, ops.zeros_like(r), ops.ones_like(t))
@@ -56,8 +55,7 @@ class LearnedField:
     def _map(self, call, arrays, condition):
         arrays = [np.asarray(array, "float32") for array in arrays]
         arrays += [] if condition is None else [condition]
-        values = [weight.value for weight in self.flow_map.chosen_weights]
-        values += [variable.value for variable in self._others]
+        values = self.flow_map.chosen_values()[1]
         n, out = len(arrays[0]), []
         size = min(n, self.batch_size)
         for start in range(0, n, size):

@@ -62,6 +62,28 @@ def test_output_and_jvp_of_the_dit_are_those_of_numpy_in_float64(time_inputs):
     assert relative_error(ops.convert_to_numpy(tangent), expected) < 1e-5
 
 
+def test_a_product_of_torch_takes_its_factors_by_name():
+    if BACKEND != "torch":
+        pytest.skip("PyTorch's own functions")
+    import torch
+    import torch.nn.functional as F
+
+    x, dx, w, b = (torch.randn(s) for s in ((2, 3, 4), (2, 3, 4), (4, 4), (4,)))
+    kernel = torch.randn(5, 3, 1)
+    for product, linear in (
+        (lambda x: F.linear(x, weight=w), lambda x: x @ w.T),
+        (lambda x: F.linear(input=x, weight=w, bias=b), lambda x: x @ w.T),
+        (lambda x: torch.matmul(x, other=w), lambda x: x @ w),
+        (lambda x: x.matmul(other=w), lambda x: x @ w),
+        (lambda x: torch.bmm(input=x, mat2=w.expand(2, 4, 4)), lambda x: x @ w),
+        (lambda x: torch.mm(x[0], mat2=w), lambda x: x[0] @ w),
+        (lambda x: F.conv1d(x, weight=kernel, bias=None), lambda x: kernel[:, :, 0] @ x),
+    ):
+        out, tangent = jvp(product, (x,), (dx,))
+        torch.testing.assert_close(out, product(x))
+        torch.testing.assert_close(tangent, linear(dx))
+
+
 SMALL = {"image_size": 4, "channels": 2, "patch_size": 2, "width": 16, "depth": 1, "heads": 2}
 
 

@@ -250,6 +250,7 @@ def _trained():
         flow_map.weights_of(0.99), flow_map.network.trainable_variables, strict=True
     ):
         copy.assign(0.5 * weight)
+    flow_map.step.assign(1)  # an average of a model without updates is the raw weights
     return flow_map
 
 

@@ -28,6 +28,8 @@ from keras_meanflow.parts.couplings import StoredPairs
 from keras_meanflow.parts.derivatives import CentralDifference
 from keras_meanflow.parts.losses import AdaptiveLoss, SquaredError
 from keras_meanflow.parts.paths import Linear
+from keras_meanflow.parts.rows import per_row
+from keras_meanflow.parts.schedules import Line
 from keras_meanflow.parts.time_laws import LogitNormal, MaskedThenClamped, Uniform
 
 EXACT = [
@@ -122,6 +124,44 @@ def test_on_the_diagonal_every_objective_is_flow_matching(objective):
     np.testing.assert_array_equal(*_numpy((problem.inputs["z"], expected.inputs["z"])))
     if problem.weight is not None:
         np.testing.assert_array_equal(ops.convert_to_numpy(problem.weight), 1.0)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [MaskedThenClamped(r_mean=-1.0), LogitNormal(fraction_r_equals_t=Line(start=1.0, end=0.0))],
+)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        MeanFlow(guidance=Guidance(omega=1.0, kappa=0.5)),
+        AlphaFlow(alpha=0.5),
+        SplitMeanFlow(),
+        SplitMeanFlow(guidance=Guidance(omega=1.0, kappa=0.5)),
+        BoundaryMeanFlow(),
+    ],
+)
+def test_rows_with_r_equal_to_t_learn_the_velocity_wherever_they_are(objective, times):
+    """AlphaFlow and SplitMeanFlow gave such rows among those with r < t their own prediction."""
+    objective = dataclasses.replace(objective, times=times)
+    network = randomise(MLP(data_size=3, width=8, depth=1, num_classes=2))
+    u = FlowMap(network, objective).field
+    x, y = np.ones((ROWS, 3), "float32"), np.arange(ROWS, dtype="int32") % 2
+    x, y = ops.convert_to_tensor(x), ops.convert_to_tensor(y)
+    draws = objective.draw(Keys(seed=0, step=0, progress=0.5), x, y)
+
+    def full_target(problem):
+        share = 0.0 if problem.self_share is None else per_row(problem.self_share, x)
+        return ops.convert_to_numpy(problem.target + share * u(*problem.inputs.values()))
+
+    expected = full_target(objective.on_the_diagonal(u, x, y, draws)[0])
+    below = ops.convert_to_numpy(draws.r < draws.t)
+    in_block = ops.convert_to_numpy(draws.rows.mask) & ~below
+    assert in_block.sum() > 3 and below.sum() > 3
+    for make in (objective, objective.training_problem):
+        found = full_target(make(u, x, y, draws))
+        np.testing.assert_allclose(found[~below], expected[~below], atol=1e-5)
+    found = full_target(objective(u, x, y, draws))
+    assert np.abs(found - expected).reshape(ROWS, -1).max(1)[below].min() > 1e-5
 
 
 def test_on_the_diagonal_both_branches_of_decoupled_mean_flow_are_flow_matching():

@@ -355,7 +355,7 @@ def test_a_residual_network_adds_what_its_condition_explains_and_is_remembered(t
     flow_map.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras").network
     np.testing.assert_allclose(ops.convert_to_numpy(again(z, r, t, y)), u, atol=1e-6)
-    with pytest.raises(ValueError, match="an array alone"):
+    with pytest.raises(ValueError, match="one array of the data's shape"):
         ConditionResidual(MLP(data_size=2, num_classes=3))
 
 
