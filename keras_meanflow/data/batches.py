@@ -58,7 +58,7 @@ class Batches(keras.utils.PyDataset):
         _check_at_least("len(source)", len(source), 1)
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed must be from 0 to {MAX_SEED}. Received {seed}.")
-        if flip and source.take(np.zeros(1, "int64"))[0].ndim != 4:
+        if flip and np.ndim(source.take(np.zeros(1, "int64"))[0]) != 4:
             raise ValueError("flip needs images (height, width, channels). Pass flip=False.")
         if flip and hasattr(source, "copies"):
             raise ValueError(
