@@ -13,7 +13,7 @@ import os
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-CLASSES, ROWS, CELL, GAP, HEAD = 10, 6, 40, 48, 44
+CLASSES, ROWS, CELL, GAP, HEAD = 10, 6, 40, 40, 44
 INK, GREY = (20, 24, 40), (110, 116, 130)
 
 
@@ -41,7 +41,7 @@ def main():
 def side_by_side(halves):
     """A picture of (title, subtitle, images) from left to right."""
     width, height = CLASSES * CELL, ROWS * CELL
-    page = Image.new("RGB", (2 * width + 3 * GAP, height + HEAD + 2 * GAP), "white")
+    page = Image.new("RGB", (2 * width + 3 * GAP, height + HEAD + GAP + 12), "white")
     draw = ImageDraw.Draw(page)
     for i, (title, subtitle, images) in enumerate(halves):
         left = GAP + i * (width + GAP)
