@@ -197,10 +197,11 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
 def pairs(text: str) -> tuple[tuple[float, float], ...]:
     """The pairs of a text like 0.1-0.3,0.3-0.5."""
     try:
-        bins = tuple(tuple(float(end) for end in part.split("-")) for part in text.split(","))
+        ends = (part.split("-") for part in text.split(","))
+        bins = tuple((float(low), float(high)) for low, high in ends)
     except ValueError:
         bins = ()
-    if not bins or any(len(one) != 2 for one in bins):
+    if not bins:
         raise ValueError(f"--bins are pairs, as in 0.1-0.3,0.3-0.5. Received: {text!r}.")
     return bins
 
