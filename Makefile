@@ -81,4 +81,4 @@ check-docs: $(VENV)/.installed-docs $(VENV)/.installed-torch
 dist: $(VENV)/.created
 	$(PIP_INSTALL) build twine
 	rm -rf dist && $(BIN)/python -m build && $(BIN)/twine check --strict dist/*
-	! tar -tzf dist/*.tar.gz | grep -E 'benchmarks/results|/runs/'
+	! tar -tzf dist/*.tar.gz | grep -E 'benchmarks/results/|/runs/'
