@@ -15,13 +15,13 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 WITH_jax := -e '.[jax]'
 WITH_tensorflow := '$(TENSORFLOW)' -e .
 WITH_torch := '$(TORCH)' -e .
-WITH_lint := 'ruff>=0.12'
+WITH_lint := -e '.[lint]'
 WITH_docs := -e '.[docs]'
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo test test-jax test-tensorflow test-torch check-long check-long-jax \
-	check-long-tensorflow check-long-torch lint bench docs
+	check-long-tensorflow check-long-torch lint bench docs check-docs dist
 .NOTPARALLEL:
 
 $(VENV)/.created:
@@ -52,7 +52,7 @@ test: $(VENV)/.installed
 test-jax test-tensorflow test-torch: test-%: $(VENV)/.installed
 	KERAS_BACKEND=$* $(PYTEST) -m "not long"
 
-check-long: $(VENV)/.installed
+check-long: $(VENV)/.installed $(VENV)/.installed-docs
 	$(MAKE) --keep-going $(BACKENDS:%=check-long-%)
 
 check-long-jax check-long-tensorflow check-long-torch: check-long-%: $(VENV)/.installed
@@ -60,6 +60,8 @@ check-long-jax check-long-tensorflow check-long-torch: check-long-%: $(VENV)/.in
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Those that need nothing but themselves; the others say in their first lines what they need.
 BENCHMARKS ?= step_time metrics latents splus
@@ -68,4 +70,15 @@ bench: $(VENV)/.installed
 	set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The checks of the site in a browser: the system's Chromium.
+check-docs: $(VENV)/.installed-docs $(VENV)/.installed-torch
+	$(PIP_INSTALL) -e '.[test]'
+	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/test_site.py -m long
+
+# A wheel and a source archive, which carry no results; what is in them is checked.
+dist: $(VENV)/.created
+	$(PIP_INSTALL) build twine
+	rm -rf dist && $(BIN)/python -m build && $(BIN)/twine check --strict dist/*
+	! tar -tzf dist/*.tar.gz | grep -E 'benchmarks/results/|/runs/'

@@ -1,4 +1,4 @@
-"""The study of docs/improved_training.md: MeanFlow with and without the improved training.
+"""The study of docs/results/improved_training.md: MeanFlow with and without the improved training.
 
     python benchmarks/improved_training.py run mnist baseline min_snr_beta --seeds 0 1 2 \
         --data mnist.npz --features lenet_mnist_fid.pth --folder study

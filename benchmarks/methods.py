@@ -60,7 +60,7 @@ def run(arguments):
             training, started = plan.training(knobs), time.monotonic()
             described = runs.describe(plan, knobs)
             runs.train(training, Path(arguments.folder) / name, described, verbose=0)
-            about = {"run": name, "plan": plan.name + arguments.tag, "seed": seed}
+            about = {"run": name, "plan": address(plan) + arguments.tag, "seed": seed}
             about |= {"steps": training.steps, "backend": described["backend"]}
             about |= {"settings": arguments.set, "forwards": forwards(training.flow_map)}
             about |= {"seconds_of_this_call": round(time.monotonic() - started, 1)}
@@ -85,6 +85,11 @@ def _parts(text):
     """The task and the method of an argument; None for the task's first method."""
     task, method = re.fullmatch(r"([^:]+\.py:\w+|[^:]+)(?::(.+))?", text).groups()
     return task, method
+
+
+def address(plan):
+    """TASK:METHOD, as in the arguments."""
+    return f"{plan.task.name}:{plan.method.name}"
 
 
 def knobs_of(plan, arguments, seed=0):
@@ -169,7 +174,7 @@ def time_steps(arguments):
 
     trainings = {}
     for plan in plans(arguments):
-        training = trainings[plan.name] = plan.training(knobs_of(plan, arguments))
+        training = trainings[address(plan)] = plan.training(knobs_of(plan, arguments))
         training.flow_map.step.assign(training.steps // 2)  # AlphaFlow's cost rises over training
         seconds(training)  # the first call compiles
     all_names, rounds = list(trainings), []
@@ -217,7 +222,7 @@ def learn(arguments):
             fit(training, training.steps // 2)
             found.append(errors(training.flow_map, *unseen))
         line = {name: [round(errors[name], 3) for errors in found] for name in found[0]}
-        line = {"plan": plan.name, "backend": backend, "steps": training.steps, **line}
+        line = {"plan": address(plan), "backend": backend, "steps": training.steps, **line}
         line |= {"seconds": round(time.monotonic() - started, 1)}
         lines_of(arguments).add(line)
         print(line, flush=True)
@@ -242,7 +247,7 @@ def table(arguments):
     """Print a table of the means over seeds for each data set."""
     groups, timed = collections.defaultdict(dict), {}
     for line in lines_of(arguments):
-        plan = line.get("plan", line.get("recipe"))  # the key of version 0.1.0
+        plan = line["plan"]
         if "nfe" in line:
             key = plan, line["steps"], line["backend"]
             groups[key][line["seed"], line["nfe"]] = line

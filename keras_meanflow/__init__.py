@@ -37,6 +37,8 @@ def __dir__():
     return __all__
 
 
+_BEFORE_KERAS = {"cli", "recipe", "training"}  # they choose the backend, or are read before it
+
 # `keras.models.load_model` finds a saved class once its module has been imported. These modules
 # import Keras, and with it the backend, which the command line must choose first: so they are
 # imported when Keras is.
@@ -48,10 +50,26 @@ def _register():
         importlib.import_module(f"{__name__}.{package}")
 
 
+class _Registered(importlib.abc.Loader):
+    """Gives a module that `_register` has imported while it was looked for."""
+
+    def __init__(self, module):
+        self.module, self.spec = module, module.__spec__
+
+    def create_module(self, spec):
+        return self.module
+
+    def exec_module(self, module):
+        module.__spec__ = self.spec
+
+
 class _AfterKeras(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Lets `_register` follow the import of Keras."""
+    """Lets `_register` follow the import of Keras, and Keras come before our packages."""
 
     def find_spec(self, fullname, path=None, target=None):
+        package, _, name = fullname.partition(".")
+        if package == __name__ and name.partition(".")[0] not in _BEFORE_KERAS:
+            return self._after_keras(fullname)
         if fullname != "keras":
             return None
         sys.meta_path.remove(self)
@@ -60,6 +78,13 @@ class _AfterKeras(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if spec is not None:
             self.loader, spec.loader = spec.loader, self
         return spec
+
+    def _after_keras(self, fullname):
+        """A package's spec. It must not import Keras half-way: `_register` needs it whole."""
+        importlib.import_module("keras")
+        if fullname not in sys.modules:
+            return importlib.util.find_spec(fullname)
+        return importlib.util.spec_from_loader(fullname, _Registered(sys.modules[fullname]))
 
     def create_module(self, spec):
         return self.loader.create_module(spec)

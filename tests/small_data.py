@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from PIL import Image
 
 _RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -22,6 +23,15 @@ def write_arrays(kind: str, folder: Path) -> str:
     path = folder / f"{kind}.npz"
     np.savez(path, **ARRAYS[kind])
     return str(path)
+
+
+def write_images(folder: Path, classes: tuple[str, ...] = ("cat", "dog")) -> str:
+    """The path of a folder of 24x20 images; `classes=("",)` for one flat folder."""
+    for i, name in enumerate(classes * 3):
+        path = folder / "images" / name / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(_RNG.integers(0, 256, (20, 24, 3), "uint8")).save(path)
+    return str(folder / "images")
 
 
 def speech(seconds: float = 2.0, seed: int = 0, rate: int = 8_000) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from oracles import randomise
-from small_data import ARRAYS, write_arrays, write_clips, write_pairs
+from small_data import ARRAYS, write_arrays, write_clips, write_images, write_pairs
 
 from keras_meanflow import FlowMap
 from keras_meanflow.data.reflow import reflow
@@ -32,6 +32,7 @@ _TASKS = {
     "digits": dict(patch_size=4),
     "mnist": dict(patch_size=14),
     "eurosat": dict(patch_size=16),
+    "images": dict(image_size=16, patch_size=8),
     "cifar10": dict(multipliers=(1,), depth=1),
     "imagenet256": dict(patch_size=16),
     "digits_rae": dict(width=16, head_width=8),
@@ -54,11 +55,13 @@ def small(task: str, method: str, folder: Path) -> dict:
 
 
 def _replaced(task):
-    """Whether pairs take the place of the task's data; tasks on tokens read their shape from it."""
-    return not task.endswith("_rae")
+    """Whether pairs take the place of the task's data; some tasks read their shapes from it."""
+    return task != "images" and not task.endswith("_rae")
 
 
 def _data(task, folder):
+    if task == "images":
+        return {"data": write_images(folder)}
     if task.startswith("speech"):
         pairs = write_pairs(folder)
         return (
@@ -87,5 +90,5 @@ def _pairs(task, folder):
     flow = _flow_model(task, folder)
     teacher = FlowMap(flow.network, flow.objective, averages=())
     teacher.compile(jit_compile=False)
-    labels = np.arange(6) if teacher.network.conditional else 6
+    labels = np.arange(6) % (teacher.network.num_classes or 6) if teacher.network.conditional else 6
     return str(reflow(teacher, folder / "pairs", labels, sampler=Euler(steps=1)).path)

@@ -16,7 +16,7 @@ from keras_meanflow.recipe import methods, tasks
 from keras_meanflow.training.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted(set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs/log.md"})]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 TEXTS = {page: page.read_text("utf-8") for page in PAGES}
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
@@ -196,6 +196,28 @@ def test_a_run_is_named_as_train_names_it():
         known = names | set(re.findall(r"--run runs/(\w+)", text))
         unknown = set(re.findall(r"(?<!\w)runs/(\w+)(?![\w.])", text)) - known
         assert not [name for name in unknown if not name.startswith(tuple(own))], page.name
+
+
+def test_the_readme_is_short():
+    text = TEXTS[ROOT / "README.md"]
+    assert len(text.splitlines()) <= 90 and len(text.split()) <= 600
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_lines_are_short(page):
+    assert [line for line in TEXTS[page].splitlines() if len(line) > 120] == []
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text("utf-8"))
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")]
+    assert sorted(navigation) == sorted(pages)
+
+
+def test_every_package_has_a_page_of_its_api():
+    documented = {page.stem for page in ROOT.glob("docs/reference/api/*.md")} - {"index"}
+    packages = {path.parent.name for path in ROOT.glob("keras_meanflow/*/__init__.py")}
+    assert documented == packages - {"cli", "_recipes"} | {"recipe"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -182,6 +182,18 @@ def test_importing_the_package_imports_only_the_selected_backend():
     assert new & {"jax", "tensorflow", "torch", "orbax"} <= {selected}
 
 
+@pytest.mark.parametrize("name", ["samplers", "parts", "codecs", "flow_map.model", "evaluation"])
+def test_a_package_may_be_the_first_import_of_a_program(name):
+    code = (
+        f"import sys, keras_meanflow.{name} as module\n"
+        "assert module is sys.modules[module.__name__]\n"
+        "assert module.__spec__.origin == module.__file__\n"
+        "import keras_meanflow.parts\n"
+        "print(keras_meanflow.parts.Linear is sys.modules['keras_meanflow.parts.paths'].Linear)"
+    )
+    assert run_python(code, os.environ["KERAS_BACKEND"]).splitlines()[-1] == "True"
+
+
 def functions_of(text):
     """Yields name and number of lines, without the docstring, of every function."""
     for node in ast.walk(ast.parse(text)):

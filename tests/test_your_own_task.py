@@ -1,4 +1,4 @@
-"""The code of docs/your_own_task.md, at a reduced size."""
+"""The code of docs/guide/conditions.md, at a reduced size."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from keras_meanflow.backend import BACKEND
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "your_own_task.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "conditions.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
 NAMES = ["noisy images to clean ones", "filling a hole"]
 

@@ -188,6 +188,7 @@ def device_name() -> tuple[str, str]:
 def step_operations(model: keras.Model, data: Any) -> float | None:
     """None: TensorFlow cannot count the operations of a compiled step."""
     del model, data
+    return None
 
 
 def spread(array: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:

@@ -224,10 +224,11 @@ def _seeds(text):
 def pairs(text: str) -> tuple[tuple[float, float], ...]:
     """The pairs of a text like 0.1-0.3,0.3-0.5."""
     try:
-        bins = tuple(tuple(float(end) for end in part.split("-")) for part in text.split(","))
+        ends = (part.split("-") for part in text.split(","))
+        bins = tuple((float(low), float(high)) for low, high in ends)
     except ValueError:
         bins = ()
-    if not bins or not all(len(one) == 2 and 0.0 <= one[0] < one[1] <= 1.0 for one in bins):
+    if not bins or not all(0.0 <= low < high <= 1.0 for low, high in bins):
         raise ValueError(
             f"--bins are pairs that rise in [0, 1], as in 0.1-0.3,0.3-0.5. Received: {text!r}."
         )

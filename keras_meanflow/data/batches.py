@@ -57,7 +57,7 @@ class Batches(keras.utils.PyDataset):
         _check_at_least("batch_size", batch_size, 1)
         _check_at_least("first_step", first_step, 0)
         _check_at_least("len(source)", len(source), 1)
-        if flip and source.take(np.zeros(1, "int64"))[0].ndim != 4:
+        if flip and np.ndim(source.take(np.zeros(1, "int64"))[0]) != 4:
             raise ValueError("flip needs images (height, width, channels). Pass flip=False.")
         if flip and hasattr(source, "copies"):
             raise ValueError(

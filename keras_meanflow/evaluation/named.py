@@ -125,7 +125,8 @@ def open_features(
     if weights is None and fetch:
         weights = fetch_weights(short)
     if features not in OWN_RESIZE:
-        return make(weights, resize=resize_of(resize or "none"), checksum=checksum)
+        resize = resize_of(resize or "none")
+        return make(weights, resize=resize, checksum=checksum)  # type: ignore[call-arg]
     extract = make(weights, checksum=checksum)
     if resize not in (None, extract.resize):
         raise ValueError(f"{features} has a fixed resize, {extract.resize}. Received {resize!r}.")

@@ -104,7 +104,10 @@ def check_same_model(flow_map: FlowMap, path: str | Path) -> None:
         )
 
 
-_NOT_COMPARED = ("module", "registered_name", "name", "build_config", "compile_config")
+_NOT_COMPARED = (
+    "module", "registered_name", "name", "build_config", "compile_config",
+    "horizon",  # a run may become longer
+)  # fmt: skip
 
 
 def _changes(old, new, name):

@@ -68,7 +68,7 @@ class Presets:
             settings = {"format": known.format, **known.settings, **settings}
         network = load_network(place.file(path), **settings)
         flow = known is not None and known.predicts != "average velocity"
-        return cls(network, objective or (FlowMatching() if flow else MeanFlow()))
+        return cls(network, objective or (FlowMatching() if flow else MeanFlow()))  # type: ignore[call-arg]
 
     @classmethod
     def _from_folder(cls, folder, objective):

@@ -43,11 +43,11 @@ class Steps:
         x, y, sample_weight = keras.tree.map_structure(
             lambda a: a if a is None else ops.convert_to_tensor(a), (x, y, sample_weight)
         )
+        y = None if is_placeholder(y) else y
         check_types(self.network, x, y)
         x = keras.tree.map_structure(lambda a: ops.cast(a, "float32"), x)
         rows = ops.shape(next(iter(keras.tree.flatten(x))))[0]
         keys = self.keys(rows, training=training)
-        y = None if is_placeholder(y) else y
         y = self.network.training_condition(y, keys, rows) if training else y
         if sample_weight is not None:
             sample_weight = row_weights(sample_weight, rows)

@@ -18,7 +18,8 @@ def patch_grid(
     sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
     if any(side % patch_size for side in sides):
         raise ValueError(f"patch_size must divide the image size. Received: {patch_size}, {sides}.")
-    return sides, tuple(side // patch_size for side in sides)
+    height, width = sides
+    return (height, width), (height // patch_size, width // patch_size)
 
 
 def patchify(z: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:

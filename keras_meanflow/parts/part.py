@@ -1,7 +1,7 @@
 """Small immutable parts (paths, samplers, objectives) that save and load with the model."""
 
 import dataclasses
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, dataclass_transform
 
 import keras
 
@@ -11,6 +11,7 @@ register = keras.saving.register_keras_serializable("keras_meanflow")
 Class = TypeVar("Class", bound=type)
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def part(cls: Class) -> Class:
     """A frozen keyword-only dataclass that Keras can save: the form of every part of a method.
 

@@ -170,7 +170,8 @@ class TwoLogitNormals(TimeSampler):
 
     def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """See `TimeSampler.pair`."""
-        return _sorted_then_masked(*_two_logit_normals(self, keys, rows), below)
+        one, other = _two_logit_normals(self, keys, rows)
+        return _sorted_then_masked(one, other, below)
 
 
 @part

@@ -104,7 +104,7 @@ class BanditSampler(Skipping):
         FastFlow: Accelerating the Generative Flow Matching Models with Bandit Inference (arXiv
         2602.11105). The released code differs: it credits the bandit of the step where the error is
         found, makes no decision there, damps the extrapolation to 0.005 of the difference, and
-        has constant weights; see docs/fastflow.md.
+        has constant weights; see docs/guide/fastflow.md.
     """
 
     steps: int = 50

@@ -44,7 +44,7 @@ class Enhancer:
         attenuation_limit: largest attenuation in decibels; None: no limit. The result is
             `a noisy + (1 - a) clean` with `a = 10^(-limit / 20)`, so the noisy recording stays
             in it, `limit` decibels lower. This hides distortions of the remaining noise: at 20,
-            PESQ is clearly better and SI-SDR almost the same (docs/speech.md).
+            PESQ is clearly better and SI-SDR almost the same (docs/guide/speech.md).
 
     Raises:
         ValueError: for an overlap outside (0, 1/2], a negative limit, or a codec with spectrograms

@@ -196,7 +196,7 @@ class MixedSpeech(_Crops):
             for folder in (clean, noise)
         ]
         waveforms = [[x for (x,) in good] for good, _ in read]
-        source = cls(*waveforms, codec, frames, **kwargs)
+        source = cls(*waveforms, codec, frames, **kwargs)  # type: ignore[call-arg]
         source.skipped = {**read[0][1], **read[1][1]}
         return source
 

@@ -78,7 +78,10 @@ def compose(task: Task, method: Method) -> Training:
     flow_map.compile(**task.compile)
     if method.global_clipnorm is not None:
         flow_map.optimizer.global_clipnorm = method.global_clipnorm
-    return Training(flow_map=flow_map, data=data, sampler=method.sampler, **_shared(task))
+    shared = _shared(task)
+    if method.data is not None:
+        shared["flip"] = False  # a mirrored sample is not the end of the line from its noise
+    return Training(flow_map=flow_map, data=data, sampler=method.sampler, **shared)
 
 
 def _shared(task):

@@ -31,7 +31,7 @@ def alpha_flow(
     Command: keras-meanflow train digits --method alpha_flow
     Cost: 3 forward passes per step at first, at the end as mean_flow.
     Expected, one step:
-        digits, mnist   docs/methods.md
+        digits, mnist   docs/results/methods.md
         imagenet256     FID 5.40 b2 (MeanFlow: 6.04), 2.95 xl2 (3.47); two steps 5.01 and 2.34
                         (paper, table 3)
     """

@@ -29,7 +29,7 @@ def decoupled_mean_flow(
     Command: keras-meanflow train digits --method decoupled_mean_flow
     Cost: 8 forward passes per step, 11 with guidance.
     Expected, one step:
-        digits          accuracy 0.998, coverage 0.845, Frechet 0.630 (docs/methods.md)
+        digits          accuracy 0.998, coverage 0.845, Frechet 0.630 (docs/results/methods.md)
         imagenet256     FID 2.16 xl2, 1.64 in two steps, 1.51 in four (paper, from a flow model of
                         4 M steps)
     """

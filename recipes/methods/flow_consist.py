@@ -30,7 +30,7 @@ def flow_consist(
     Command: keras-meanflow train digits --method flow_consist
     Cost: 12 + 3f forward passes per step, for a share f of rows with r < t.
     Expected, one step:
-        digits          accuracy 0.983, coverage 0.846, Frechet 0.638 (docs/methods.md)
+        digits          accuracy 0.983, coverage 0.846, Frechet 0.638 (docs/results/methods.md)
     """
 
     def objective(network):

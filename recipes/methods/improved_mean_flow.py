@@ -39,7 +39,7 @@ def improved_mean_flow(
     Command: keras-meanflow train digits --method improved_mean_flow
     Cost: 4.5 forward passes per step, 6 with guidance; more tokens, and the second head.
     Expected, one step:
-        digits, mnist   docs/methods.md
+        digits, mnist   docs/results/methods.md
         imagenet256     FID 3.39 b2 (paper), labels in turn, guidance 8 on [0.4, 0.65]
     """
     objective = ImprovedMeanFlow(

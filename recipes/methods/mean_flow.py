@@ -31,12 +31,12 @@ def mean_flow(
     Command: keras-meanflow train digits --method mean_flow
     Cost: 3.5 forward passes per step for 3/4 of rows with r = t; 4.75 with omega and kappa.
     Expected, one step:
-        digits          docs/evaluation.md; the README's table by benchmarks/digits_quality.py
+        digits          docs/guide/evaluation.md; the README's table by benchmarks/digits_quality.py
         gaussian        86 % of samples within 3 standard deviations of a centre (data: 99 %)
         mnist           LeNet-FID of 10,000 samples 39.2; 4.7 in two steps, 3.3 in four
         cifar10         FID 2.92 (paper); about 2.9 with times=masked_then_clamped (authors' code)
         imagenet256     FID 19.15 b4 (authors' code 18.70), 6.17 b2, 3.84 l2, 3.43 xl2 (paper)
-        speech_digits   at 0 dB 5.4 dB of SI-SDR and 0.1 of ESTOI gained (docs/speech.md)
+        speech_digits   at 0 dB 5.4 dB of SI-SDR and 0.1 of ESTOI gained (docs/guide/speech.md)
     """
     objective = MeanFlow(
         times=task.law(fraction_r_equals_t),

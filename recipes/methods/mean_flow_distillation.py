@@ -30,7 +30,7 @@ def mean_flow_distillation(
     Cost: as mean_flow, and a forward pass of the teacher. imagenet_rae takes 21 H100 days at 256 px
         (paper); for 512 px set steps=20000 batch_size=128 averages=0.9995. We did not run it.
     Expected, one step:
-        digits_rae      accuracy 0.99 and coverage 0.83 after all trainings (docs/rae.md)
+        digits_rae      accuracy 0.99 and coverage 0.83 after all trainings (docs/guide/rae.md)
         imagenet_rae    FID 2.03, 1.89 in two steps, at 256 px; 3.95 at 512 px (paper)
     """
     objective = MeanFlow(

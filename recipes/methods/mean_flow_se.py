@@ -21,7 +21,7 @@ def mean_flow_se(
     Paper: MeanFlowSE (arXiv 2509.14858).
     Command: keras-meanflow train speech --set data=VBDMD/train
     Cost: 8 forward passes per step.
-    Expected: docs/speech.md
+    Expected: docs/guide/speech.md
     """
     objective = MeanFlowSE(
         times=task.law(fraction_r_equals_t), derivative=derivative_of(derivative), **task.noise

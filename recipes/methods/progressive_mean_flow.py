@@ -35,7 +35,7 @@ def progressive_mean_flow(
     Command: keras-meanflow train digits --method progressive_mean_flow
     Cost: as mean_flow.
     Expected, one step:
-        digits, mnist, eurosat    docs/improved_training.md
+        digits, mnist, eurosat    docs/results/improved_training.md
         imagenet256     FID 9.87 b4 after steps=1_200_000 (11.58 without), 3.47 l2 (3.84), 2.87 xl2
                         (3.43), all from the paper
     """

@@ -30,10 +30,11 @@ def re_mean_flow_guided(
     Paper: Flow Straighter and Faster: Re-MeanFlow (arXiv 2511.23342), Eq. 14.
     Command: keras-meanflow train digits --method re_mean_flow_guided --set pair_store=PAIRS
         --set start=runs/digits_re_mean_flow
-    Data: keras-meanflow reflow RUN PAIRS -n 20000, with a flow model RUN (docs/re_mean_flow.md).
+    Data: keras-meanflow reflow RUN PAIRS -n 20000, with a flow model RUN
+        (docs/guide/re_mean_flow.md).
     Cost: 4 + 3f forward passes per step, for a share f of rows with r < t.
     Expected, one step:
-        digits          accuracy 0.997, coverage 0.905, Frechet 0.483 (docs/re_mean_flow.md)
+        digits          accuracy 0.997, coverage 0.905, Frechet 0.483 (docs/guide/re_mean_flow.md)
         imagenet256     FID 3.41 xl2 after both trainings (paper); 5 M pairs of SiT-XL/2
     """
     store = PairStore(given(pair_store, "pair_store", _PAIRS), percentile=percentile)

@@ -29,7 +29,7 @@ def split_mean_flow(
     Command: keras-meanflow train digits --method split_mean_flow
     Cost: 3 + 2f forward passes per step, for a share f of rows with r < t.
     Expected, one step:
-        digits, mnist   docs/methods.md
+        digits, mnist   docs/results/methods.md
     """
     common = dict(times=task.law(fraction_r_equals_t), label_dropout=label_dropout, **task.noise)
     if teacher is None:

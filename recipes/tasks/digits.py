@@ -52,7 +52,7 @@ def digits(
     set label_dropout=0.1 to use a guidance scale in sampling. power is 0.5: with 1, as in the
     paper, the one-step samples have too little diversity.
 
-    learning_rate is for Adam; optimizer=splus uses 2 width learning_rate (docs/splus.md), and
+    learning_rate is for Adam; optimizer=splus uses 2 width learning_rate (docs/guide/splus.md), and
     optimizer=adam-bf16 keeps the momentum in bfloat16. last_rate is the final learning rate, as a
     share of the largest; 1 keeps it constant.
 

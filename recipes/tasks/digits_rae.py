@@ -49,7 +49,7 @@ def digits_rae(
 
     Paper: MeanFlow Transformers with Representation Autoencoders (arXiv 2511.13019).
     Command: keras-meanflow train digits_rae --set data=STORE
-    Data: docs/rae.md shows the two commands that make STORE, 4x4x32 tokens of the digits.
+    Data: docs/guide/rae.md shows the two commands that make STORE, 4x4x32 tokens of the digits.
     """
     source = open_source(given(data, "data", "a latent store of keras-meanflow encode --codec rae"))
 

@@ -52,7 +52,7 @@ def eurosat(
 ) -> Task:
     """EuroSAT, 32x32 in colour, ten classes of land use, with a DiT of patch size 4.
 
-    learning_rate is for Adam; optimizer=splus uses 2 width learning_rate (docs/splus.md), and
+    learning_rate is for Adam; optimizer=splus uses 2 width learning_rate (docs/guide/splus.md), and
     optimizer=adam-bf16 keeps the momentum in bfloat16. last_rate is the final learning rate, as a
     share of the largest; 1 keeps it constant.
 

@@ -76,7 +76,7 @@ def imagenet256(
     Paper: Mean Flows for One-step Generative Modeling (arXiv 2505.13447), table 4: 80 epochs for
         b4, 240 for the others.
     Command: keras-meanflow train imagenet256 --size xl2 --set data=PATH
-    Data: a latent store of the SD autoencoder (ft-mse; docs/latents.md), which also decodes the
+    Data: a latent store of the SD autoencoder (ft-mse; docs/guide/latents.md), which also decodes the
         samples; or x (n, 32, 32, 4), latents scaled by 0.18215, and y (n,).
     Cost of a forward pass: b4 131 M parameters, 5.6 GFLOPs; b2 131 M, 23.1; l2 459 M, 80.9; xl2
         676 M, 119. b4 takes 0.052 s per step without guidance on a TPU v4-8 (paper).

@@ -56,7 +56,8 @@ def imagenet_rae(
 
     Paper: Diffusion Transformers with Representation Autoencoders (arXiv 2510.11690).
     Command: keras-meanflow train imagenet_rae --set data=STORE
-    Data: a latent store of --codec rae: 16x16x768 for 256 px, 32x32x768 for 512 px (docs/rae.md).
+    Data: a latent store of --codec rae: 16x16x768 for 256 px, 32x32x768 for 512 px
+        (docs/guide/rae.md).
     Cost: 839 M parameters; 78 H100 days (paper). We did not run it.
     """
     source = open_source(given(data, "data", "a latent store of keras-meanflow encode --codec rae"))

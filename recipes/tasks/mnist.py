@@ -49,14 +49,14 @@ def mnist(
 ) -> Task:
     """MNIST, 28x28, class-conditional, with a small DiT of 16 patches.
 
-    learning_rate is for Adam; optimizer=splus uses 2 width learning_rate (docs/splus.md), and
+    learning_rate is for Adam; optimizer=splus uses 2 width learning_rate (docs/guide/splus.md), and
     optimizer=adam-bf16 keeps the momentum in bfloat16. last_rate is the final learning rate, as a
     share of the largest; 1 keeps it constant.
 
     Command: keras-meanflow train mnist --set data=PATH.npz
     Data: x_train (60000, 28, 28) of uint8 and y_train (60000,), as in Keras' mnist.npz.
     Cost: 981 s with JAX on one core of a 2-core CPU; the other core was busy. A GPU allows more
-        tokens, and more images per step (docs/improved_training.md).
+        tokens, and more images per step (docs/results/improved_training.md).
     """
     return Task(
         data=functools.partial(_images, data),

@@ -137,7 +137,7 @@ def speech_digits(
         whose differences are the noise.
     Cost: 0.3 to 0.35 s per step on one core with PyTorch, seven minutes.
     Expected of mean_flow: at 0 dB one step gains 5.4 dB of SI-SDR and 0.1 of ESTOI. It gains 0.27
-        of PESQ with an attenuation limit of 20 dB, and nothing without it (docs/speech.md).
+        of PESQ with an attenuation limit of 20 dB, and nothing without it (docs/guide/speech.md).
     """
     codec = STFT(8_000, fft_length=254, hop=127, factor=0.2)
     clean = load_utterances(given(data, "data", _CLIPS), (0, 1, 2, 3, 4), count=utterances)

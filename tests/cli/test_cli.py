@@ -48,7 +48,10 @@ def test_listing_needs_no_backend():
         (["tasks", "show", "digit"], "Did you mean digits"),
         (["train", "gaussian", "--set", "stebs=3"], "no knob 'stebs'. Did you mean steps"),
         (["train", "gaussian", "--set", "steps=x"], "steps must be of type int. Received: 'x'"),
-        (["train", "gaussian", "--set", "batch_size=0"], "batch_size must be at least 1"),
+        (
+            ["train", "gaussian", "--set", "batch_size=0"],
+            "batch_size must be a whole number of at least 1",
+        ),
         (["train", "gaussian", "--set", "averages=1.5"], "averages are different decays in"),
         (["train", "absent.py"], "There is no file absent.py"),
         (["sample", "runs/absent"], "There is no model 'runs/absent'"),
@@ -135,16 +138,21 @@ def test_seed_and_weights_are_what_samples_depend_on(own, here):
 @pytest.mark.parametrize(
     "options, rule",
     [
-        (["--labels", "7"], "Labels must lie in 0..2"),
-        (["--labels", "x"], "--labels are numbers, as in 3 or 0,1,2 or 0-9. Received: 'x'"),
+        (["--labels", "7"], "--labels are numbers in 0..2, as in 3 or 0,1,2 or 0-9. Received: '7'"),
+        (["--labels", "x"], "--labels are numbers in 0..2, as in 3 or 0,1,2 or 0-9. Received: 'x'"),
         (["--labels", "2-0"], "--labels are numbers"),
-        (["--steps", "0"], "steps"),
-        (["--sampler", "restart", "--shift", "0"], "shift > 0"),
         (["--sampler", "fastflow", "--shift", "2"], "--shift is not for --sampler fastflow"),
     ],
 )
 def test_wrong_samples_are_refused_and_leave_no_file(options, rule, own, here):
     assert rule in refusal("sample", own / "run", "--out", "x.png", *options)
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--steps", "--shift"])
+def test_numbers_out_of_range_are_refused_by_the_option(option, own, here):
+    output, code = call("sample", own / "run", "--sampler", "restart", option, "0")
+    assert code == 2 and f"Invalid value for '{option}'" in output
     assert list(here.iterdir()) == []
 
 

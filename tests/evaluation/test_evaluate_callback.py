@@ -186,5 +186,5 @@ def test_what_does_not_suit_the_model_is_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match="has no classes: labels must be 'none'"):
         train(Training(flow_map=flow_map, data=X, **settings), tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match="evaluate_every must be at least 1. Received: 0"):
+    with pytest.raises(ValueError, match="evaluate_every must be a whole number of at least 1"):
         Training(flow_map=flow_map, data=X, evaluate_every=0, **settings)

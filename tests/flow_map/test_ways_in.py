@@ -129,7 +129,7 @@ def test_the_null_label_of_small_integers_is_the_null_label():
 
 
 def test_images_in_another_range_are_warned_of_with_the_line_that_mends_it():
-    network = DiT(image_size=4, channels=1, patch_size=2, width=4, depth=0, heads=1)
+    network = DiT(image_size=4, channels=1, patch_size=2, width=4, depth=1, heads=1)
     flow_map = FlowMap(network, FlowMatching())
     flow_map.compile("sgd", jit_compile=False)
 

@@ -160,7 +160,7 @@ def _dit():
 
 
 def _enable_lora(network):
-    """As in docs/fine_tuning.md."""
+    """As in docs/guide/fine_tuning.md."""
     for block in network.blocks:
         for layer in (block.attention.qkv, block.attention.proj, block.fc1, block.fc2):
             layer.enable_lora(rank=2)

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from keras import ops
 from lock import describe_training
-from small_data import ARRAYS, write_arrays
+from small_data import ARRAYS, write_arrays, write_images
 from small_runs import PAIRS, small
 
 from keras_meanflow import Guidance, LogitNormal, cli, open_model
@@ -233,7 +233,7 @@ OTHER = {
     "averages": (0.5,), "jit_compile": False, "sample_every": 3, "stages": 4, "largest": 3.0,
     "multipliers": (1, 2), "snr": (-3.0, 3.0), "speeds": (0.9, 1.1), "patch_size": 8,
     "heads": 1, "width": 32, "head_width": 16, "split_depth": 0, "head_depth": 2, "gamma": 4.0,
-    "exponent": 2.0, "clip": 3.0, "global_clipnorm": 1.0,
+    "exponent": 2.0, "clip": 3.0, "global_clipnorm": 1.0, "image_size": 24, "channels": 1,
     "frames": 12, "depth": 2, "until": 0.75, "begin": 0.25, "percentile": 50.0, "dropout": 0.25,
 }  # fmt: skip
 _NOT_HERE = {
@@ -283,8 +283,8 @@ def test_every_knob_changes_what_is_made(task, method, kind, tmp_path):
 
 
 def _other(task, knob, knobs):
-    if task == "mnist" and knob == "patch_size":
-        return 28
+    if knob == "patch_size" and task in ("mnist", "images"):
+        return {"mnist": 28, "images": 4}[task]
     value = OTHER.get(knob, knobs[knob])
     if value != knobs[knob]:
         return value
@@ -303,6 +303,25 @@ def test_a_task_without_its_data_says_which_file_it_needs(task):
     sizes = {knob: value for knob, value in sizes.items() if knob in plan.knobs()}
     with pytest.raises(ValueError, match=r"needs --set data=PATH.* Received: None"):
         plan.training(sizes)
+
+
+def test_a_flat_folder_of_images_has_no_labels_and_sub_folders_are_classes(tmp_path):
+    flat, classes = write_images(tmp_path / "a", ("",)), write_images(tmp_path / "b")
+    sizes = dict(width=8, depth=1, heads=2, image_size=16)
+    without, with_labels = (
+        Plan.of("images").training({**sizes, "data": data}) for data in (flat, classes)
+    )
+    assert without.flow_map.network.num_classes is None and without.sample_labels == 64
+    assert with_labels.flow_map.network.num_classes == 2
+    np.testing.assert_array_equal(with_labels.sample_labels, np.repeat([0, 1], 8))
+
+
+def test_a_flat_folder_of_images_trains(tmp_path):
+    settings = small("images", "mean_flow", tmp_path)
+    settings["data"] = write_images(tmp_path / "flat", ("",))
+    training = Plan.of("images").training(settings)
+    assert train(training, tmp_path / "run", verbose=0) == 2
+    assert (tmp_path / "run" / "samples.png").exists()
 
 
 @pytest.mark.parametrize("task", [task for task in NEEDS_DATA if task in ARRAYS])

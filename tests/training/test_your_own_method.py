@@ -1,4 +1,4 @@
-"""docs/adding_a_method.md: its objective and its method run as they stand there."""
+"""docs/extend/method.md: its objective and its method run as they stand there."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from keras_meanflow import cli, open_model
 from keras_meanflow.backend.random import Keys
 from keras_meanflow.objectives import SplitMeanFlow, split_mean_flow
 
-GUIDE = Path(__file__).parents[2] / "docs" / "adding_a_method.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "extend" / "method.md"
 OBJECTIVE, METHOD = (
     part.split("```")[0] for part in GUIDE.read_text("utf-8").split("```python\n")[1:3]
 )
