@@ -37,7 +37,9 @@ def __dir__():
     return __all__
 
 
-_BEFORE_KERAS = {"cli", "recipe", "training"}  # they choose the backend, or are read before it
+# They choose the backend, or are read before it. Of `files`, these modules need Keras.
+_BEFORE_KERAS = ("cli", "recipe", "training", "files")
+_FILES_AFTER_KERAS = ("files.provenance", "files.saved", "files.torch_weights")
 
 # `keras.models.load_model` finds a saved class once its module has been imported. These modules
 # import Keras, and with it the backend, which the command line must choose first: so they are
@@ -68,7 +70,8 @@ class _AfterKeras(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, fullname, path=None, target=None):
         package, _, name = fullname.partition(".")
-        if package == __name__ and name.partition(".")[0] not in _BEFORE_KERAS:
+        before = name.partition(".")[0] in _BEFORE_KERAS and name not in _FILES_AFTER_KERAS
+        if package == __name__ and not before:
             return self._after_keras(fullname)
         if fullname != "keras":
             return None
