@@ -34,7 +34,7 @@ _TASKS = {
     "eurosat": dict(patch_size=16),
     "cifar10": dict(multipliers=(1,), depth=1),
     "imagenet256": dict(patch_size=16),
-    "mixture": dict(size=4, centres=4, classes=2),
+    "mixture": dict(size=4, centres=8, classes=8),
     "digits_rae": dict(width=16, head_width=8),
     "imagenet_rae": dict(width=16, head_width=8),
     "speech": dict(width=4, multipliers=(1,), frames=4),

@@ -114,7 +114,7 @@ def improved_training(
     exponent: float | None = 1.0,
     stages: int | None = None,
     patience: int = 200,
-    snr: str = "velocity",
+    min_snr: str = "velocity",
     easy: str = "t",
 ) -> Curriculum:
     """The scheme of the paper as a `Curriculum`: velocity first, then short to long intervals.
@@ -126,12 +126,12 @@ def improved_training(
         stages: of the law that draws easy times first, which replaces the objective's times; None
             for all times at once.
         patience: steps without improvement before the next stage.
-        snr: which MinSNR weight: "velocity" (`MinSNRVelocity`), "data" or "noise".
+        min_snr: which MinSNR weight: "velocity" (`MinSNRVelocity`), "data" or "noise".
         easy: which law draws easy times first: "t" (`EasyFirst`), "diagonal"
             (`EasyFirstOnDiagonal`) or "interval" (`EasyFirstInterval`).
 
     Raises:
-        ValueError: for another name of `snr` or `easy`.
+        ValueError: for another name of `min_snr` or `easy`.
 
     Example:
         >>> curriculum = improved_training(flow_map.objective)  # MinSNR and beta: DiT-B/4's
@@ -140,7 +140,7 @@ def improved_training(
     References:
         Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), Eq. 8, 9.
     """
-    weight, law = _named("snr", snr, SNR_WEIGHTS), _named("easy", easy, EASY_FIRST)
+    weight, law = _named("min_snr", min_snr, SNR_WEIGHTS), _named("easy", easy, EASY_FIRST)
     parts = {}
     if gamma is not None:
         parts["alpha"] = weight(gamma=gamma)

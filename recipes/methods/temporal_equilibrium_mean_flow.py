@@ -23,7 +23,6 @@ def temporal_equilibrium_mean_flow(
     last_mixing: float = 0.1,
     power: float = 1.0,
     floor: float = 0.01,
-    guidance_end: float = 1.0,
     label_dropout: float = 0.1,
 ) -> Method:
     """MeanFlow whose share of rows r < t grows, with a fixed weight that falls with the gap.
@@ -57,14 +56,14 @@ def temporal_equilibrium_mean_flow(
         times=task.law(fraction),
         loss=loss_of(power, floor),
         beta=FallingGap(decay=gap_decay, square=gap_square),
-        guidance=_mixed(scale, mixing, guidance_end),
+        guidance=_mixed(scale, mixing),
         label_dropout=label_dropout,
         **task.noise,
     )
     return Method(objective)
 
 
-def _mixed(scale, mixing, end):
+def _mixed(scale, mixing):
     """`m (scale v + (1 - scale) u(null)) + (1 - m) u(label)`: omega = m scale, kappa = 1 - m."""
     if scale == 1.0:
         return None
@@ -72,5 +71,4 @@ def _mixed(scale, mixing, end):
     return Guidance(
         omega=Line(start=scale * first, end=scale * last),
         kappa=Line(start=1.0 - first, end=1.0 - last),
-        end=end,
     )

@@ -29,7 +29,7 @@ def mixture(
     last_rate: float = 1.0,
     averages: tuple[float, ...] = (0.998,),
     width: int = 160,
-    depth: int = 4,
+    depth: int = 3,
     size: int = 64,
     centres: int = 32,
     classes: int = 8,
