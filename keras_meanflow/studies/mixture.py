@@ -53,13 +53,12 @@ class GaussianMixture:
         classes: int = 8,
         decay: float = 1.2,
         between: float = 0.2,
-        deviation: float = 0.5,
         seed: int = 0,
     ) -> GaussianMixture:
         """The distribution of the task `mixture`: variances fall along random axes by a power law.
 
-        Axis i has the variance `c (i + 1)^-decay` in expectation, whose mean over the axes is
-        deviation^2. The share `between` of it is of the centres, the rest of each Gaussian.
+        Axis i has the variance `(i + 1)^-decay` in expectation. The share `between` of it is of the
+        centres, the rest of each Gaussian.
 
         Args:
             size: dimension d.
@@ -67,12 +66,10 @@ class GaussianMixture:
             classes: number of classes.
             decay: exponent of the spectrum.
             between: share of the variance that is between the Gaussians, in [0, 1).
-            deviation: root of the mean variance of the axes.
             seed: of the axes and the centres.
         """
         draws = np.random.Generator(np.random.Philox(key=seed))
         spectrum = np.arange(1.0, size + 1.0) ** -decay
-        spectrum *= deviation**2 / spectrum.mean()
         axes, _ = np.linalg.qr(draws.standard_normal((size, size)))
         along = np.sqrt(between * spectrum) * draws.standard_normal((centres, size))
         labels = np.arange(centres) % classes

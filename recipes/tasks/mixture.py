@@ -26,7 +26,7 @@ def mixture(
     optimizer: str = "adam",
     learning_rate: float = 1e-2,
     warmup_steps: int = 200,
-    last_rate: float = 1.0,
+    last_rate: float = 0.0,
     averages: tuple[float, ...] = (0.998,),
     width: int = 160,
     depth: int = 3,
@@ -44,8 +44,9 @@ def mixture(
 
     Its velocity, moments and average velocities are known exactly (`GaussianMixture.like_images`),
     so a study needs no feature network: `keras-meanflow study u-error RUN --truth mixture`. Each
-    step draws new samples, so nothing can be memorised. Times, loss and rates are those of the
-    paper on ImageNet: a constant rate, p = 1, logit-normal(-0.4, 1), a quarter of rows r < t.
+    step draws new samples, so nothing can be memorised. Times and loss are those of the
+    paper on ImageNet: p = 1, logit-normal(-0.4, 1), a quarter of rows r < t. The rate falls along
+    a cosine: at a constant one, the quality of one-step samples wanders.
 
     size is the dimension, decay the exponent of the spectrum, between the share of the variance
     that is between the centres. docs/improved_training.md is a study on this task.
