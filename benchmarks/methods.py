@@ -102,7 +102,7 @@ def knobs_of(plan, arguments, seed=0):
 def judged(task, training, nfe, arguments):
     """The figures of a model's samples in `nfe` steps."""
     if task == "mnist":
-        from improved_training import Judge
+        from judge import Judge
 
         judge = Judge("mnist", arguments.features, arguments.data, arguments.folder)
         return {"fid": float(judge(training.flow_map, nfe, 10_000))}

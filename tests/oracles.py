@@ -38,6 +38,61 @@ class Gaussian:
         return self(*(np.asarray(a, "float64") for a in (z, r, t)), sqrt=np.sqrt)
 
 
+class Mixture:
+    """The exact u of a `GaussianMixture` by Runge-Kutta in Keras: guided as omega and kappa say.
+
+    With labels, `u(z, t, t | c) = (omega v_c + (1 - omega - kappa) v) / (1 - kappa)`, the fixed
+    point of guidance in training; the null label has the velocity v of the whole mixture.
+    """
+
+    def __init__(self, law, omega=1.0, kappa=0.0, steps=12):
+        self.law, self.omega, self.kappa, self.steps = law, omega, kappa, steps
+        arrays = (law.axes, law.centres @ law.axes, law.s**2)
+        self.axes, self.centres, self.s2 = (np.asarray(a, "float32") for a in arrays)
+        self.labels = law.labels
+
+    def drop(self, condition, drop):
+        return ops.where(drop, self.law.num_classes, condition)
+
+    def of_class(self, z, t, label):
+        """The marginal velocity, of one class for all rows, or of all for None."""
+        arrays = (self.axes, self.centres, self.s2)
+        axes, centres, s2 = (ops.convert_to_tensor(array) for array in arrays)
+        other = (0.0 if label is None else -1e9) * (self.labels != label).astype("float32")
+        z, t = ops.matmul(z, axes), ops.reshape(t, (-1, 1))
+        variance = (1.0 - t) ** 2 * s2 + t**2
+        apart = ops.expand_dims(z, 1) - ops.expand_dims(1.0 - t, 1) * centres  # (n, k, d)
+        log_w = -0.5 * ops.sum(apart**2 / ops.expand_dims(variance, 1), axis=2)
+        w = ops.expand_dims(ops.softmax(log_w + ops.convert_to_tensor(other)), 2)
+        slope = ops.expand_dims((t - (1.0 - t) * s2) / variance, 1)
+        v = ops.sum(w * (apart * slope - centres), axis=1)
+        return ops.matmul(v, ops.transpose(axes))
+
+    def at(self, z, t, condition):
+        classes = self.law.num_classes
+        whole = self.of_class(z, t, None)
+        out = whole
+        for label in range(classes):
+            own = self.of_class(z, t, label)
+            v = (self.omega * own + (1.0 - self.omega - self.kappa) * whole) / (1.0 - self.kappa)
+            out = ops.where(ops.reshape(condition == label, (-1, 1)), v, out)
+        return out
+
+    def __call__(self, z, r, t, condition=None):
+        start, h = z, (r - t) / self.steps
+        mean = 0.0 * z  # of the slopes: no division by t - r
+        wide = ops.reshape(h, (-1, 1))
+        for i in range(self.steps):
+            now = t + i * h
+            k1 = self.at(z, now, condition)
+            k2 = self.at(z + wide / 2 * k1, now + h / 2, condition)
+            k3 = self.at(z + wide / 2 * k2, now + h / 2, condition)
+            k4 = self.at(z + wide * k3, now + h, condition)
+            mean = mean + (k1 + 2.0 * k2 + 2.0 * k3 + k4) / (6.0 * self.steps)
+            z = start + wide * self.steps * mean
+        return mean
+
+
 def random_weights(shapes, seed=0, scale=0.2):
     """One float32 array per shape from Philox: reproducible without storing it."""
     rng = np.random.Generator(np.random.Philox(key=seed))

@@ -35,6 +35,7 @@ _TASKS = {
     "images": dict(image_size=16, patch_size=8),
     "cifar10": dict(multipliers=(1,), depth=1),
     "imagenet256": dict(patch_size=16),
+    "mixture": dict(size=4, centres=8, classes=8),
     "digits_rae": dict(width=16, head_width=8),
     "imagenet_rae": dict(width=16, head_width=8),
     "speech": dict(width=4, multipliers=(1,), frames=4),

@@ -92,7 +92,7 @@ class Keys:
     """The draws of one step. They depend on their name and on the row in the global batch.
 
     Args:
-        seed: the run's seed, an integer.
+        seed: the run's seed, an integer; or an int32 scalar tensor, the same draws.
         step: the batch's number, an int32 scalar tensor or an integer.
         first_row: global index of the first row on this replica.
         progress: progress of training, a float32 scalar in [0, 1]; schedules read it.
@@ -104,7 +104,7 @@ class Keys:
         >>> e = keys.normal("e", (8, 32, 32, 4))
     """
 
-    seed: int
+    seed: int | Tensor
     step: Any
     first_row: Any = 0
     progress: Any = 1.0
@@ -122,8 +122,13 @@ class Keys:
     @functools.cached_property
     def _key(self):
         step = ops.cast(ops.convert_to_tensor(self.step), "int32")
-        seed = (_int32(self.seed) + 0 * step, _int32(self.seed >> 32) + 0 * step)
-        return threefry2x32(seed, (step, 0 * step))
+        low, high = self._seed_words()
+        return threefry2x32((low + 0 * step, high + 0 * step), (step, 0 * step))
+
+    def _seed_words(self):
+        if isinstance(self.seed, int):
+            return _int32(self.seed), _int32(self.seed >> 32)
+        return ops.cast(self.seed, "int32"), 0
 
     def _words(self, name, rows, width):
         row = ops.reshape(ops.arange(rows, dtype="int32") + self.first_row, (-1, 1))

@@ -310,10 +310,11 @@ def _load(run_dir, backend, recipes, data, count, average):
 
 
 def _true_velocity(truth):
-    """The closed-form velocity of the task `gaussian`; None for the velocity of the model."""
+    """The closed-form velocity of a task; None for the velocity of the model."""
     from keras_meanflow.studies.mixture import GaussianMixture
 
-    return GaussianMixture.ring().velocity if truth == "ring" else None
+    laws = {"ring": GaussianMixture.ring, "mixture": GaussianMixture.like_images}
+    return laws[truth]().velocity if truth in laws else None
 
 
 def _untrained(flow_map):

@@ -33,9 +33,10 @@ QUALITY = (
 )  # fmt: skip
 TRUTH = (
     click.option("--gaps", default="0.1,0.3,0.5,0.7,0.9,1", show_default=True, help="Gaps t - r."),
-    click.option("--truth", type=click.Choice(["learned", "ring"]), default="learned",
+    click.option("--truth", type=click.Choice(["learned", "ring", "mixture"]), default="learned",
                  show_default=True, help="The true v: learned by the model, or known "
-                 "in closed form (ring, the task gaussian)."),
+                 "in closed form (ring, the task gaussian; mixture, the task "
+                 "mixture with its default law)."),
     click.option("--ode-steps", type=click.IntRange(1), default=64, show_default=True,
                  help="Runge-Kutta steps from t to r."),
 )  # fmt: skip

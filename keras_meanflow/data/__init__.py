@@ -11,6 +11,7 @@ from keras_meanflow.data.augmentation import EDMAugmented
 from keras_meanflow.data.batches import Batches
 from keras_meanflow.data.digits import load_digits
 from keras_meanflow.data.folder import ImageFolder
+from keras_meanflow.data.fresh import FreshSamples
 from keras_meanflow.data.latents import LatentStore
 from keras_meanflow.data.pairs import PairStore
 from keras_meanflow.data.source import open_source
@@ -19,6 +20,7 @@ __all__ = [
     "ArraySource",
     "Batches",
     "EDMAugmented",
+    "FreshSamples",
     "ImageFolder",
     "LatentStore",
     "PairStore",

@@ -11,10 +11,20 @@ from keras import ops
 
 from keras_meanflow.backend import local
 from keras_meanflow.objectives import MeanFlow, Objective
-from keras_meanflow.parts.easy_first import EasyFirst, Plateau
+from keras_meanflow.parts.easy_first import (
+    EasyFirst,
+    EasyFirstInterval,
+    EasyFirstOnDiagonal,
+    Plateau,
+)
 from keras_meanflow.parts.ranges import check_sizes
 from keras_meanflow.parts.schedules import Power, scheduled_values
-from keras_meanflow.parts.weightings import MinSNRVelocity, ProgressiveGap
+from keras_meanflow.parts.weightings import (
+    MinSNRData,
+    MinSNRNoise,
+    MinSNRVelocity,
+    ProgressiveGap,
+)
 
 if TYPE_CHECKING:
     from keras_meanflow.flow_map.model import FlowMap
@@ -98,6 +108,10 @@ class Curriculum(keras.callbacks.Callback):
         return {name: ops.convert_to_numpy(local(value)).item() for name, value in now.items()}
 
 
+SNR_WEIGHTS = {"velocity": MinSNRVelocity, "data": MinSNRData, "noise": MinSNRNoise}
+EASY_FIRST = {"t": EasyFirst, "diagonal": EasyFirstOnDiagonal, "interval": EasyFirstInterval}
+
+
 def improved_training(
     objective: MeanFlow,
     *,
@@ -105,18 +119,24 @@ def improved_training(
     exponent: float | None = 1.0,
     stages: int | None = None,
     patience: int = 200,
+    min_snr: str = "velocity",
+    easy: str = "t",
 ) -> Curriculum:
     """The scheme of the paper as a `Curriculum`: velocity first, then short to long intervals.
 
     Args:
         objective: the `MeanFlow` to train; its logit-normal law of times is kept.
-        gamma: of `MinSNRVelocity` on rows with r = t; None for no weight.
+        gamma: of the MinSNR weight on rows with r = t; None for no weight.
         exponent: k of `ProgressiveGap`'s `s = 1 - p^k` on rows with r < t; None for no weight.
-        stages: of `EasyFirst`, which replaces the objective's times; None for all times at once.
+        stages: of the law that draws easy times first, which replaces the objective's times; None
+            for all times at once.
         patience: steps without improvement before the next stage.
+        min_snr: which MinSNR weight: "velocity" (`MinSNRVelocity`), "data" or "noise".
+        easy: which law draws easy times first: "t" (`EasyFirst`), "diagonal"
+            (`EasyFirstOnDiagonal`) or "interval" (`EasyFirstInterval`).
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for another name of `min_snr` or `easy`, or a number out of range.
 
     Example:
         >>> curriculum = improved_training(flow_map.objective)  # MinSNR and beta: DiT-B/4's
@@ -126,19 +146,26 @@ def improved_training(
         Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), Eq. 8, 9.
     """
     check_sizes(stages=stages, patience=patience)
+    weight, law = _named("min_snr", min_snr, SNR_WEIGHTS), _named("easy", easy, EASY_FIRST)
     parts = {}
     if gamma is not None:
-        parts["alpha"] = MinSNRVelocity(gamma=gamma)
+        parts["alpha"] = weight(gamma=gamma)
     if exponent is not None:
         parts["beta"] = ProgressiveGap(s=Power(start=1.0, end=0.0, exponent=exponent))
     if stages is not None:
-        parts["times"] = EasyFirst(
+        parts["times"] = law(
             mean=objective.times.mean,
             std=objective.times.std,
             fraction_r_equals_t=objective.times.fraction_r_equals_t,
             pacing=Plateau(stages=stages, patience=patience),
         )
     return Curriculum(parts)
+
+
+def _named(argument, name, known):
+    if name not in known:
+        raise ValueError(f"{argument} is one of {', '.join(known)}. Received: {name!r}.")
+    return known[name]
 
 
 def _replaced(part, names, value, path):

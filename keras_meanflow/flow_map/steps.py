@@ -104,7 +104,7 @@ class Steps:
     def finish_train_step(self, problem: Problem, gradients: Sequence[Tensor]) -> None:
         """After the optimizer: logs, averages, the objective's state, and the count of batches."""
         self._trackers["gradient_norm"].update_state(global_norm(gradients))
-        self._log(problem.logs)
+        self._log(problem.logs | problem.weight_shares())
         # Only the last batch of an accumulation moves the weights, and then the averages.
         updates = self.step.value // self.accumulation
         moved = ops.equal((self.step.value + 1) % self.accumulation, 0)
@@ -129,7 +129,7 @@ class Steps:
     def finish_test_step(self, problem: Problem) -> None:
         """After an evaluation batch: logs and the count of evaluation batches."""
         self._untracked.errors.pop(threading.get_ident())
-        self._log(problem.logs)
+        self._log(problem.logs | problem.weight_shares())
         self.evaluation_step.assign(self.evaluation_step.value + 1)
 
     def test_logs(self) -> dict[str, Any]:

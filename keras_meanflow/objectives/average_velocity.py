@@ -9,7 +9,14 @@ from keras import ops
 
 from keras_meanflow.backend import Tensor
 from keras_meanflow.objectives.base import Objective
-from keras_meanflow.objectives.problem import Draws, Problem, arguments_of, data_of, inputs_of
+from keras_meanflow.objectives.problem import (
+    LOGGED_OF_ALL,
+    Draws,
+    Problem,
+    arguments_of,
+    data_of,
+    inputs_of,
+)
 from keras_meanflow.parts.derivatives import Derivative
 from keras_meanflow.parts.rows import Rows, per_row
 
@@ -92,7 +99,7 @@ class AverageVelocity(Objective):
         rows = draws.rows or self.times.rows(ops.shape(problem.target)[0])
         if isinstance(rows.count, int) and rows.count == 0:
             none = (ops.zeros_like(draws.t), ops.zeros_like(draws.t))
-            logged = set(self.logs) - {"v_error", "u_error", "second_error"}
+            logged = set(self.logs) - LOGGED_OF_ALL
             return dataclasses.replace(problem, logs={name: none for name in sorted(logged)})
         target, logs = self.average(u, self.rows_below(rows, problem, velocity, draws))
         # Some rows that may have r < t have r = t: by a scheduled share, or by a tie of two draws.

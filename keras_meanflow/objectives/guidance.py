@@ -83,8 +83,8 @@ class Guidance(Interval, OwnGuidance):
     is dropped, `v_g = v`.
 
     Args:
-        omega: weight of the conditional velocity `v = e - x`.
-        kappa: weight of the network's own conditional velocity, below 1.
+        omega: weight of the conditional velocity `v = e - x`, a number or a schedule.
+        kappa: weight of the network's own conditional velocity, below 1, a number or a schedule.
         start, end: times between which guidance applies.
 
     Example:
@@ -94,13 +94,13 @@ class Guidance(Interval, OwnGuidance):
         Mean Flows (arXiv 2505.13447), Eq. 19 and 21; Gsunshine/meanflow `guidance_fn`.
     """
 
-    omega: float = 1.0
-    kappa: float = 0.5
+    omega: float | Schedule = 1.0
+    kappa: float | Schedule = 0.5
     start: float = 0.0
     end: float = 1.0
 
     def __post_init__(self):
-        if not 0.0 <= self.kappa < 1.0:
+        if not all(0.0 <= kappa < 1.0 for kappa in bounds_of(self.kappa)):
             raise ValueError(f"kappa must lie in [0, 1). Received: {self.kappa}.")
         super().__post_init__()
 
@@ -112,18 +112,19 @@ class Guidance(Interval, OwnGuidance):
     @property
     def needs_null(self) -> bool:
         """Whether the network's own unconditional velocity has any weight."""
-        return self.omega + self.kappa != 1.0
+        moves = isinstance(self.omega, Schedule) or isinstance(self.kappa, Schedule)
+        return moves or self.omega + self.kappa != 1.0
 
     @property
     def needs_own(self) -> bool:
         """Whether the network's own conditional velocity has any weight."""
-        return self.kappa > 0.0
+        return bounds_of(self.kappa)[1] > 0.0
 
     def weights(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """See `OwnGuidance.weights`."""
         active = self.active(draws)
-        omega = ops.where(active, self.omega, 1.0)
-        kappa = ops.where(active, self.kappa, 0.0)
+        omega = ops.where(active, value_at(self.omega, draws.progress), 1.0)
+        kappa = ops.where(active, value_at(self.kappa, draws.progress), 0.0)
         return omega, kappa, 1.0 - omega - kappa
 
 

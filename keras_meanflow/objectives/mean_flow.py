@@ -21,10 +21,10 @@ from keras_meanflow.parts.derivatives import Derivative, ForwardMode
 from keras_meanflow.parts.losses import AdaptiveLoss, squared_norm
 from keras_meanflow.parts.part import part
 from keras_meanflow.parts.paths import Linear, Path
-from keras_meanflow.parts.schedules import bounds_of
+from keras_meanflow.parts.schedules import Schedule, bounds_of, value_at
 from keras_meanflow.parts.time_laws import LogitNormal
 from keras_meanflow.parts.times import TimeSampler
-from keras_meanflow.parts.weightings import ProgressiveGap, TimeWeight
+from keras_meanflow.parts.weightings import GapWeight, TimeWeight
 
 
 @part
@@ -42,6 +42,10 @@ class MeanFlow(Guided):
         loss: a `keras.losses.Loss`.
         alpha: weight of rows with r = t by their t, after the loss's normalisation, or None.
         beta: weight of rows with r < t by their gap, after the loss's normalisation, or None.
+        v_share: share of the weight on rows with r = t, a number or a schedule. alpha and beta are
+            then divided by their means over the law of times, and the mean weight is 1. None
+            leaves it to alpha, beta and the share of rows. The logs show the shares of each step,
+            `v_weight` and `u_weight`.
         guidance: guidance that is baked into the target, or None.
         label_dropout: share of rows that get the null condition and the unguided velocity. Drawn
             over all rows; the official code drops rows with r = t only.
@@ -61,19 +65,30 @@ class MeanFlow(Guided):
     times: TimeSampler = LogitNormal()
     loss: keras.losses.Loss = AdaptiveLoss()
     alpha: TimeWeight | None = None
-    beta: ProgressiveGap | None = None
+    beta: GapWeight | None = None
+    v_share: float | Schedule | None = None
     guidance: OwnGuidance | TeacherGuidance | None = None
     label_dropout: float = 0.1
     derivative: Derivative = ForwardMode()
     path: Path = Linear()
     coupling: Coupling = Independent()
 
-    logs = ("v_error", "u_error", "du_dt_norm")
+    logs = ("v_error", "u_error", "du_dt_norm", "v_weight", "u_weight")
 
     def __post_init__(self):
         super().__post_init__()
-        if self.beta is not None:
-            object.__setattr__(self, "_mean_gaps", self.times.mean_gaps())
+        if not all(0.0 <= share <= 1.0 for share in bounds_of(self.v_share or 0.0)):
+            raise ValueError(f"v_share is a share in [0, 1]. Received: {self.v_share}.")
+        object.__setattr__(self, "_means", self._tabulated())
+
+    def _tabulated(self):
+        """The mean shapes of alpha and beta over the law of times, by name."""
+        tables, (alpha, beta) = {}, (self.alpha, self.beta)
+        if alpha is not None:
+            tables["alpha"] = self.times.tabulate(lambda r, t: alpha.shape(t), below=False)
+        if beta is not None:
+            tables["beta"] = self.times.tabulate(lambda r, t: beta.shape(t - r))
+        return tables
 
     def training_problem(
         self, u: Callable, x: Tensor | dict, condition: Any, draws: Draws
@@ -100,14 +115,25 @@ class MeanFlow(Guided):
         return target, {"du_dt_norm": ops.sqrt(squared_norm(du_dt))}
 
     def weight(self, draws: Draws) -> Tensor | None:
-        """(B,) alpha on rows with r = t, beta on rows with r < t; None if neither is given."""
-        if self.alpha is None and self.beta is None:
+        """(B,) alpha on rows with r = t, beta on rows with r < t; None if nothing is weighted."""
+        if self.alpha is self.beta is self.v_share is None:
             return None
-        r, t, progress = draws.r, draws.t, draws.progress
-        alpha = beta = ops.ones_like(t)
-        if self.alpha is not None:
-            alpha = self.alpha(t, progress)
-        if self.beta is not None:
-            mean_gap = self.times.look_up(self._mean_gaps, progress, draws.state)
-            beta = self.beta(t - r, mean_gap, progress)
-        return ops.where(r < t, beta, alpha)
+        below = draws.r < draws.t
+        v, mean_v = self._weighed("alpha", draws.t, draws)
+        u, mean_u = self._weighed("beta", draws.t - draws.r, draws)
+        if self.v_share is not None:
+            share = value_at(self.v_share, draws.progress)
+            rows_u = ops.mean(ops.cast(below, "float32"))
+            # A batch with only one kind of row must not divide by zero.
+            v = v * share / (mean_v * ops.maximum(1.0 - rows_u, 1e-6))
+            u = u * (1.0 - share) / (mean_u * ops.maximum(rows_u, 1e-6))
+        return ops.where(below, u, v)
+
+    def _weighed(self, name, x, draws):
+        """The weights by alpha or beta, (B,), and their mean over its rows."""
+        weighting = getattr(self, name)
+        if weighting is None:
+            return ops.ones_like(x), 1.0
+        mean_shape = self.times.look_up(self._means[name], draws.progress, draws.state)
+        progress = draws.progress
+        return weighting(x, mean_shape, progress), weighting.mean(mean_shape, progress)

@@ -14,6 +14,8 @@ from keras_meanflow.parts.losses import squared_norm
 from keras_meanflow.parts.rows import Rows, per_row
 
 _INPUTS = ("z", "r", "t", "condition")
+# What `Problem.errors` and `Problem.weight_shares` give; the rest is in `Problem.logs`.
+LOGGED_OF_ALL = {"v_error", "u_error", "second_error", "v_weight", "u_weight"}
 
 
 class Draws(NamedTuple):
@@ -191,6 +193,15 @@ class Problem:
         if self.tangent is not None:
             found["du_dt_norm"] = (ops.sqrt(squared_norm(y_pred["du_dt"])), below)
         return found
+
+    def weight_shares(self) -> dict[str, tuple]:
+        """The shares of the weight on rows with r = t and with r < t, to log: their sum is 1.
+
+        `v_weight`, `u_weight` -> (1 on the rows that it counts, the weights), each (rows,).
+        """
+        below = ops.cast(self.inputs["r"] < self.inputs["t"], "float32")
+        weight = ops.ones_like(below) if self.weight is None else self.weight
+        return {"v_weight": (1.0 - below, weight), "u_weight": (below, weight)}
 
     def filled(self, weight: Any = 1.0) -> Problem:
         """The problem with weights and `self_share` for every row, the weights times `weight`."""

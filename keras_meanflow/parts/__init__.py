@@ -20,6 +20,8 @@ from keras_meanflow.parts.derivatives import (
 )
 from keras_meanflow.parts.easy_first import (
     EasyFirst,
+    EasyFirstInterval,
+    EasyFirstOnDiagonal,
     Plateau,
 )
 from keras_meanflow.parts.gap_laws import GapBin, PowerGap, ShapedGap
@@ -75,7 +77,10 @@ from keras_meanflow.parts.times import (
     TimeSampler,
 )
 from keras_meanflow.parts.weightings import (
+    FallingGap,
+    GapWeight,
     MinSNRData,
+    MinSNRNoise,
     MinSNRVelocity,
     ProgressiveGap,
     TimeWeight,
@@ -92,9 +97,13 @@ __all__ = [
     "Derivative",
     "DiagonalLogitNormal",
     "EasyFirst",
+    "EasyFirstInterval",
+    "EasyFirstOnDiagonal",
+    "FallingGap",
     "ForwardMode",
     "FromCondition",
     "GapBin",
+    "GapWeight",
     "Independent",
     "Line",
     "Linear",
@@ -103,6 +112,7 @@ __all__ = [
     "MaskedThenClamped",
     "MeanAdaptiveLoss",
     "MinSNRData",
+    "MinSNRNoise",
     "MinSNRVelocity",
     "NoisyToClean",
     "Path",

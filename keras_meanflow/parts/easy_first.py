@@ -1,5 +1,6 @@
 """Easy times first: the law of t widens from noise towards data, stage by stage."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -61,30 +62,12 @@ class Plateau(Configurable):
         return stage, count, ops.where(over, -1.0, smoothed), best
 
 
-@part
-class EasyFirst(TimeSampler):
-    """`LogitNormal` restricted to t above a threshold that falls stage by stage.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StagedLogitNormal(TimeSampler):
+    """Base of the laws whose t is restricted to `t >= 1 - n / N` in stage n of 1..N.
 
     The interval [0, 1] of t is cut into N equal parts: the parts near noise are easy, the parts
-    near data are hard. Stage n of 1..N draws t from the n easiest parts, `t >= 1 - n / N`, on all
-    rows, by the law of `LogitNormal` restricted to them. The law of r given t does not change.
-    The last stage has the law of `LogitNormal`.
-
-    Partly a reconstruction. Our notes on the paper do not say how it combines the stages with its
-    logit-normal law, whether it also restricts rows with r < t, or its N and patience. N = 20 and
-    200 steps are from the work that introduced the stages.
-
-    Args:
-        mean, std: of the normal distribution under the sigmoid.
-        fraction_r_equals_t: share of rows with r = t, a number or a schedule.
-        pacing: the number of stages, N, and when the next one begins.
-
-    Example:
-        >>> MeanFlow(times=EasyFirst(pacing=Plateau(stages=20, patience=200)))
-
-    References:
-        Kim et al., Denoising Task Difficulty-based Curriculum (arXiv 2403.10348), section 4;
-        Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), Eq. 9.
+    near data are hard. The last stage has the law of `LogitNormal`. A subclass writes `pair`.
     """
 
     mean: float = -0.4
@@ -117,21 +100,23 @@ class EasyFirst(TimeSampler):
             zip(self.state, (ops.where(count > 0.0, new, old) for old, new in pairs), strict=True)
         )
 
-    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
-        """See `TimeSampler.pair`."""
-        draws = keys.uniform("times", (rows, 2))
-        # t is the larger of two draws of the law F, so P(t <= x) = F(x)^2. Given t, F(r) / F(t)
-        # is uniform.
+    def _restricted(self, keys, draws):
+        """F of the stage's threshold, and F(t) of the restricted t from uniform draws, (rows,).
+
+        F is the law of one draw. t is the larger of two, so P(t <= x) = F(x)^2.
+        """
         outside = ops.take(ops.convert_to_tensor(self._outside()), keys.state["stage"])
-        f_t = ops.sqrt(outside + (1.0 - outside) * draws[:, 0])
+        return outside, ops.sqrt(outside**2 + (1.0 - outside**2) * draws)
+
+    def _times(self, f_r, f_t, below):
+        """r and t, from F(r) and F(t), equal where `below` is False."""
         t = self._quantile(f_t)
-        r = ops.minimum(self._quantile(f_t * draws[:, 1]), t)
-        return ops.where(below, r, t), t
+        return ops.where(below, ops.minimum(self._quantile(f_r), t), t), t
 
     def _outside(self):
-        """F(threshold)^2 of every stage, (stages,)."""
+        """F(threshold) of every stage, (stages,)."""
         thresholds = 1.0 - np.arange(1, self.pacing.stages + 1) / self.pacing.stages
-        return np.array([self._cdf(x) ** 2 for x in thresholds], "float32")
+        return np.array([self._cdf(x) for x in thresholds], "float32")
 
     def _cdf(self, t):
         if t < 1e-12:
@@ -142,3 +127,68 @@ class EasyFirst(TimeSampler):
     def _quantile(self, p):
         normal = _ROOT_2 * ops.erfinv(2.0 * p - 1.0)
         return ops.sigmoid(normal * self.std + self.mean)
+
+
+@part
+class EasyFirst(StagedLogitNormal):
+    """`LogitNormal` restricted to t above a threshold that falls stage by stage, on all rows.
+
+    Stage n of 1..N draws `t >= 1 - n / N`. The law of r given t does not change, so in the first
+    stages r lies where the velocity is not trained, and gaps are long.
+
+    Partly a reconstruction. Our notes on the paper do not say how it combines the stages with its
+    logit-normal law, whether it also restricts rows with r < t, or its N and patience. N = 20 and
+    200 steps are from the work that introduced the stages. `EasyFirstOnDiagonal` and
+    `EasyFirstInterval` are the two other readings.
+
+    Args:
+        mean, std: of the normal distribution under the sigmoid.
+        fraction_r_equals_t: share of rows with r = t, a number or a schedule.
+        pacing: the number of stages, N, and when the next one begins.
+
+    Example:
+        >>> MeanFlow(times=EasyFirst(pacing=Plateau(stages=20, patience=200)))
+
+    References:
+        Kim et al., Denoising Task Difficulty-based Curriculum (arXiv 2403.10348), section 4;
+        Understanding, Accelerating, and Improving MeanFlow Training (arXiv 2511.19065), Eq. 9.
+    """
+
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
+        """See `TimeSampler.pair`."""
+        draws = keys.uniform("times", (rows, 2))
+        _, f_t = self._restricted(keys, draws[:, 0])
+        return self._times(f_t * draws[:, 1], f_t, below)  # F(r) / F(t) is uniform
+
+
+@part
+class EasyFirstOnDiagonal(StagedLogitNormal):
+    """As `EasyFirst`, but only rows with r = t are restricted; rows with r < t keep their law.
+
+    Args:
+        mean, std, fraction_r_equals_t, pacing: see `EasyFirst`.
+    """
+
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
+        """See `TimeSampler.pair`."""
+        draws = keys.uniform("times", (rows, 2))
+        _, restricted = self._restricted(keys, draws[:, 0])
+        f_t = ops.where(below, ops.sqrt(draws[:, 0]), restricted)
+        return self._times(f_t * draws[:, 1], f_t, below)
+
+
+@part
+class EasyFirstInterval(StagedLogitNormal):
+    """As `EasyFirst`, but r too lies above the threshold: the first stages have short gaps.
+
+    Given t, r has the law of one draw restricted to `[1 - n / N, t]`.
+
+    Args:
+        mean, std, fraction_r_equals_t, pacing: see `EasyFirst`.
+    """
+
+    def pair(self, keys: Keys, rows: int, below: Tensor) -> tuple[Tensor, Tensor]:
+        """See `TimeSampler.pair`."""
+        draws = keys.uniform("times", (rows, 2))
+        outside, f_t = self._restricted(keys, draws[:, 0])
+        return self._times(outside + (f_t - outside) * draws[:, 1], f_t, below)

@@ -119,12 +119,13 @@ class Cosine(Ramp):
 
 @part
 class Sigmoid(Ramp):
-    """`sigmoid(steepness (q - 1/2))`: it comes near `start` and `end` but does not reach them.
+    """`sigmoid(steepness (q - middle))`: it comes near `start` and `end` but does not reach them.
 
     Args:
         start, end: the values far before and far after the middle.
         steepness: the larger, the sharper; 25 in AlphaFlow.
-        begin, until: the curve turns in the middle between them.
+        begin, until: q goes from 0 to 1 between them.
+        middle: where the curve turns, a share of the way from `begin` to `until`.
 
     References:
         AlphaFlow (arXiv 2510.20771): alpha falls along a sigmoid of training progress.
@@ -135,10 +136,11 @@ class Sigmoid(Ramp):
     steepness: float = 10.0
     begin: float = 0.0
     until: float = 1.0
+    middle: float = 0.5
 
     def shape(self, q: Tensor) -> Tensor:
-        """`sigmoid(steepness (q - 1/2))`."""
-        return ops.sigmoid(self.steepness * (q - 0.5))
+        """`sigmoid(steepness (q - middle))`."""
+        return ops.sigmoid(self.steepness * (q - self.middle))
 
 
 @part

@@ -1,6 +1,7 @@
 """What every law of (r, t) shares: the share of rows with r = t, means of the law, its state."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from keras_meanflow.parts.ranges import check_within
 from keras_meanflow.parts.rows import Rows, count_r_below_t, mask_of_share
 from keras_meanflow.parts.schedules import Schedule, bounds_of, scheduled_values
 
-_TABLE = 65  # values of progress at which a scheduled law's mean gap is tabulated
+_TABLE = 65  # values of progress at which a scheduled law's means are tabulated
 
 
 class StateVariable(NamedTuple):
@@ -85,15 +86,26 @@ class TimeSampler(Configurable, abc.ABC):
         return {"stage": self.stages - 1} if "stage" in self.state else {}
 
     def mean_gaps(self) -> np.ndarray:
-        """`E[t - r]` over the rows with r < t, float32: by stage, by progress, or one number.
+        """`E[t - r]` over the rows with r < t, as `tabulate` gives it."""
+        return self.tabulate(lambda r, t: t - r)
+
+    def tabulate(self, function: Callable, *, below: bool = True) -> np.ndarray:
+        """`E[function(r, t)]`, float32: by stage, by progress, or one number.
 
         Shape (stages,) for a law with stages, (65,) over equally spaced progress for one with
         schedules, (1,) otherwise. `look_up` reads it.
+
+        Args:
+            function: `function(r, t)`, from (n,) tensors to an (n,) tensor.
+            below: take the mean over the rows with r < t, or else over the rows with r = t.
+
+        Raises:
+            ValueError: for a law that moves both by stages and by schedules.
         """
         moving = set(scheduled_values(self)) - {"fraction_r_equals_t"}
         if self.stages > 1 and moving:
             raise ValueError(
-                "The mean gap of a law that moves both by stages and by schedules is not "
+                "The means of a law that moves both by stages and by schedules are not "
                 f"tabulated. Received: {self.stages} stages and schedules of {sorted(moving)}."
             )
         if self.stages > 1:
@@ -102,27 +114,35 @@ class TimeSampler(Configurable, abc.ABC):
             states = [(float(p), self.final_state) for p in np.linspace(0.0, 1.0, _TABLE)]
         else:
             states = [(1.0, self.final_state)]
-        return np.array([self._mean_gap(*state) for state in states], "float32")
+        return np.array([self._mean(function, below, *state) for state in states], "float32")
 
-    def _mean_gap(self, progress, state):
-        r, t = self.even_pairs(progress, state)
-        gap = (t - r).astype("float64")
-        return gap[gap > 0.0].mean()
+    def _mean(self, function, below, progress, state):
+        r, t = self.even_pairs(progress, state, below=below)
+        rows = (r < t) == below
+        with untraced():
+            r, t = (ops.convert_to_tensor(times[rows]) for times in (r, t))
+            return ops.convert_to_numpy(function(r, t)).astype("float64").mean()
 
     def even_pairs(
-        self, progress: float = 1.0, state: dict[str, Any] | None = None
+        self,
+        progress: float = 1.0,
+        state: dict[str, Any] | None = None,
+        *,
+        below: bool = True,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """NumPy arrays r < t that fill this law evenly: means over them are expectations.
+        """NumPy arrays r, t that fill this law evenly: means over them are expectations.
 
-        It also works inside a traced step. Without `state` it takes the final one.
+        It also works inside a traced step. Without `state` it takes the final one. With `below`
+        they are rows with r < t, otherwise rows with r = t.
         """
         lattice = Lattice(progress, self.final_state if state is None else state)
         with untraced():
-            pairs = self.pair(lattice, lattice.rows, ops.ones((lattice.rows,), "bool"))
+            mask = ops.full((lattice.rows,), below, dtype="bool")
+            pairs = self.pair(lattice, lattice.rows, mask)
             return tuple(ops.convert_to_numpy(times) for times in pairs)
 
     def look_up(self, table: np.ndarray, progress: Tensor | float, state: dict[str, Any]) -> Tensor:
-        """The value of a table from `mean_gaps`, linear between two entries."""
+        """The value of a table from `tabulate`, linear between two entries."""
         table = ops.convert_to_tensor(table)
         if self.stages > 1:
             return ops.take(table, state["stage"])

@@ -20,7 +20,8 @@ def draw_samples(
     """A grid of images, or a scatter plot of points.
 
     Args:
-        samples: (n, height, width, channels) in [-1, 1], or (n, 2).
+        samples: (n, height, width, channels) in [-1, 1], or vectors (n, d), of which the first two
+            numbers are drawn.
         reference: data to draw behind a scatter plot.
         columns: of the grid.
 
@@ -32,10 +33,10 @@ def draw_samples(
     """
     if samples.ndim == 4:
         return image_grid(samples, columns)
-    if samples.ndim == 2 and samples.shape[1] == 2:
-        return scatter(samples, reference)
+    if samples.ndim == 2 and samples.shape[1] >= 2:
+        return scatter(samples[:, :2], None if reference is None else reference[:, :2])
     raise ValueError(
-        "Only images (n, height, width, channels) and points (n, 2) can be drawn. "
+        "Only images (n, height, width, channels) and vectors (n, 2 or more) can be drawn. "
         f"Received: {samples.shape}."
     )
 

@@ -6,6 +6,7 @@ Some studies train a task by a method several times and compare (`two_stages`, `
 """
 
 from keras_meanflow.studies.affinity import task_affinities
+from keras_meanflow.studies.cells import CellRuns, Cells
 from keras_meanflow.studies.curvature import curvatures
 from keras_meanflow.studies.du_dt import du_dt_norms
 from keras_meanflow.studies.fields import LearnedField, average_velocity
@@ -18,6 +19,8 @@ from keras_meanflow.studies.u_error import UErrors, u_errors
 
 __all__ = [
     "Case",
+    "CellRuns",
+    "Cells",
     "EnergyDistance",
     "FrechetDistance",
     "GaussianMixture",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from PIL import Image
@@ -45,24 +45,40 @@ def u_errors(
         >>> field = LearnedField(flow_map)
         >>> u_errors(field, field.velocity, points)[0]["relative"]
     """
-    return [_errors(u, velocity, points, gap, ode_steps) for gap in gaps]
+    return [Truth.of(velocity, points, gap, ode_steps).error(u) for gap in gaps]
 
 
-def _errors(u, velocity, points, gap, ode_steps):
-    t = gap + (1.0 - gap) * (np.arange(len(points.x)) + 0.5) / len(points.x)
-    # Rounded to float32 like the network's inputs, so that u and the truth are at the same times.
-    t = t.astype("float32")
-    r = np.maximum(t - np.float32(gap), 0.0)
-    z, condition = points.at(t), points.condition
+class Truth(NamedTuple):
+    """The average velocities of some points at one gap; a velocity in closed form needs it once.
 
-    def v(z, t):
-        return velocity(z, t, condition)
+    `gap`: t - r; `inputs`: z, r, t and the condition; `u`: the true average velocity.
+    """
 
-    truth = v(z, t) if gap == 0.0 else average_velocity(v, z, r, t, steps=ode_steps)
-    error = np.mean((u(z, r, t, condition) - truth) ** 2)
-    size = np.mean(np.square(truth))
-    relative = np.sqrt(error / size) if size > 0.0 else np.nan
-    return {"gap": gap, "rmse": float(np.sqrt(error)), "relative": float(relative)}
+    gap: float
+    inputs: tuple
+    u: np.ndarray
+
+    @classmethod
+    def of(cls, velocity: Callable, points: Points, gap: float, ode_steps: int = 64) -> Self:
+        """The truth by a fine ODE solve; arguments as in `u_errors`."""
+        t = gap + (1.0 - gap) * (np.arange(len(points.x)) + 0.5) / len(points.x)
+        # Rounded to float32 like the network's inputs, so that u and the truth share the times.
+        t = t.astype("float32")
+        r = np.maximum(t - np.float32(gap), 0.0)
+        z, condition = points.at(t), points.condition
+
+        def v(z, t):
+            return velocity(z, t, condition)
+
+        truth = v(z, t) if gap == 0.0 else average_velocity(v, z, r, t, steps=ode_steps)
+        return cls(gap, (z, r, t, condition), truth)
+
+    def error(self, u: Callable) -> dict[str, float]:
+        """The `gap`, `rmse` and `relative` of `u(z, r, t, condition)`."""
+        error = np.mean((u(*self.inputs) - self.u) ** 2)
+        size = np.mean(np.square(self.u))
+        relative = np.sqrt(error / size) if size > 0.0 else np.nan
+        return {"gap": self.gap, "rmse": float(np.sqrt(error)), "relative": float(relative)}
 
 
 class UErrors:

@@ -66,7 +66,7 @@ def test_evaluate_repeats_itself_and_leaves_training_alone():
     first = flow_map.evaluate(X, Y, batch_size=8, verbose=0, return_dict=True)
     second = flow_map.evaluate(X, Y, batch_size=8, verbose=0, return_dict=True)
     assert first == second
-    assert set(first) == {"loss", "u_error", "v_error", "du_dt_norm"}
+    assert set(first) == {"loss", "u_error", "v_error", "du_dt_norm", "v_weight", "u_weight"}
     after = _state(flow_map)
     changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if np.any(a != b)]
     variables = flow_map.trainable_variables + flow_map.non_trainable_variables

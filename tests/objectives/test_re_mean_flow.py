@@ -132,7 +132,7 @@ def test_u_shaped_times_are_clipped_and_share_their_diagonal():
     assert t.max() == np.float32(80.0 / 81.0)
     assert np.mean(t == t.max()) == pytest.approx(0.025, abs=0.004)  # 2.5 % in the notes
     assert np.mean(r < t) == 0.25
-    with pytest.raises(ValueError, match="a must exceed 0. Received: 0"):
+    with pytest.raises(ValueError, match="a must exceed 0 and be finite"):
         UShaped(a=0.0)
 
 
@@ -325,7 +325,8 @@ def test_the_command_line_makes_pairs_of_a_run(tmp_path, monkeypatch):
     store = PairStore("pairs")
     assert store.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
     assert (store.index["guidance_scale"], store.seed) == (1.5, 1_000_000)
-    assert call("study", "curvature", "run", "--images", "4", "--cells", "2").exit_code == 0
+    done = call("study", "curvature", "run", "--recipe", "own.py", "--images", "4", "--cells", "2")
+    assert done.exit_code == 0, done.output
     assert (tmp_path / "run" / "curvature.csv").read_text().startswith("r,t,angle")
     again = call(*command, "--guidance-scale", "2.5")
     assert again.exit_code == 1 and "guidance_scale was 1.5, now 2.5" in again.output

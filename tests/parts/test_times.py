@@ -6,7 +6,12 @@ from keras import ops
 from scipy import stats
 
 from keras_meanflow.backend.random import Keys
-from keras_meanflow.parts.easy_first import EasyFirst, Plateau
+from keras_meanflow.parts.easy_first import (
+    EasyFirst,
+    EasyFirstInterval,
+    EasyFirstOnDiagonal,
+    Plateau,
+)
 from keras_meanflow.parts.gap_laws import ShapedGap
 from keras_meanflow.parts.lattice import Lattice
 from keras_meanflow.parts.rows import count_r_below_t, indices_r_below_t, mask_r_below_t
@@ -218,6 +223,47 @@ def test_the_last_stage_has_the_law_of_the_logit_normal():
     gaps = np.quantile(t - r, shares), np.quantile(other_t - other_r, shares)
     np.testing.assert_allclose(*gaps, atol=1e-3)
     assert EASY.mean_gaps()[-1] == pytest.approx(LogitNormal().mean_gaps()[0], abs=1e-4)
+
+
+READINGS = [EasyFirst, EasyFirstOnDiagonal, EasyFirstInterval]
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_the_three_readings_of_easy_first_differ_in_what_they_restrict(stage):
+    """Rows with r = t are alike in all; t of rows with r < t, and r, differ as stated."""
+    threshold = 1.0 - (stage + 1) / 4
+    laws = [law(pacing=Plateau(stages=4)) for law in READINGS]
+    equal = [law.even_pairs(1.0, {"stage": stage}, below=False)[1] for law in laws]
+    for t in equal:
+        np.testing.assert_array_equal(t, equal[0])
+        assert t.min() >= threshold - 1e-6
+    (r, t), (free_r, free_t), (near_r, near_t) = (
+        law.even_pairs(1.0, {"stage": stage}) for law in laws
+    )
+    np.testing.assert_array_equal(t, near_t)
+    all_r, all_t = LogitNormal().even_pairs()
+    shares = np.linspace(0.02, 0.98, 25)
+    for free, whole in ((free_t, all_t), (free_r, all_r), (free_t - free_r, all_t - all_r)):
+        np.testing.assert_allclose(np.quantile(free, shares), np.quantile(whole, shares), atol=2e-3)
+    assert near_r.min() >= threshold - 1e-6
+    if stage < 3:
+        assert r.min() < threshold and free_t.min() < threshold
+    # Given t, r is one draw of the law restricted to [threshold, t]: by rejection from `EasyFirst`.
+    kept = r >= threshold
+    inside = (t > 0.8) & (t < 0.82)
+    np.testing.assert_allclose(
+        np.quantile(near_r[inside], shares), np.quantile(r[inside & kept], shares), atol=0.02
+    )
+
+
+def test_at_the_first_stage_of_20_gaps_are_long_unless_r_is_restricted_too():
+    gaps = [law(pacing=Plateau(stages=20)).mean_gaps() for law in READINGS]
+    assert gaps[0][0] == pytest.approx(0.54, abs=0.02)
+    assert gaps[1][0] == pytest.approx(LogitNormal().mean_gaps()[0], abs=1e-3)
+    assert gaps[2][0] < 0.03
+    assert [table[-1] for table in gaps] == pytest.approx(
+        [LogitNormal().mean_gaps()[0]] * 3, abs=1e-3
+    )
 
 
 def test_stages_follow_when_the_smoothed_error_stops_improving():

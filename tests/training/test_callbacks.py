@@ -235,7 +235,7 @@ def test_columns_may_come_and_go(flow_map, tmp_path):
 def test_the_curve_is_drawn_from_the_log(flow_map, tmp_path):
     log, picture = tmp_path / "log.csv", tmp_path / "curve.png"
     fit(flow_map, callbacks=[Log(log), Curve(log, picture)], epochs=2)
-    assert Image.open(picture).size == (840, 600)  # five quantities, two columns
+    assert Image.open(picture).size == (840, 800)  # seven quantities, two columns
 
 
 def test_pictures_of_samples_change_nothing_and_come_from_the_averaged_weights(flow_map, tmp_path):

@@ -26,6 +26,8 @@ def changed_on_purpose(key, old):
     - AlphaFlow on ImageNet has the same loss as an `AdaptiveLoss`, c 4096 times as large.
     - `ReleasedMeanFlowSE` is `MeanFlowSE` with the derivative of that name.
     - A learning rate that went through float32 is now as it was given (improved MeanFlow).
+    - `MeanFlow` has a share of the weight on rows with r = t, MinSNR weights can be normalised, and
+      a `Sigmoid` has a middle: all as before by default.
     - First weights that depended on a network that was made and thrown away (`_imf`, `_cmt`).
     """
     objective = old["flow_map"]["objective"]
@@ -37,11 +39,29 @@ def changed_on_purpose(key, old):
             "class_name": "AdaptiveLoss",
             "config": {**config["loss"]["config"], "c": 4.096},
         }
+    _add_defaults(objective)
     if key == "imagenet256_imf_b2":
         old["optimizer"]["config"]["learning_rate"]["config"]["warmup_target"] = 1e-4
     if objective["class_name"] == "ReleasedMeanFlowSE":
         objective["class_name"] = "MeanFlowSE"
     return old
+
+
+NEW_FIELDS = {
+    "MeanFlow": {"v_share": None},
+    "FlowConsist": {"v_share": None},
+    "MinSNRVelocity": {"normalise": False},
+    "Sigmoid": {"middle": 0.5},
+}
+
+
+def _add_defaults(config):
+    """Add to each part the fields that are new since version 0.1.0."""
+    if isinstance(config, dict):
+        if config.get("class_name") in NEW_FIELDS:
+            config["config"] |= NEW_FIELDS[config["class_name"]]
+        for value in config.values():
+            _add_defaults(value)
 
 
 @pytest.mark.parametrize("name, changes", CASES, ids=[key_of(*case) for case in CASES])

@@ -233,23 +233,23 @@ OTHER = {
     "averages": (0.5,), "jit_compile": False, "sample_every": 3, "stages": 4, "largest": 3.0,
     "multipliers": (1, 2), "snr": (-3.0, 3.0), "speeds": (0.9, 1.1), "patch_size": 8,
     "heads": 1, "width": 32, "head_width": 16, "split_depth": 0, "head_depth": 2, "gamma": 4.0,
-    "exponent": 2.0, "clip": 3.0, "global_clipnorm": 1.0, "image_size": 24, "channels": 1,
+    "min_snr": "noise", "easy": "interval", "middle": 0.5, "exponent": 2.0, "clip": 3.0,
+    "global_clipnorm": 1.0, "image_size": 24, "channels": 1,
     "frames": 12, "depth": 2, "until": 0.75, "begin": 0.25, "percentile": 50.0, "dropout": 0.25,
 }  # fmt: skip
 _NOT_HERE = {
     # Paths of files, which other tests give.
     "data", "noise", "teacher", "start", "flow", "pair_store",
     # These have an effect beside another knob only.
-    "patience", "teacher_scale", "beta", "guidance_end",
+    "patience", "easy", "teacher_scale", "beta", "guidance_end", "first_mixing", "last_mixing",
     # The images here are of one colour; the row of a size is below the settings here.
     "augmentation", "size",
 }  # fmt: skip
 _BESIDE = {
-    "patience": {"stages": 4},
-    "head_depth": {"depth": 2},
-    "beta": {"largest": 4.0},
-    "guidance_end": {"kappa": 0.5},
-}
+    "patience": {"stages": 4}, "easy": {"stages": 4}, "beta": {"largest": 4.0},
+    "head_depth": {"depth": 2}, "guidance_end": {"kappa": 0.5},
+    "first_mixing": {"scale": 2.0}, "last_mixing": {"scale": 2.0},
+}  # fmt: skip
 KNOBS = [
     pytest.param(task, method, kind, id=f"{task}-{method}-{kind}")
     for pairs, kind in ((_FIRST, "task"), (_ONE_TASK, "method"))
