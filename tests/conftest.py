@@ -2,6 +2,7 @@
 
 import gc
 import os
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,11 +22,25 @@ if os.environ["KERAS_BACKEND"] == "jax":
     # XLA's compiler takes most of the time, and its later passes a third of that, for small models.
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), quick]).strip()
+    # Tests and workers share what they compile: many of them make the same small models.
+    cache = Path(tempfile.gettempdir()) / f"keras-meanflow-tests-{os.getuid()}"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
 from commands import own  # noqa: E402, F401
 from hub import hub  # noqa: E402, F401
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What does not depend on the backend is quick on the one that builds models quickest."""
+    if os.environ["KERAS_BACKEND"] != "torch":
+        for item in items:
+            if item.get_closest_marker("any_backend"):
+                item.add_marker("long")
 
 
 @pytest.fixture(autouse=True)

@@ -109,6 +109,7 @@ def _dry():
     return [case for case in _cases() if whole(case.values[0])]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("words", _dry())
 def test_a_training_of_data_in_the_package_can_start(words, files):
     words = [*words, "--dry-run", "--backend", BACKEND]

@@ -168,6 +168,7 @@ def test_the_command_line_imports_no_keras_before_it_has_chosen_the_backend():
     assert run_python(code, os.environ["KERAS_BACKEND"]) == "False"
 
 
+@pytest.mark.any_backend
 def test_importing_the_package_imports_only_the_selected_backend():
     """Beyond what `import keras` itself imports: Keras imports an installed jax on any backend."""
     code = (

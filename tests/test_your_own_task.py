@@ -13,6 +13,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
 NAMES = ["noisy images to clean ones", "filling a hole"]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("block", BLOCKS, ids=NAMES)
 def test_the_page_runs_as_it_stands_but_for_its_size(block, tmp_path, capsys):
     assert sum(bool(line.strip()) for line in block.splitlines()) < 60

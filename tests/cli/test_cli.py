@@ -84,6 +84,7 @@ def test_the_same_command_again_finds_the_run_finished(own):
     assert settings["task"].endswith("own.py:mine") and settings["knobs"]["steps"] == 6
 
 
+@pytest.mark.any_backend
 def test_a_bench_prints_rates_and_memory_and_writes_nothing(own, here):
     few = ("--steps", 1, "--rounds", 1, "--samples", 3)
     output, code = call("bench", own / "own.py", *few)

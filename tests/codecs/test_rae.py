@@ -93,6 +93,7 @@ def test_tokens_of_dinov2_are_its_normed_tokens_without_scale_and_centre():
     np.testing.assert_allclose(tokens.reshape(2, 4, 12), (scaled - 5.0) / 3.0, atol=1e-4)
 
 
+@pytest.mark.any_backend
 def test_an_encoder_learns_classes_and_a_decoder_the_pixels():
     source = ArraySource(*load_digits("train"))
     sizes = {"image_size": 8, "channels": 1, "patch_size": 4, "width": 16, "depth": 1, "heads": 2}
@@ -113,6 +114,7 @@ def test_an_encoder_learns_classes_and_a_decoder_the_pixels():
         fit_encoder(tokens, ArraySource(x), steps=1)
 
 
+@pytest.mark.any_backend
 def test_the_command_makes_a_codec_that_encodes_a_store(tmp_path):
     def call(*arguments):
         done = CliRunner().invoke(cli.main, [str(a) for a in arguments])

@@ -84,6 +84,7 @@ def steps_of(path):
     return [(r["model"]["step"], r["steps"]) for r in json.loads(path.read_text())["reports"]]
 
 
+@pytest.mark.any_backend
 def test_training_with_evaluations_ends_with_the_same_bits(tmp_path):
     fit(fresh(), epochs=2)
     plain = state_of(compiled()[0])
@@ -152,6 +153,7 @@ def training(data):
     )
 
 
+@pytest.mark.any_backend
 def test_a_run_that_was_stopped_has_the_numbers_of_one_that_was_not(tmp_path):
     name, due = "evaluation-pooled-training.json", [(4, 1), (8, 1), (11, 1)]
     train(training(ArraySource(X, Y)), tmp_path / "whole", verbose=0)

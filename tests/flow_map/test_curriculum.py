@@ -103,6 +103,7 @@ def test_weights_multiply_the_loss_after_its_normalisation_beta_below_t_alpha_on
 # The callback
 
 
+@pytest.mark.any_backend
 def test_schedules_given_to_the_callback_train_as_those_given_to_the_objective():
     moving = Line(start=-2.0, end=0.0)
     declared = _model(MeanFlow(times=LogitNormal(mean=moving), beta=ProgressiveGap()))
@@ -116,6 +117,7 @@ def test_schedules_given_to_the_callback_train_as_those_given_to_the_objective()
     assert not np.array_equal(weights[0], weights[2])
 
 
+@pytest.mark.any_backend
 def test_every_scheduled_value_is_in_the_log_as_the_next_step_uses_it(tmp_path):
     flow_map = _model(EVERYTHING)
     _fit(flow_map, epochs=4, callbacks=[Curriculum(), Log(tmp_path / "log.csv")])

@@ -66,6 +66,7 @@ def test_a_preset_has_the_average_and_the_objective_and_comes_back_from_folder_a
     FlowMap.from_preset("hf://me/points")  # from the cache
 
 
+@pytest.mark.any_backend
 def test_a_published_file_is_loaded_from_an_address_and_under_its_name(hub, tmp_path, monkeypatch):
     network = filled(DiT(**SIZES, num_classes=5, time_inputs=("1-t",)))
     path = hub / "them" / "nets" / "resolve" / "v2" / "a" / "sit.pt"
@@ -120,6 +121,7 @@ def test_what_cannot_be_fetched_or_is_unknown_is_refused(hub, tmp_path):
     assert {name: place_of(name).kind for name in kinds} == kinds
 
 
+@pytest.mark.any_backend
 def test_a_named_model_of_noise_is_a_flow_model_like_any_other(tmp_path):
     noise = DiT(**SIZES, num_classes=5, time_inputs=("t",), time_scale=1000.0)
     save_network(NoisePrediction(filled(noise)), tmp_path / "dit.pt", "dit")
@@ -205,6 +207,7 @@ def test_every_known_checkpoint_has_a_format_and_a_card_with_its_licence(name):
     assert f'FlowMap.from_preset("{name}"' in card
 
 
+@pytest.mark.any_backend
 def test_omega_of_a_named_improved_mean_flow_is_the_published_one(tmp_path):
     with np.load(golden.golden_path("imf-torch")) as stored:
         names = str(stored["names"]).split("\n")

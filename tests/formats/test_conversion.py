@@ -84,6 +84,7 @@ def refused(message):
     return pytest.raises(ValueError, match=message)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_converted_network_computes_what_the_authors_code_does_and_converts_back(name, tmp_path):
     path, state, outputs = published_file(name, tmp_path)

@@ -1,6 +1,7 @@
 """`convert`, `card` and `sample` of presets on the command line."""
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 from hub import SIZES, filled
 from keras import ops
@@ -35,6 +36,7 @@ def test_convert_works_in_both_directions_and_makes_starts_of_flow_maps(tmp_path
     assert load_network(tmp_path / "split.safetensors").split_depth == 1
 
 
+@pytest.mark.any_backend
 def test_a_diffusion_model_becomes_a_preset_to_fine_tune_with_the_same_output(tmp_path):
     noise = DiT(**SIZES, num_classes=5, time_inputs=("t",), time_scale=1000.0, unused_channels=3)
     flow = NoisePrediction(filled(noise))
@@ -74,6 +76,7 @@ def test_convert_and_card_say_in_one_line_what_is_wrong(tmp_path):
     assert "Licence: MIT" in call("card", "imf-b-2")[0]
 
 
+@pytest.mark.any_backend
 def test_sample_draws_from_a_preset(hub):  # noqa: F811
     flow_map = FlowMap(filled(MLP(data_size=2, width=8)))
     flow_map.save_to_preset(hub / "me" / "points" / "resolve" / "main")

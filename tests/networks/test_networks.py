@@ -56,6 +56,7 @@ def _inputs(network, rows=3):
     return z, 0.25 * t, t, condition
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("size", "parameters"),
     [  # as counted in the official JAX code, without a position table
@@ -82,6 +83,7 @@ def test_parameter_counts_are_the_published_ones(size, parameters):
     assert one + (depth - 1) * (two - one) == parameters
 
 
+@pytest.mark.any_backend
 def test_parameter_counts_of_the_in_context_transformer_are_the_published_ones():
     small = {"image_size": 32, "channels": 4, "patch_size": 2, "num_classes": 1000}
 
@@ -129,6 +131,7 @@ def test_bad_shapes_are_refused():
         DiT(**SMALL, time_inputs=("t", "h"))
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("make", NETWORKS)
 def test_the_output_starts_at_zero_in_the_shape_of_z(make):
     network = make()
@@ -319,6 +322,7 @@ def test_dit_dh_has_the_published_numbers_of_parameters(size, time_inputs, milli
     assert (count + tables) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
+@pytest.mark.any_backend
 def test_dit_dh_starts_at_zero_and_refuses_heads_that_cannot_rotate():
     small = {"image_size": (4, 2), "channels": 3, "width": (8, 16), "depth": (1, 1)}
     network = DiTDH(**small, heads=(2, 2), num_classes=3)

@@ -67,6 +67,7 @@ def test_resampling_is_the_filter_1_3_3_1_and_linear_in_forward_mode(resample, u
         np.testing.assert_allclose(ops.convert_to_numpy(made), expected, atol=1e-6)
 
 
+@pytest.mark.any_backend
 def test_a_longer_spectrogram_needs_no_other_network():
     network = _speech()
     z, noisy = _normal(ROWS, 4, 24, 2), _normal(ROWS, 4, 24, 2)
@@ -209,6 +210,7 @@ def test_a_network_that_another_backend_saved_is_the_same_here(other, tmp_path):
         np.testing.assert_allclose(u, called["u"], atol=1e-4)
 
 
+@pytest.mark.any_backend
 def test_a_context_conditions_generation():
     flow_map = FlowMap(_speech(), averages=())
     flow_map.compile(jit_compile=BACKEND == "jax")

@@ -104,6 +104,7 @@ def _mlp(seed):
     return randomise(MLP(data_size=3, width=8, depth=1, num_classes=2), seed=seed)
 
 
+@pytest.mark.any_backend
 def test_both_networks_train_and_the_logs_leave_the_push_out(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((16, 3)).astype("float32"), np.arange(16, dtype="int32") % 2

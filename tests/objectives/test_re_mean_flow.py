@@ -310,6 +310,7 @@ def mine(*, steps: int = 2):
 '''
 
 
+@pytest.mark.any_backend
 def test_the_command_line_makes_pairs_of_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)

@@ -239,6 +239,7 @@ def _flow_map(kind, objective):
     return flow_map
 
 
+@pytest.mark.any_backend
 @BY_KIND
 def test_a_condition_of_any_kind_trains_generates_evaluates_saves_and_exports(kind, tmp_path):
     x, y = _data(kind)

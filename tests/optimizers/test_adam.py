@@ -62,6 +62,7 @@ def _trained(optimizer, steps):
     return flow_map, losses
 
 
+@pytest.mark.any_backend
 def test_a_run_ends_where_adams_does_with_three_quarters_of_the_state():
     theirs, expected = _trained(keras.optimizers.Adam(3e-3), 160)
     ours, losses = _trained(Adam(3e-3), 160)
@@ -146,6 +147,7 @@ def test_the_state_is_divided_over_devices_like_its_weight():
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[[4, 4], [4, 4]]] * 3
 
 
+@pytest.mark.any_backend
 def test_what_it_cannot_do_is_refused_and_recipes_can_choose_it():
     with pytest.raises(ValueError, match="no amsgrad"):
         Adam(amsgrad=True)

@@ -285,6 +285,7 @@ def test_a_flow_map_trains_with_it():
     assert history[-1] < 0.6 * history[0]
 
 
+@pytest.mark.any_backend
 def test_the_knob_is_adam_or_splus_and_nothing_else():
     adam = compile_with("adam", 1e-3, width=8, steps=10, warmup_steps=0, jit_compile=False)
     assert isinstance(adam["optimizer"], keras.optimizers.Adam) and adam["jit_compile"] is False

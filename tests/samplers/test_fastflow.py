@@ -446,6 +446,7 @@ def test_the_command_line_keeps_the_state_with_the_run_and_can_freeze_it(run):
     assert "10 velocity calls of 10, frozen" in call("--frozen") and saved.read_bytes() == before
 
 
+@pytest.mark.any_backend
 def test_the_command_line_chooses_the_sampler_and_its_state(tmp_path):
     choose = importlib.import_module("keras_meanflow.cli.sample")._sampler
 

@@ -365,6 +365,7 @@ def _assert_moves(training, steps):
     assert np.isfinite(moved).all() and max(moved) > 0.0
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("derivative", ["exact", "clipped"])
 def test_spoken_digits_take_two_real_steps(derivative, tmp_path):
     folder = _recipe_data(tmp_path)
@@ -403,6 +404,7 @@ def test_the_papers_task_builds_and_suits_its_data(derivative, tmp_path):
     assert training.flow_map.network.data_shape == (256, 4, 2)
 
 
+@pytest.mark.any_backend
 def test_the_papers_recipe_takes_a_real_step(tmp_path):
     _assert_moves(_papers_training("exact", tmp_path), 1)
 
@@ -467,6 +469,7 @@ def _invoke(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
+@pytest.mark.any_backend
 def test_a_run_on_speech_has_pictures_of_spectrograms_and_enhances_files(run, tmp_path):
     assert (run / "samples.png").exists()
     source = _write(tmp_path / "in.wav", _speech(1.3))

@@ -302,6 +302,7 @@ def _table(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.any_backend
 def test_a_study_leaves_runs_that_load_a_table_and_a_figure(folder):
     rows = _table(folder / "out" / "results.csv")
     assert [(row["k"], row["seed"], row["at"], row["step"]) for row in rows] == [
@@ -318,6 +319,7 @@ def test_a_study_leaves_runs_that_load_a_table_and_a_figure(folder):
         np.testing.assert_array_equal(*(ops.convert_to_numpy(w) for w in (ours, theirs)))
 
 
+@pytest.mark.any_backend
 def test_the_measurements_of_runs_write_their_tables_and_figures(folder):
     run_dir = folder / "out" / RUN
     commands = {

@@ -238,6 +238,7 @@ def test_the_curve_is_drawn_from_the_log(flow_map, tmp_path):
     assert Image.open(picture).size == (840, 800)  # seven quantities, two columns
 
 
+@pytest.mark.any_backend
 def test_pictures_of_samples_change_nothing_and_come_from_the_averaged_weights(flow_map, tmp_path):
     fit(flow_map)
     plain = state_of(flow_map)

@@ -64,6 +64,7 @@ def _add_defaults(config):
             _add_defaults(value)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name, changes", CASES, ids=[key_of(*case) for case in CASES])
 def test_a_recipe_makes_what_it_made_in_version_0_1_0(name, changes, tmp_path):
     key = key_of(name, changes)

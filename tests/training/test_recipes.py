@@ -201,12 +201,16 @@ _FIRST = {(task, Plan.of(task).method.name) for task in tasks()}
 _ONE_TASK = {
     next(pair for pair in sorted(PAIRS, key=_order) if pair[1] == method) for method in methods()
 }
-WALK = [
-    pytest.param(
-        *pair, marks=() if pair in _FIRST | _ONE_TASK else pytest.mark.long, id="-".join(pair)
-    )
-    for pair in PAIRS
-]
+
+
+def _mark(pair):
+    """Each method runs on all backends, each task by its first method on one."""
+    if pair in _ONE_TASK:
+        return ()
+    return pytest.mark.any_backend if pair in _FIRST else pytest.mark.long
+
+
+WALK = [pytest.param(*pair, marks=_mark(pair), id="-".join(pair)) for pair in PAIRS]
 
 
 @pytest.mark.parametrize("task, method", WALK)
@@ -442,6 +446,7 @@ def test_cifar10_has_the_settings_of_the_paper_and_of_the_authors_scripts(tmp_pa
 # Starts and old names
 
 
+@pytest.mark.any_backend
 def test_a_student_starts_from_its_teacher_and_keeps_it_apart(tmp_path):
     tiny = dict(small("digits", "flow_matching", tmp_path), label_dropout=0.1)
     train(Plan.of("digits", "flow_matching").training(tiny), tmp_path / "flow", verbose=0)

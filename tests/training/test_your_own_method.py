@@ -46,6 +46,7 @@ def test_the_objective_of_the_guide_is_split_mean_flow_at_half(objective):
     np.testing.assert_allclose(*map(ops.convert_to_numpy, (found, expected)), atol=1e-6)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("task", ["gaussian", "digits", "mnist"])
 def test_the_method_of_the_guide_runs_on_a_task_from_the_command_line(task, file, tmp_path):
     settings = dict(steps=2, batch_size=4, width=8, depth=1, jit_compile=JIT, sample_every="none")
