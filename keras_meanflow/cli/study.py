@@ -207,17 +207,12 @@ def numbers(text: str, option: str, most: float = 1.0) -> tuple[float, ...]:
 
 
 def _seeds(text):
-    found = numbers(text, "--seeds", LARGEST)
-    if not all(seed.is_integer() for seed in found):
-        raise ValueError(f"--seeds are whole numbers, as in 0,1,2. Received: {text!r}.")
-    return tuple(map(int, found))
-
-
-def _seeds(text):
-    """The whole numbers of a text like 0,1,2."""
+    """The whole numbers of a text like 0,1,2: not as floats, which round large ones."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise ValueError(f"--seeds are whole numbers, as in 0,1,2. Received: {text!r}.")
+    if not all(part.isdecimal() and int(part) <= LARGEST for part in parts):
+        raise ValueError(
+            f"--seeds are whole numbers from 0 to {LARGEST:g}, as in 0,1,2. Received: {text!r}."
+        )
     return tuple(map(int, parts))
 
 

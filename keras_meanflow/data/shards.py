@@ -206,7 +206,7 @@ class Shards:
 
     def array(self, name: str, expected: str | None, count: int) -> np.ndarray | None:
         """The array in a small file of the folder, compared with its checksum; None without one."""
-        return expected and read_array(self.check(name, expected), count)
+        return read_array(self.check(name, expected), count) if expected else None
 
     def _array(self, shard):
         with self._locks[shard]:

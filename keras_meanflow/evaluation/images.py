@@ -61,8 +61,9 @@ class Images:
         wanted = re.search(rf"[-:]({'|'.join(SPLITS)})$", reference or "")
         split = self._split_name()
         other = split and wanted and wanted[1] != split
-        own = not reference or other or _split(self.name)[0] == "digits"
-        return self.name if own else reference
+        if not reference or other or _split(self.name)[0] == "digits":
+            return self.name
+        return reference
 
     def _split_name(self):
         """The split that a path names, as in mnist.npz:test or eurosat/test; None if unknown."""

@@ -168,8 +168,8 @@ def audio_files(folder: str | Path, *, deep: bool = False) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
     found = folder.rglob("*") if deep else folder.iterdir()
-    files = (p for p in found if p.suffix.lower() in SUFFIXES and p.is_file())
-    files = sorted(p for p in files if not any(x[0] == "." for x in p.relative_to(folder).parts))
+    audio = (p for p in found if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted(p for p in audio if not any(x[0] == "." for x in p.relative_to(folder).parts))
     if not files:
         raise ValueError(f"{folder} must hold .wav or .flac files. It holds none.")
     return files

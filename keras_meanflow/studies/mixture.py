@@ -141,7 +141,9 @@ class GaussianMixture:
         within = (self._axes * np.broadcast_to(np.square(self.s), len(mean))) @ self._axes.T
         return mean, within + (shares[:, None] * apart).T @ apart
 
-    def sample(self, n: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def sample(
+        self, n: int, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """n samples, float32 (n, d), and their labels (n,) or None."""
         chosen = generator.choice(len(self.centres), n, p=np.exp(self._log_shares[-1]))
         noise = self.s * generator.standard_normal((n, self.centres.shape[1]))
