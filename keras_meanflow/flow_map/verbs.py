@@ -102,7 +102,7 @@ class Verbs:
                 a `horizon`.
         """
         kwargs = self._with_checked_validation(kwargs)
-        y, kwargs = self._checked(x, y, kwargs)
+        y, kwargs = self._checked_data(x, y, kwargs)
         if not self.trainable_variables:
             raise ValueError("All weights are frozen: no layer of the network is trainable.")
         rows = rows_of(x, batch_size)
@@ -129,7 +129,7 @@ class Verbs:
         Raises:
             ValueError: for the data that `fit` refuses.
         """
-        y, weights = self._checked(x, y, {"sample_weight": sample_weight})
+        y, weights = self._checked_data(x, y, {"sample_weight": sample_weight})
         return super().evaluate(x, y, batch_size, verbose, **weights, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -146,7 +146,7 @@ class Verbs:
             )
         return super().predict(x, *args, **kwargs)
 
-    def _checked(self, x, y, kwargs):
+    def _checked_data(self, x, y, kwargs):
         """y and the arguments of `fit` and `evaluate`; arrays are checked as a whole."""
         weights = kwargs.get("sample_weight")
         self._untracked.looked = are_arrays(x)
@@ -167,7 +167,7 @@ class Verbs:
         if not isinstance(held_out, tuple | list):
             return kwargs
         x, y, weights = (*held_out, None, None)[:3]
-        y, checked = self._checked(x, y, {"sample_weight": weights})
+        y, checked = self._checked_data(x, y, {"sample_weight": weights})
         return {**kwargs, "validation_data": (x, y, checked["sample_weight"])}
 
     def check_data(self, x: Any, y: Any = None) -> None:
