@@ -82,7 +82,10 @@ class Out(click.Path):
     def convert(self, value: Any, param: Any, context: Any) -> str:
         """The path; the command fails for another one, before it computes anything."""
         path, wanted = Path(value), " or a ".join(self.kinds)
-        there = path.exists() or path.is_symlink()
+        try:
+            there = path.exists() or path.is_symlink()
+        except OSError as error:  # a name that is too long
+            self.fail(f"{str(path)[:80]}...: {error.strerror}.", param, context)
         kind = "file" if path.is_file() else "folder" if path.is_dir() else "special file"
         if there and kind not in self.kinds:
             self.fail(f"{path} is a {kind}. Name a {wanted}.", param, context)

@@ -51,7 +51,7 @@ def check_values(network: Network, x: Any, y: Any, *, pixels: bool) -> None:
     Args:
         network: the network in training.
         x, y: the data and the condition, or None.
-        pixels: warn too if x looks like images in another range.
+        pixels: warn too if x looks like images in another range, or labels count from 1.
 
     Raises:
         ValueError: for labels outside 0..num_classes.
@@ -60,7 +60,8 @@ def check_values(network: Network, x: Any, y: Any, *, pixels: bool) -> None:
     if network.num_classes is not None and labels is not None:
         labels = as_numpy(labels)
         check_label_values(labels, network.num_classes)
-        _warn_of_first_label(labels, network.num_classes)
+        if pixels:
+            _warn_of_first_label(labels, network.num_classes)
     if pixels and len(network.data_shape) == 3:
         warn_of_range(as_numpy(named(x)["x"]), "x")
 
@@ -116,13 +117,15 @@ def array_of_weights(weights: Any, rows: int) -> np.ndarray:
     """The sample weights of `rows` samples as float32 (n,), from an array (n,) or (n, 1).
 
     Raises:
-        ValueError: for another shape, NaN or infinity.
+        ValueError: for another shape, NaN, infinity or negative weights.
     """
     weights = np.asarray(weights)
     check_shape_of_weights(weights.shape, rows)
-    wrong = np.sum(~np.isfinite(weights))
+    wrong = np.sum(~(np.isfinite(weights) & (weights >= 0)))
     if wrong:
-        raise ValueError(f"sample_weight must be finite. Received: {wrong} values not finite.")
+        raise ValueError(
+            f"sample_weight must be finite and at least 0. Received: {wrong} other values."
+        )
     return weights.reshape(-1).astype("float32")
 
 

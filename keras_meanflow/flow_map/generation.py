@@ -20,6 +20,7 @@ from keras_meanflow.backend.random import philox_noise
 from keras_meanflow.files.atomic import replacing
 from keras_meanflow.flow_map.weights import without_lora
 from keras_meanflow.networks.base import Network
+from keras_meanflow.parts.ranges import check_sizes
 from keras_meanflow.samplers import Jump
 from keras_meanflow.samplers.base import Sampler
 
@@ -79,6 +80,7 @@ class Generation:
         """
         if steps is not None and sampler is not None:
             raise ValueError(f"Give steps or a sampler, not both. Received: {steps}, {sampler}.")
+        check_sizes(batch_size=batch_size)
         sampler = sampler or Jump(steps=1 if steps is None else steps)
         self._check_guidance_scale(guidance_scale)
         if not temperature >= 0.0:
@@ -160,6 +162,8 @@ class Generation:
     def _check_guidance_scale(self, scale):
         if scale is None:
             return
+        if not np.isfinite(scale):
+            raise ValueError(f"guidance_scale must be finite. Received: {scale}.")
         if self.objective.guidance is not None and self.objective.guidance.guides:
             raise ValueError(
                 "This model has guidance baked into its training target "

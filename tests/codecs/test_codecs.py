@@ -146,7 +146,7 @@ def test_the_normalisation_of_imf_is_the_one_of_its_released_code():
 
 @pytest.mark.parametrize("numbers", [{"std": (0.0,)}, {"mean": (np.nan,)}, {"std": ()}])
 def test_a_normalisation_refuses_numbers_that_have_no_inverse(numbers):
-    with pytest.raises(ValueError, match="mean and std must"):
+    with pytest.raises(ValueError, match="mean and std must|mean must be finite"):
         Normalisation(**numbers)
     with pytest.raises(ValueError, match="one for each channel"):
         Normalisation(mean=(1.0, 2.0), std=(1.0, 2.0, 3.0))

@@ -63,7 +63,7 @@ def test_sample_weights_of_another_shape_are_refused():
     for weights in (W[:8], W.reshape(4, 4), np.ones(())):
         with pytest.raises(ValueError, match="sample_weight has one number for each sample"):
             _model().evaluate(X, sample_weight=weights, verbose=0)
-    with pytest.raises(ValueError, match="1 values not finite"):
+    with pytest.raises(ValueError, match="finite and at least 0"):
         _model().fit(X, sample_weight=np.where(np.arange(16) == 3, np.nan, W), verbose=0)
     with pytest.raises(ValueError, match=r"Received: shape \(16, 3\)"):
         _model().train_on_batch(X, sample_weight=np.ones((16, 3), "float32"))
@@ -266,3 +266,24 @@ def test_a_model_without_guidance_in_its_target_can_be_guided_when_sampling():
     undropped = MeanFlow(guidance=Guidance(omega=1.0, kappa=0.0), label_dropout=0.0)
     with pytest.raises(ValueError, match="null label that was trained"):
         _model(undropped, num_classes=3).generate(labels, guidance_scale=2.0)
+
+
+@pytest.mark.parametrize(
+    "arguments, rule",
+    [
+        (dict(batch_size=0), "batch_size must be a whole number of at least 1"),
+        (dict(batch_size=1.5), "batch_size must be a whole number"),
+        (dict(guidance_scale=float("nan")), "guidance_scale must be finite"),
+    ],
+)
+def test_generate_refuses_numbers_that_cannot_be(arguments, rule):
+    flow_map = FlowMap(MLP(data_size=2, width=4, depth=1, num_classes=3), MeanFlow())
+    with pytest.raises(ValueError, match=rule):
+        flow_map.generate(np.arange(3), verbose=0, **arguments)
+
+
+def test_negative_sample_weights_are_refused():
+    flow_map = FlowMap(MLP(data_size=2, width=4, depth=1), FlowMatching())
+    flow_map.compile("sgd", jit_compile=False)
+    with pytest.raises(ValueError, match="sample_weight must be finite and at least 0"):
+        flow_map.fit(np.zeros((4, 2), "float32"), sample_weight=-np.ones(4), verbose=0)

@@ -269,6 +269,7 @@ def test_a_field_is_the_network_whatever_the_batch():
     for variable in flow_map.variables:
         if variable.dtype == "float32":
             variable.assign(0.3 * RNG.standard_normal(variable.shape))
+    flow_map.step.assign(1)  # an untrained model's average is its weights
     labels = np.arange(7, dtype="int32") % 4
     z, t = X[:7], np.linspace(0.2, 1.0, 7).astype("float32")
     r = 0.5 * t

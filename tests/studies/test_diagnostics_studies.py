@@ -187,6 +187,9 @@ def test_other_knobs_in_the_same_folder_are_refused(untrained, tmp_path):
     for steps in (8, 8):
         subject = Subject(plan=PLAN, knobs={"steps": steps})
         train_cases([subject.case({"seed": 0})], tmp_path, Counting())
+    run_dir = next(tmp_path.rglob(runs.SETTINGS)).parent
+    (run_dir / "checkpoints").mkdir()
+    (run_dir / "checkpoints" / "step-00000008.keras").touch()  # a run without one is begun anew
     subject = Subject(plan=PLAN, knobs={"steps": 9})
     with pytest.raises(ValueError, match="steps was 8, now 9"):
         train_cases([subject.case({"seed": 0})], tmp_path, Counting())
@@ -344,10 +347,16 @@ def test_the_measurements_of_runs_write_their_tables_and_figures(folder):
 @pytest.mark.parametrize(
     "arguments, rule",
     [
-        (["two-stages", "gaussian", "--shares", "a"], "--shares are numbers, as in 0,0.5,1"),
+        (
+            ["two-stages", "gaussian", "--shares", "a"],
+            "--shares are numbers from 0 to 1, as in 0,0.5,1",
+        ),
         (["noisy-velocity", "gaussian", "--at", "0,1"], "shares of the steps in (0, 1]"),
         (["noisy-velocity", "gaussian", "--samplers", "jump"], "as in jump1,jump4,euler32"),
-        (["one-gap", "gaussian", "--bins", "0.1"], "--bins are pairs, as in 0.1-0.3,0.3-0.5"),
+        (
+            ["one-gap", "gaussian", "--bins", "0.1"],
+            "--bins are pairs that rise in [0, 1], as in 0.1-0.3,0.3-0.5",
+        ),
         (["one-gap", "gaussian", "--starts", "warm"], "--starts are random, velocity"),
         (["two-stages", "gausian"], "Did you mean gaussian"),
         (["affinity", "absent"], "There is no model 'absent'"),

@@ -18,7 +18,7 @@ def _train(folder):
     for label, name in enumerate(("zebra", "ant", "10", "9")):
         (folder / "images" / name).mkdir(parents=True)
         Image.new("L", (8, 8), 50 * label).save(folder / "images" / name / "a.png")
-    network = DiT(image_size=8, channels=1, patch_size=4, width=8, depth=0, heads=1, num_classes=4)
+    network = DiT(image_size=8, channels=1, patch_size=4, width=8, depth=1, heads=1, num_classes=4)
     flow_map = FlowMap(network, FlowMatching())
     flow_map.compile("sgd", jit_compile=False)
     data = ImageFolder(folder / "images", 8, channels=1)
