@@ -136,8 +136,7 @@ def _train(plan, knobs, run_dir, dry_run, verbose):
     if dry_run:
         training.check()
         return
-    progress = (1 if sys.stdout.isatty() else 2) if verbose else 0
-    done = runs.train(training, run_dir, settings, verbose=progress)
+    done = runs.train(training, run_dir, settings, verbose=int(verbose))
     if process_index() > 0:
         return
     click.echo(

@@ -22,6 +22,7 @@ from keras_meanflow.flow_map.presets import load_codec
 from keras_meanflow.training.callbacks.checkpoint import Checkpoint
 from keras_meanflow.training.callbacks.log import Curve, Log
 from keras_meanflow.training.callbacks.non_finite import StopOnNonFinite, kept
+from keras_meanflow.training.callbacks.progress import ShowProgress
 from keras_meanflow.training.callbacks.samples import SampleGrid
 from keras_meanflow.training.callbacks.stopping import StopOnSignal
 from keras_meanflow.training.lengthening import is_longer, stretch, write_length
@@ -146,7 +147,8 @@ def train(
         training: a new `Training`.
         run_dir: the directory; it is created after all checks have passed.
         settings: from `describe`.
-        verbose: see `keras.Model.fit`.
+        verbose: 0 shows nothing; any other value shows a bar in a terminal, and elsewhere a line
+            for each row of the log.
 
     SIGTERM and SIGINT stop it after a whole step, which is saved; the second one stops at once.
 
@@ -200,22 +202,30 @@ def _make(run_dir, settings, codec, step):
 
 def _fit(training, run_dir, start, verbose):
     """Train from step `start` to the end."""
-    first, flow_map = process_index() == 0, training.flow_map
+    first = process_index() == 0
     checkpoint = Checkpoint(run_dir / "checkpoints", seconds=training.checkpoint_seconds)
-    with StopOnSignal(checkpoint) as stop, _naming_what_is_kept(checkpoint.folder):
+    shown = first and verbose and start < training.steps
+    progress = ShowProgress(training.steps) if shown else contextlib.nullcontext()
+    with StopOnSignal(checkpoint) as stop, progress, _naming_what_is_kept(checkpoint.folder):
         callbacks = [StopOnNonFinite(checkpoint.folder)]
         if first:  # `Checkpoint` comes last, so that the pictures of a saved step exist
-            callbacks += [*_results(training, run_dir), checkpoint, stop]
-        for epoch, epochs, steps in _fits(start, training.steps, training.log_every):
-            flow_map.fit(
-                training.batches(first_step=flow_map.batches_done),
-                initial_epoch=epoch,
-                epochs=epoch + epochs,
-                steps_per_epoch=steps,
-                shuffle=False,
-                callbacks=callbacks,
-                verbose=verbose if first else 0,
-            )
+            callbacks += _results(training, run_dir) + [progress] * shown + [checkpoint, stop]
+        _fit_all(training, start, callbacks)
+
+
+def _fit_all(training, start, callbacks):
+    """Call `fit` until the training is complete."""
+    flow_map = training.flow_map
+    for epoch, epochs, steps in _fits(start, training.steps, training.log_every):
+        flow_map.fit(
+            training.batches(first_step=flow_map.batches_done),
+            initial_epoch=epoch,
+            epochs=epoch + epochs,
+            steps_per_epoch=steps,
+            shuffle=False,
+            callbacks=callbacks,
+            verbose=0,
+        )
 
 
 @contextlib.contextmanager

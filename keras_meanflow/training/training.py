@@ -29,7 +29,7 @@ class Training:
             `FlowMap.generate`.
         seed: seed of the order of the data, and of the noise of the pictures.
         flip: whether to mirror images horizontally with probability 1/2.
-        log_every: steps between two rows of the log; one Keras epoch.
+        log_every: steps between two rows of the log.
         sample_every: steps between two pictures of samples, or None for one at the end.
         sample_columns: columns of these pictures.
         sampler: draws these samples; default one jump. A flow model needs a solver such as `Heun`.
