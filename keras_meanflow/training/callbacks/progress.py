@@ -54,11 +54,14 @@ class ShowProgress(keras.callbacks.Callback):
             task.completed = self.model.batches_done
             self._bar.start_task(self._task)
 
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Note the steps of a call: on JAX, other threads must not ask the model."""
+        self._stride = self.model.steps_per_execution
+
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Move the bar; other threads may do so for other batches at the same time."""
         numbers = {name: value for name, value in (logs or {}).items() if name in FIRST}
-        advance = self.model.steps_per_execution
-        self._bar.update(self._task, advance=advance, numbers=_text(numbers))
+        self._bar.update(self._task, advance=self._stride, numbers=_text(numbers))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Print a line, unless there is a bar."""
