@@ -112,7 +112,8 @@ def train(task, method, size, settings, run_dir, dry_run, devices, distribution,
     """Train a model on a TASK, by a method.
 
     TASK is a name from `keras-meanflow tasks`, or your file.py or file.py:function. The same
-    command again resumes a run that was stopped, also on another number of devices.
+    command again resumes a run that was stopped, also on another number of devices. More steps
+    than before make a run longer.
     """
     with one_line_errors():
         plan, settings, name = open_plan(task, method, size, settings)
@@ -128,15 +129,14 @@ def _train(plan, knobs, run_dir, dry_run, verbose):
     from keras_meanflow.training import run as runs
 
     settings = runs.describe(plan, knobs, shlex.join(["keras-meanflow", *sys.argv[1:]]))
-    runs.check_same(run_dir, settings)
+    runs.check_same(run_dir, settings, may_lengthen=True)
     training = plan.training(knobs)
     if (dry_run or verbose) and process_index() == 0:
         _print_plan(training, settings, run_dir)
     if dry_run:
         training.check()
         return
-    progress = (1 if sys.stdout.isatty() else 2) if verbose else 0
-    done = runs.train(training, run_dir, settings, verbose=progress)
+    done = runs.train(training, run_dir, settings, verbose=int(verbose))
     if process_index() > 0:
         return
     click.echo(

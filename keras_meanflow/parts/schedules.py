@@ -23,6 +23,10 @@ class Schedule(Configurable, abc.ABC):
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest value over all of training, two numbers."""
 
+    def may_go_back(self, before: float, after: float) -> bool:
+        """Whether a run may be lengthened so that progress goes back from `before` to `after`."""
+        return True
+
 
 class Ramp(Schedule):
     """From `start` to `end` between the progress `begin` and `until`; constant before and after.
@@ -173,6 +177,10 @@ class Steps(Schedule):
         for turn, following in zip(self.at, self.values[1:], strict=True):
             value = ops.where(p >= turn, following, value)
         return value
+
+    def may_go_back(self, before: float, after: float) -> bool:
+        """Not over a turning point: what was switched would be switched back."""
+        return not any(after < turn <= before for turn in self.at)
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -22,8 +22,10 @@ from keras_meanflow.flow_map.presets import load_codec
 from keras_meanflow.training.callbacks.checkpoint import Checkpoint
 from keras_meanflow.training.callbacks.log import Curve, Log
 from keras_meanflow.training.callbacks.non_finite import StopOnNonFinite, kept
+from keras_meanflow.training.callbacks.progress import ShowProgress
 from keras_meanflow.training.callbacks.samples import SampleGrid
 from keras_meanflow.training.callbacks.stopping import StopOnSignal
+from keras_meanflow.training.lengthening import is_longer, stretch, write_length
 from keras_meanflow.training.lock import locked
 from keras_meanflow.training.old_names import of_old_name
 from keras_meanflow.training.plan import Plan
@@ -62,16 +64,25 @@ def plan_of(settings: dict[str, Any]) -> tuple[Plan, dict] | None:
     return (of_old_name(name, knobs) or (Plan.of(name), knobs)) if name else None
 
 
-def check_same(run_dir: str | Path, settings: dict[str, Any]) -> None:
+def check_same(
+    run_dir: str | Path, settings: dict[str, Any], *, may_lengthen: bool = False
+) -> None:
     """Raise a ValueError if the directory holds a run with another plan, knobs or backend.
 
     A run without a checkpoint has nothing to resume, so other settings may replace its settings.
+
+    Args:
+        run_dir: the directory.
+        settings: from `describe`.
+        may_lengthen: whether the knob `steps` may be larger than the run's.
     """
     existing = read_settings(run_dir)
     if existing is None or not _begun(run_dir):
         return
     old, new = _compared(existing, settings), _compared(settings, settings)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if may_lengthen and is_longer(existing, settings):
+        names.remove("steps")
     if names:
         changes = ", ".join(f"{n} was {old.get(n)!r}, now {new.get(n)!r}" for n in names)
         raise ValueError(
@@ -130,11 +141,14 @@ def train(
     `samples.png`. A run that was stopped and resumed ends with the same weights, bit for bit, as
     one that was never stopped. If there are several processes, only the first one writes.
 
+    More steps than before make the run longer; see `stretch`, whose sentences are printed.
+
     Args:
         training: a new `Training`.
         run_dir: the directory; it is created after all checks have passed.
         settings: from `describe`.
-        verbose: see `keras.Model.fit`.
+        verbose: 0 shows nothing; any other value shows a bar in a terminal, and elsewhere a line
+            for each row of the log.
 
     SIGTERM and SIGINT stop it after a whole step, which is saved; the second one stops at once.
 
@@ -158,46 +172,60 @@ def train(
     with locked(run_dir) if first else contextlib.nullcontext():
         if first:
             _check(training, run_dir, settings)  # another process may have trained meanwhile
-            _make(run_dir, settings, training.codec)
         start = restore(flow_map, run_dir)
+        said = stretch(flow_map, run_dir)
+        if first:
+            longer = _make(run_dir, settings, training.codec, start)
+            if (longer or said) and verbose:
+                print(f"{run_dir} goes on from step {start} to {training.steps}. {said}".rstrip())
         _fit(training, run_dir, start, verbose)
     return max(training.steps - start, 0)
 
 
 def _check(training, run_dir, settings):
-    check_same(run_dir, settings)
+    check_same(run_dir, settings, may_lengthen=True)
     _check_codec(run_dir, training.codec)
     _check_data(run_dir, settings["data"])
 
 
-def _make(run_dir, settings, codec):
-    """Write the settings and the codec, unless there is a run to resume."""
+def _make(run_dir, settings, codec, step):
+    """Write the settings and the codec, or the new length of a run; whether it became longer."""
     begun = _begun(run_dir)
+    longer = begun and write_length(run_dir, settings, step)
     if not begun or not (run_dir / SETTINGS).exists():
         text = json.dumps(settings, indent=2) + "\n"
         write_text(run_dir / SETTINGS, text)
     if codec is not None and not (begun and (run_dir / CODEC).exists()):
         write_atomically(run_dir / CODEC, codec.save)
+    return longer
 
 
 def _fit(training, run_dir, start, verbose):
     """Train from step `start` to the end."""
-    first, flow_map = process_index() == 0, training.flow_map
+    first = process_index() == 0
     checkpoint = Checkpoint(run_dir / "checkpoints", seconds=training.checkpoint_seconds)
-    with StopOnSignal(checkpoint) as stop, _naming_what_is_kept(checkpoint.folder):
+    shown = first and verbose and start < training.steps
+    progress = ShowProgress(training.steps) if shown else contextlib.nullcontext()
+    with StopOnSignal(checkpoint) as stop, progress, _naming_what_is_kept(checkpoint.folder):
         callbacks = [StopOnNonFinite(checkpoint.folder)]
         if first:  # `Checkpoint` comes last, so that the pictures of a saved step exist
-            callbacks += [*_results(training, run_dir), checkpoint, stop]
-        for epoch, epochs, steps in _fits(start, training.steps, training.log_every):
-            flow_map.fit(
-                training.batches(first_step=flow_map.batches_done),
-                initial_epoch=epoch,
-                epochs=epoch + epochs,
-                steps_per_epoch=steps,
-                shuffle=False,
-                callbacks=callbacks,
-                verbose=verbose if first else 0,
-            )
+            callbacks += _results(training, run_dir) + [progress] * shown + [checkpoint, stop]
+        _fit_all(training, start, callbacks)
+
+
+def _fit_all(training, start, callbacks):
+    """Call `fit` until the training is complete."""
+    flow_map = training.flow_map
+    for epoch, epochs, steps in _fits(start, training.steps, training.log_every):
+        flow_map.fit(
+            training.batches(first_step=flow_map.batches_done),
+            initial_epoch=epoch,
+            epochs=epoch + epochs,
+            steps_per_epoch=steps,
+            shuffle=False,
+            callbacks=callbacks,
+            verbose=0,
+        )
 
 
 @contextlib.contextmanager

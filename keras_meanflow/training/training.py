@@ -12,6 +12,7 @@ from keras_meanflow.evaluation.samples import Evaluation
 from keras_meanflow.flow_map.generation import as_condition
 from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.parts.ranges import check_sizes, check_within
+from keras_meanflow.parts.schedules import scheduled_values
 from keras_meanflow.samplers import Sampler
 
 
@@ -28,7 +29,7 @@ class Training:
             `FlowMap.generate`.
         seed: seed of the order of the data, and of the noise of the pictures.
         flip: whether to mirror images horizontally with probability 1/2.
-        log_every: steps between two rows of the log; one Keras epoch.
+        log_every: steps between two rows of the log.
         sample_every: steps between two pictures of samples, or None for one at the end.
         sample_columns: columns of these pictures.
         sampler: draws these samples; default one jump. A flow model needs a solver such as `Heun`.
@@ -88,6 +89,11 @@ class Training:
     def check(self) -> None:
         """Raise a ValueError now if the training would fail later."""
         network = self.flow_map.network
+        if self.flow_map.fixed_horizon is None and scheduled_values(self.flow_map.objective):
+            raise ValueError(
+                "A Training with schedules needs FlowMap(horizon=steps), so that it can stop and "
+                "go on. Received: horizon=None."
+            )
         self.flow_map.objective.check_batch(self.batch_size // process_count())
         self.flow_map.check_data(*self.batches()[0])
         if self.codec is not None:

@@ -9,6 +9,7 @@ from keras_meanflow.training.callbacks.non_finite import (
     StopOnNonFinite,
     first_non_finite,
 )
+from keras_meanflow.training.callbacks.progress import ShowProgress
 from keras_meanflow.training.callbacks.samples import SampleGrid
 from keras_meanflow.training.callbacks.stopping import StopOnSignal, Stopped
 
@@ -19,6 +20,7 @@ __all__ = [
     "Log",
     "NonFiniteError",
     "SampleGrid",
+    "ShowProgress",
     "StopOnNonFinite",
     "StopOnSignal",
     "Stopped",
