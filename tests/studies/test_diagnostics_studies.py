@@ -332,7 +332,8 @@ def test_the_measurements_of_runs_write_their_tables_and_figures(folder):
     }
     rows = {}
     for name, arguments in commands.items():
-        output, code = call(name, *arguments, "--images", 40, "--out", folder / "measured")
+        options = ["--images", 40, "--out", folder / "measured", "--recipe", folder / "own.py"]
+        output, code = call(name, *arguments, *options)
         assert code == 0, output
         Image.open(folder / "measured" / f"{name}.png").verify()
         rows[name] = _table(folder / "measured" / f"{name}.csv")
