@@ -105,8 +105,8 @@ def test_a_distribution_that_the_backend_lacks_is_refused(own):
 
 
 def test_other_knobs_for_an_existing_run_are_refused_by_name(own):
-    line = refusal("train", own / "own.py", "--run", own / "run", "--set", "steps=9")
-    assert "steps was 6, now 9" in line and "--run DIR" in line
+    line = refusal("train", own / "own.py", "--run", own / "run", "--set", "learning_rate=0.5")
+    assert "learning_rate was 0.01, now 0.5" in line and "--run DIR" in line
 
 
 def test_a_step_that_is_not_finite_ends_in_one_line(own, here):
