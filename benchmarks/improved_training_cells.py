@@ -1,4 +1,4 @@
-"""The cells of the study of docs/improved_training.md: objectives by name."""
+"""The cells of the study of docs/results/improved_training.md: objectives by name."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The tables and the figure of the study of docs/improved_training.md, from its lines."""
+"""The tables and the figure of the study of docs/results/improved_training.md, from its lines."""
 
 import math
 

@@ -226,3 +226,11 @@ def test_the_links_between_pages_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?:)([^)#\s]+)", FENCED.sub("", TEXTS[page]))
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+def test_pages_that_the_code_names_exist():
+    folders = (ROOT / name for name in ("keras_meanflow", "recipes", "benchmarks"))
+    code = "".join(file.read_text() for folder in folders for file in folder.rglob("*.py"))
+    named = set(re.findall(r"\bdocs/[\w/]+\.md\b", code))
+    assert len(named) > 5
+    assert sorted(name for name in named if not (ROOT / name).is_file()) == []

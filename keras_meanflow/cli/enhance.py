@@ -139,8 +139,6 @@ def evaluate_speech(
         raise ValueError(
             "Speech is evaluated on pairs: give --reference FOLDER with clean/ and noisy/."
         )
-    if samples is not None and samples < 1:
-        raise ValueError(f"--samples is a number of pairs, at least 1. Received: {samples}.")
     files = paired_files(reference)[:samples]
     pairs, skipped = read_all(files, codec.sample_rate)
     names = [noisy.name for clean, noisy in files if str(clean) not in skipped]

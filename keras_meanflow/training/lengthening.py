@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from keras import ops
 
 from keras_meanflow.backend import local
-from keras_meanflow.files.atomic import write_text
 from keras_meanflow.flow_map.curriculum import Curriculum
 from keras_meanflow.flow_map.model import FlowMap
 from keras_meanflow.parts.schedules import scheduled_values
-from keras_meanflow.training.settings import SETTINGS, read_settings
+from keras_meanflow.training.settings import read_settings, write_settings
 
 
 def is_longer(old: dict[str, Any], new: dict[str, Any]) -> bool:
@@ -89,5 +87,5 @@ def write_length(run_dir: Path, settings: dict[str, Any], step: int) -> bool:
     entry = {"step": step, "from": old["knobs"]["steps"], "to": steps}
     knobs = {**old["knobs"], "steps": steps}
     new = {**old, "knobs": knobs, "lengthened": [*old.get("lengthened", []), entry]}
-    write_text(run_dir / SETTINGS, json.dumps(new, indent=2) + "\n")
+    write_settings(run_dir, new)
     return True

@@ -13,7 +13,7 @@ from keras_meanflow.backend import process_index, wait_for_processes
 from keras_meanflow.codecs.base import CODEC
 from keras_meanflow.data.fingerprints import fingerprint
 from keras_meanflow.evaluation.callback import Evaluate
-from keras_meanflow.files.atomic import latest_checkpoint, write_atomically, write_text
+from keras_meanflow.files.atomic import latest_checkpoint, write_atomically
 from keras_meanflow.files.checkpoints import whole_checkpoint
 from keras_meanflow.files.provenance import provenance
 from keras_meanflow.flow_map.model import FlowMap
@@ -29,7 +29,7 @@ from keras_meanflow.training.lengthening import is_longer, stretch, write_length
 from keras_meanflow.training.lock import locked
 from keras_meanflow.training.old_names import of_old_name
 from keras_meanflow.training.plan import Plan
-from keras_meanflow.training.settings import SETTINGS, read_settings
+from keras_meanflow.training.settings import SETTINGS, read_settings, write_settings
 from keras_meanflow.training.training import Training
 
 
@@ -193,8 +193,7 @@ def _make(run_dir, settings, codec, step):
     begun = _begun(run_dir)
     longer = begun and write_length(run_dir, settings, step)
     if not begun or not (run_dir / SETTINGS).exists():
-        text = json.dumps(settings, indent=2) + "\n"
-        write_text(run_dir / SETTINGS, text)
+        write_settings(run_dir, settings)
     if codec is not None and not (begun and (run_dir / CODEC).exists()):
         write_atomically(run_dir / CODEC, codec.save)
     return longer

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keras_meanflow.files.atomic import TEMPORARY
+from keras_meanflow.files.atomic import TEMPORARY, write_text
 
 SETTINGS, LOCK = "settings.json", ".lock"
 
@@ -40,6 +40,11 @@ def read_settings(run_dir: str | Path) -> dict[str, Any] | None:
     if settings is None and (run_dir.is_file() or (run_dir.is_dir() and _holds_files(run_dir))):
         raise ValueError(f"{run_dir} is no run: it has no {SETTINGS}. Name another with --run DIR.")
     return settings
+
+
+def write_settings(run_dir: str | Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a run, completely or not at all."""
+    write_text(Path(run_dir) / SETTINGS, json.dumps(settings, indent=2) + "\n")
 
 
 def _holds_files(run_dir):

@@ -42,7 +42,7 @@ def temporal_equilibrium_mean_flow(
     Cost: the derivative is computed for the most rows that may have r < t, 9 in 10: 3.9 forward
         passes per step, 5.8 with guidance.
     Expected, one step:
-        mixture         docs/improved_training.md
+        mixture         docs/results/improved_training.md
         imagenet256     FID 4.31 b2, 3.26 l2, 2.81 xl2, all from the paper
     """
     fraction = Sigmoid(

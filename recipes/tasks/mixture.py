@@ -49,10 +49,10 @@ def mixture(
     a cosine: at a constant one, the quality of one-step samples wanders.
 
     size is the dimension, decay the exponent of the spectrum, between the share of the variance
-    that is between the centres. docs/improved_training.md is a study on this task.
+    that is between the centres. docs/results/improved_training.md is a study on this task.
 
     Command: keras-meanflow train mixture
-    Cost: about a minute on one CPU core with JAX.
+    Cost: meant for one CPU core; it was not timed alone.
     """
     law = GaussianMixture.like_images(
         size, centres=centres, classes=classes, decay=decay, between=between

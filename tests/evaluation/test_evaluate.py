@@ -8,11 +8,11 @@ import types
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import call, refusal
 from PIL import Image
 from scipy.linalg import sqrtm
 
-from keras_meanflow import DiT, FlowMap, cli
+from keras_meanflow import DiT, FlowMap
 from keras_meanflow.data import load_digits
 from keras_meanflow.evaluation import Protocol, self_check
 from keras_meanflow.evaluation.images import Images
@@ -186,20 +186,6 @@ def test_samples_that_are_not_finite_are_refused(evaluation, monkeypatch):
     monkeypatch.setattr(model(), "generate", lambda labels, **settings: broken)
     with refused("Received NaN or infinity in 1 of 50 images of a batch, first in image 4"):
         evaluation().measure(model(), 1)
-
-
-def call(*arguments):
-    done = CliRunner().invoke(cli.main, [str(a) for a in arguments], prog_name="keras-meanflow")
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.output, done.exit_code
-
-
-def refusal(*arguments):
-    output, code = call(*arguments)
-    lines = output.splitlines()
-    assert code == 1 and lines[-1].startswith("Error: "), output
-    return lines[-1]
 
 
 @pytest.fixture

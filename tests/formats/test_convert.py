@@ -2,22 +2,15 @@
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import call
 from hub import SIZES, filled
 from keras import ops
 
-from keras_meanflow import DiT, FlowMap, cli
+from keras_meanflow import DiT, FlowMap
 from keras_meanflow.flow_map.presets import codec_of
 from keras_meanflow.formats.autoencoders import AUTOENCODERS
 from keras_meanflow.formats.conversion import load_network, save_network
 from keras_meanflow.networks import MLP, NoisePrediction
-
-
-def call(*arguments):
-    done = CliRunner().invoke(cli.main, [str(a) for a in arguments])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.output, done.exit_code
 
 
 def test_convert_works_in_both_directions_and_makes_starts_of_flow_maps(tmp_path):

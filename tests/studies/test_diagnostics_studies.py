@@ -6,14 +6,14 @@ import importlib
 import json
 import types
 
+import commands
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from keras import ops
 from PIL import Image
 
-from keras_meanflow import FlowMap, MeanFlow, cli, open_model
+from keras_meanflow import FlowMap, MeanFlow, open_model
 from keras_meanflow.data import ArraySource
 from keras_meanflow.evaluation.samples import Evaluation
 from keras_meanflow.networks import MLP, Network
@@ -282,11 +282,7 @@ def test_a_line_is_the_mean_over_seeds_with_its_ends(tmp_path):
 
 
 def call(*arguments):
-    arguments = [str(argument) for argument in arguments]
-    done = CliRunner().invoke(cli.main, ["study", *arguments], prog_name="keras-meanflow")
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.output, done.exit_code
+    return commands.call("study", *arguments)
 
 
 @pytest.fixture(scope="module")

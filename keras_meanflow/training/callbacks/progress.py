@@ -60,8 +60,10 @@ class ShowProgress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Move the bar; other threads may do so for other batches at the same time."""
-        numbers = {name: value for name, value in (logs or {}).items() if name in FIRST}
-        self._bar.update(self._task, advance=self._stride, numbers=_text(numbers))
+        shown = ""
+        if self.in_terminal:  # to read a number waits for the device
+            shown = _text({name: value for name, value in (logs or {}).items() if name in FIRST})
+        self._bar.update(self._task, advance=self._stride, numbers=shown)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Print a line, unless there is a bar."""
