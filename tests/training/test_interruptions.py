@@ -125,6 +125,14 @@ def test_every_random_change_of_a_checkpoint_is_noticed_or_harmless(finished, tm
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """SIGINT is not ignored, as a shell makes it for what runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_after_a_whole_step_and_the_run_ends_with_the_same_bits(
     number, finished, tmp_path
