@@ -110,7 +110,9 @@ def placeholder(rows: int) -> np.ndarray:
 
 def is_placeholder(y: Any) -> bool:
     """Whether y is a `placeholder`."""
-    return tuple(getattr(y, "shape", ()))[1:] == (0,)
+    shape = getattr(y, "shape", ())
+    known = getattr(shape, "rank", 0) is not None  # TensorFlow has shapes without a rank
+    return known and tuple(shape)[1:] == (0,)
 
 
 def array_of_weights(weights: Any, rows: int) -> np.ndarray:

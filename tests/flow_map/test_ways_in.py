@@ -1,6 +1,8 @@
 """Labels and pixels are checked on every way in: arrays, tensors, streams, validation."""
 
+import gc
 import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -148,3 +150,13 @@ def test_images_in_another_range_are_warned_of_with_the_line_that_mends_it():
             0,
             0,
         ]
+
+
+def test_the_check_of_batches_does_not_keep_a_model_that_is_not_used_any_more():
+    flow_map = FlowMap(MLP(data_size=2, width=4, depth=1), FlowMatching())
+    flow_map.compile("sgd", jit_compile=False)
+    flow_map.fit(np.zeros((8, 2), "float32"), batch_size=4, verbose=0)
+    kept = weakref.ref(flow_map)
+    del flow_map
+    gc.collect()
+    assert kept() is None

@@ -23,6 +23,7 @@ from keras_meanflow.files.atomic import checkpoints, latest_checkpoint, write_at
 from keras_meanflow.files.checkpoints import whole_checkpoint
 from keras_meanflow.training.callbacks import Stopped
 from keras_meanflow.training.callbacks.log import read_log
+from keras_meanflow.training.callbacks.stopping import StopOnSignal
 from keras_meanflow.training.plan import Plan
 from keras_meanflow.training.run import describe, restore, train
 from keras_meanflow.training.settings import read_settings
@@ -156,9 +157,16 @@ def test_a_signal_stops_after_a_whole_step_and_the_run_ends_with_the_same_bits(
     assert {row["step"]: row["row_steps"] for row in rows} == covered
 
 
-def test_a_second_signal_stops_at_once(tmp_path):
+def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
+    receive = StopOnSignal._receive
+
+    def receive_and_send_again(self, number, frame):
+        receive(self, number, frame)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(StopOnSignal, "_receive", receive_and_send_again)
     training = gaussian(checkpoint_seconds=1e6)
-    data = Signalling(training.data, signal.SIGINT, [8, 8])
+    data = Signalling(training.data, signal.SIGINT, [8])
     with pytest.raises(KeyboardInterrupt) as stopped:
         run(dataclasses.replace(training, data=data), tmp_path / "run")
     assert not isinstance(stopped.value, Stopped)
